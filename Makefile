@@ -1,0 +1,42 @@
+# Two commands set everything up: `make demo` and `make test`. Both need only Python 3.11+ with venv and pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test check lint types clean help
+
+help:
+	@echo "make demo    install, make a small narrated video world, run the whole chain on it, print the scores"
+	@echo "make test    install with the dev extra and run the tests"
+	@echo "make check   lint, types and tests: what CI runs"
+	@echo "make clean   remove the virtual environment, caches and $(DEMO)/"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[embedded]"
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[embedded,dev]"
+	@touch $@ $(VENV)/installed
+
+demo: $(VENV)/installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh $(DEMO)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 8
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check vbcli tests
+	$(BIN)/ruff format --check vbcli tests
+
+types: $(VENV)/installed-dev
+	$(BIN)/pyright
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,3 @@
+"""vbcli: from a folder of videos to captions, with VideoBERT and BART."""
+
+__version__ = "0.1.0"

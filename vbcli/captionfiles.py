@@ -1,0 +1,410 @@
+"""Caption files (CSV, TSV, JSONL, Parquet, MSR-VTT and COCO JSON) to rows, and rows to the text of each video."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vbcli.errors import VbcliError
+
+COLUMNS = ("video", "caption", "start_s", "end_s", "split", "label", "category", "question", "answer", "candidates")
+
+_WORDS = {
+    ".csv": ("line", "column"),
+    ".tsv": ("line", "column"),
+    ".jsonl": ("line", "field"),
+    ".ndjson": ("line", "field"),
+    ".parquet": ("row", "column"),
+    ".json": ("entry", "field"),
+}
+_N_SHOWN = 5
+
+
+@dataclass(slots=True)  # not frozen: that makes a file of a million rows a third slower to read
+class CaptionRow:
+    """One row of a caption file; what the file leaves empty is None.
+
+    Args:
+        video: the video's name as the file gives it.
+        caption: a sentence about the video or about its part from `start_s` to `end_s`.
+        start_s: seconds, 0 or more; given together with `end_s` or not at all.
+        end_s: seconds, `start_s` or later.
+        split: such as train, val or test.
+        label: the class of the video.
+        question: a question about the video.
+        answer: its answer.
+        candidates: the closed set that the answer is chosen from.
+        line: where the row begins: line of a text file, row of a Parquet file, entry of a JSON list; from 1.
+    """
+
+    video: str
+    caption: str | None
+    start_s: float | None
+    end_s: float | None
+    split: str | None
+    label: str | None
+    question: str | None
+    answer: str | None
+    candidates: tuple[str, ...] | None
+    line: int
+
+
+@dataclass
+class VideoText:
+    """All that caption files say about one video, in their order.
+
+    Args:
+        captions: (text, start_s, end_s); no times mean the whole video.
+        labels: without repetitions.
+        questions: (question, answers, candidates); each question once, candidates without repetitions.
+        split: the part of the dataset the video belongs to.
+    """
+
+    captions: list[tuple[str, float | None, float | None]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    questions: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
+    split: str | None = None
+
+    def as_columns(self) -> dict[str, Any]:
+        """Values of the text columns of a videos dataset."""
+        return {
+            "captions": [{"text": t, "start_s": a, "end_s": b} for t, a, b in self.captions],
+            "labels": self.labels,
+            "questions": [{"question": q, "answers": a, "candidates": c} for q, a, c in self.questions],
+            "split": self.split,
+        }
+
+
+class MatchedText(NamedTuple):
+    """The text of each video that rows name, and the names that fit no video, each once, in the file's order."""
+
+    texts: dict[str, VideoText]
+    unmatched: list[str]
+
+
+def read_caption_file(path: Path) -> list[CaptionRow]:
+    """Reads a caption file; its kind is told by its suffix, MSR-VTT and COCO JSON by their content.
+
+    Tables need a column `video`; `caption`, `start_s` and `end_s`, `split`, `label` or `category`, `question`, `answer` and
+    `candidates` are optional, other columns are ignored. In CSV and TSV, `candidates` is a JSON list or texts separated by `|`.
+
+    Args:
+        path: `.csv`, `.tsv`, `.jsonl`, `.ndjson` (UTF-8, with or without a byte order mark), `.parquet` or `.json`.
+
+    Returns:
+        The rows in the file's order, at least one.
+
+    Raises:
+        VbcliError: the file cannot be read or a value in it is wrong; the message names file, line and column.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".csv", ".tsv"):
+            rows = list(_iter_csv(path, "," if suffix == ".csv" else "\t"))
+        elif suffix in (".jsonl", ".ndjson"):
+            rows = list(_iter_jsonl(path))
+        elif suffix == ".parquet":
+            rows = list(_iter_parquet(path))
+        elif suffix == ".json":
+            rows = list(_iter_json(path))
+        else:
+            raise VbcliError(f"{path} is not a kind of caption file that can be read", hint=f"use one of: {', '.join(_WORDS)}")
+    except OSError as error:
+        raise VbcliError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not rows:
+        raise VbcliError(f"{path} holds no rows")
+    return rows
+
+
+def _iter_csv(path: Path, delimiter: str) -> Iterator[CaptionRow]:
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_columns(path, header)
+        wanted = [(i, name) for i, name in enumerate(header) if name in COLUMNS]
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                if len(cells) != len(header):
+                    message = f"{len(cells)} values where the first line names {len(header)} columns"
+                    raise _error(path, line, message, "put quotes around texts with commas")
+                yield _build_row({name: cells[i] for i, name in wanted}, path, line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _error(path, line, str(error), 'put quotes around the text and write each quote inside it twice ("")') from None
+
+
+def _iter_jsonl(path: Path) -> Iterator[CaptionRow]:
+    for line, text in enumerate(_read_text(path).split("\n"), start=1):
+        if text.strip():
+            try:
+                cells = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise _error(path, line, f"not valid JSON: {error.msg} (column {error.colno})") from None
+            if not isinstance(cells, dict):
+                raise _error(path, line, "not a JSON object")
+            if "video" not in cells:
+                raise _error(path, line, f"no field 'video' (found: {', '.join(cells)})")
+            yield _build_row(cells, path, line)
+
+
+def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns(path, names)
+            first = 1
+            for batch in file.iter_batches(columns=[name for name in COLUMNS if name in names]):
+                for line, cells in enumerate(batch.to_pylist(), start=first):
+                    yield _build_row(cells, path, line)
+                first += batch.num_rows
+    except pa.ArrowException as error:
+        raise VbcliError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _iter_json(path: Path) -> Iterator[CaptionRow]:
+    try:
+        data = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise VbcliError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
+    keys = list(data) if isinstance(data, dict) else []
+    if "videos" in keys and "sentences" in keys:
+        yield from _iter_msrvtt(data, path)
+    elif "images" in keys and "annotations" in keys:
+        yield from _iter_coco(data, path)
+    else:
+        found = f"an object with the fields {', '.join(keys[:_N_SHOWN])}" if keys else f"a {type(data).__name__}"
+        raise VbcliError(
+            f"{path} is {found}, neither MSR-VTT (videos, sentences) nor COCO captions (images, annotations)",
+            hint="write other annotations as .jsonl: one object a line with the fields video and caption",
+        )
+
+
+def _iter_msrvtt(data: Mapping[str, Any], path: Path) -> Iterator[CaptionRow]:
+    """One row a sentence, with split and category of its video; then one for each video without sentences."""
+    videos = {_entry_value(e, "video_id", path, "videos", i): (i, e) for i, e in _iter_entries(data, "videos", path)}
+    described: set[str] = set()
+    for i, entry in _iter_entries(data, "sentences", path):
+        name = _entry_value(entry, "video_id", path, "sentences", i)
+        caption = _entry_value(entry, "caption", path, "sentences", i)
+        video = videos.get(name, (0, {}))[1]
+        described.add(name)
+        yield _build_row({"video": name, "caption": caption, "split": video.get("split"), "category": video.get("category")}, path, i)
+    for name, (i, video) in videos.items():
+        if name not in described:
+            yield _build_row({"video": name, "split": video.get("split"), "category": video.get("category")}, path, i)
+
+
+def _iter_coco(data: Mapping[str, Any], path: Path) -> Iterator[CaptionRow]:
+    names = {
+        _entry_value(e, "id", path, "images", i): _entry_value(e, "file_name", path, "images", i)
+        for i, e in _iter_entries(data, "images", path)
+    }
+    for i, entry in _iter_entries(data, "annotations", path):
+        image_id = _entry_value(entry, "image_id", path, "annotations", i)
+        if image_id not in names:
+            raise VbcliError(f"{path}, entry {i} of 'annotations': image_id {image_id} is not among the images")
+        yield _build_row({"video": names[image_id], "caption": _entry_value(entry, "caption", path, "annotations", i)}, path, i)
+
+
+def _iter_entries(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not isinstance(data[key], list):
+        raise VbcliError(f"{path}: '{key}' is not a list")
+    for i, entry in enumerate(data[key], start=1):
+        if not isinstance(entry, dict):
+            raise VbcliError(f"{path}, entry {i} of '{key}': not an object")
+        yield i, entry
+
+
+def _entry_value(entry: Mapping[str, Any], name: str, path: Path, key: str, i: int) -> str:
+    value = entry.get(name)
+    if not isinstance(value, str | int):
+        raise VbcliError(f"{path}, entry {i} of '{key}': field '{name}' is {'missing' if value is None else 'not text'}")
+    return str(value)
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise VbcliError(f"{path}, line {line}: a character is not UTF-8", hint="save the file as UTF-8") from None
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if "video" not in names:
+        raise VbcliError(f"{path} has no column 'video' (found: {', '.join(names) or 'none'})", hint=f"columns are: {', '.join(COLUMNS)}")
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise VbcliError(f"{path} has the column '{name}' twice")
+
+
+def _error(path: Path | str, line: int, message: str, hint: str | None = None) -> VbcliError:
+    return VbcliError(f"{path}, {_WORDS.get(Path(path).suffix.lower(), ('line', ''))[0]} {line}: {message}", hint)
+
+
+def _cell_error(path: Path, line: int, name: str, message: str) -> VbcliError:
+    return _error(path, line, f"{_WORDS[path.suffix.lower()][1]} '{name}' {message}")
+
+
+def _build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
+    def text(name: str) -> str | None:
+        value = cells.get(name)
+        return (value.strip() or None) if type(value) is str else _as_text(value, path, line, name)
+
+    # Not stripped: spaces at the ends of a file name are part of it, and `match_rows` forgives them.
+    video = cells["video"] if isinstance(cells["video"], str) else text("video")
+    if not video or video.isspace():
+        raise _cell_error(path, line, "video", "is empty")
+    start_s = _as_seconds(cells.get("start_s"), path, line, "start_s")
+    end_s = _as_seconds(cells.get("end_s"), path, line, "end_s")
+    if (start_s is None) != (end_s is None):
+        given, absent = ("start_s", "end_s") if end_s is None else ("end_s", "start_s")
+        raise _cell_error(path, line, absent, f"is empty where '{given}' is given")
+    if start_s is not None and end_s is not None and end_s < start_s:
+        raise _cell_error(path, line, "end_s", f"is {end_s:g}, before the start at {start_s:g}")
+    question, answer = text("question"), text("answer")
+    candidates = _as_candidates(cells.get("candidates"), path, line)
+    if question is None and (answer is not None or candidates is not None):
+        raise _cell_error(path, line, "question", f"is empty where '{'candidates' if answer is None else 'answer'}' is given")
+    label = text("label") or text("category")
+    return CaptionRow(video, text("caption"), start_s, end_s, text("split"), label, question, answer, candidates, line)
+
+
+def _as_text(value: object, path: Path, line: int, name: str) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # A table library turns the classes 3 and "none" into 3.0 and NaN.
+        return str(value) if isinstance(value, int) else f"{value:.15g}"
+    raise _cell_error(path, line, name, f"is not text but {type(value).__name__}")
+
+
+def _as_seconds(value: object, path: Path, line: int, name: str) -> float | None:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and value.isspace()):
+        return None
+    try:
+        seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise _cell_error(path, line, name, f"is {value!r}, not a number of seconds from 0 on")
+    return seconds
+
+
+def _as_candidates(value: object, path: Path, line: int) -> tuple[str, ...] | None:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise _cell_error(path, line, "candidates", f"is not a valid JSON list: {error.msg}") from None
+    elif isinstance(value, str):
+        value = value.split("|")
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise _cell_error(path, line, "candidates", f"is not a list but {type(value).__name__}")
+    texts = (_as_text(v, path, line, "candidates") for v in value)
+    return tuple(t for t in texts if t is not None) or None
+
+
+def match_rows(rows: Iterable[CaptionRow], video_ids: Sequence[str], source: str) -> MatchedText:
+    """Gathers what rows say about each video.
+
+    A row names a video by its id, else by the last part of it, else by that without suffix. Names need not agree in Unicode
+    normal form, since some systems store the accents of file names apart.
+
+    Args:
+        rows: of one caption file.
+        video_ids: POSIX paths relative to the scanned folder, suffix included.
+        source: the caption file, for messages.
+
+    Returns:
+        The text of each video that some row names, and the names that fit no video.
+
+    Raises:
+        VbcliError: a name fits several videos, or a video is in two splits.
+    """
+    resolver = _NameIndex(video_ids, source)
+    texts: dict[str, VideoText] = {}
+    found: dict[str, str | None] = {}
+    questions: dict[tuple[str, str], tuple[str, list[str], list[str]]] = {}
+    for row in rows:
+        video_id = found[row.video] if row.video in found else found.setdefault(row.video, resolver.find(row.video, row.line))
+        if video_id is None:
+            continue
+        text = texts.get(video_id) or texts.setdefault(video_id, VideoText())
+        if row.caption is not None:
+            text.captions.append((row.caption, row.start_s, row.end_s))
+        if row.label is not None and row.label not in text.labels:
+            text.labels.append(row.label)
+        if row.split is not None and row.split != text.split:
+            if text.split is not None:
+                raise _error(source, row.line, f"video '{video_id}' is in split '{row.split}', but in '{text.split}' further up")
+            text.split = row.split
+        if row.question is not None:
+            entry = questions.get((video_id, row.question))
+            if entry is None:
+                entry = questions[video_id, row.question] = (row.question, [], [])
+                text.questions.append(entry)
+            if row.answer is not None:
+                entry[1].append(row.answer)
+            entry[2].extend(c for c in dict.fromkeys(row.candidates or ()) if c not in entry[2])
+    return MatchedText(texts, [name for name, video_id in found.items() if video_id is None])
+
+
+class _NameIndex:
+    """Finds videos by id, by the last part of the id and by that without suffix."""
+
+    def __init__(self, video_ids: Sequence[str], source: str) -> None:
+        self.source = source
+        self.ids = set(video_ids)
+
+    def find(self, name: str, line: int) -> str | None:
+        if name in self.ids:
+            return name
+        key = _normal(name)
+        for level in self.levels:
+            if key in level:
+                matches = level[key]
+                if len(matches) > 1:
+                    shown = ", ".join(matches[:_N_SHOWN]) + (", ..." if len(matches) > _N_SHOWN else "")
+                    message = f"'{name}' names {len(matches)} videos: {shown}"
+                    raise _error(self.source, line, message, "write the path relative to the folder of videos")
+                return matches[0]
+        return None
+
+    @cached_property
+    def levels(self) -> tuple[dict[str, list[str]], ...]:
+        """Ids by each of the three kinds of name; not needed while names are ids."""
+        levels: tuple[dict[str, list[str]], ...] = ({}, {}, {})
+        for video_id in sorted(self.ids):
+            name = _normal(video_id)
+            base = name.rpartition("/")[2]
+            for level, key in zip(levels, (name, base, base.rpartition(".")[0] or base), strict=True):
+                level.setdefault(key, []).append(video_id)
+        return levels
+
+
+def _normal(name: str) -> str:
+    """Undecodable bytes of a file name percent-escaped, as in ids; then Unicode NFC, and no space at the ends."""
+    if name.isascii():
+        return name.strip()
+    escaped = re.sub("[\udc80-\udcff]", lambda m: f"%{ord(m[0]) - 0xDC00:02X}", name)
+    return unicodedata.normalize("NFC", escaped).strip()

@@ -1,0 +1,68 @@
+"""The root of the command line and the one place where errors become messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from vbcli import __version__
+from vbcli.cli import console, data, models, scores
+from vbcli.errors import UsageError, VbcliError
+
+app = typer.Typer(
+    name="vbcli",
+    help="From a folder of videos to captions: frames, features, a visual vocabulary, VideoBERT, BART.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        console.print_lines([f"vbcli {__version__}"])
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """From a folder of videos to captions: frames, features, a visual vocabulary, VideoBERT, BART."""
+    del version
+
+
+app.command("extract")(data.extract)
+app.command("encode")(data.encode)
+app.command("build-vocab")(data.build_vocab)
+app.command("tokenize")(data.tokenize)
+app.command("train")(models.train)
+app.command("caption")(models.caption)
+app.command("evaluate")(scores.evaluate)
+app.command("inspect")(scores.inspect)
+app.command("demo-data")(data.demo_data)
+
+
+def main() -> None:
+    """Runs the command line; exit status 0 done, 1 error, 2 usage, 3 finished but some items failed."""
+    try:
+        app()
+    except VbcliError as error:
+        if os.environ.get("VBCLI_DEBUG"):
+            raise
+        console.show_error(error)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        console.note("interrupted: what is finished stays; the same command goes on from there")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output closed it: there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What the user sees: results on stdout, messages and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vbcli.errors import VbcliError
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """A message on what happens."""
+    err.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """A message on what may be wrong."""
+    err.print(f"[yellow]warning:[/] {_escaped(text)}")
+
+
+def show_error(error: VbcliError) -> None:
+    """`error: ...`, an empty line, `hint: ...`."""
+    err.print(f"[bold red]error:[/] {_escaped(error.message)}")
+    if error.hint:
+        err.print(f"\n[cyan]hint:[/] {_escaped(error.hint)}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def print_json(value: Any) -> None:
+    """A value on stdout, one JSON document."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines of text on stdout."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
+    """A table on stdout; the first column is text, the others are figures."""
+    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(_escaped(cell) for cell in row))
+    out.print(table)
+
+
+@contextmanager
+def progress_bar(description: str, unit: str) -> Iterator[Progress]:
+    """A progress display on stderr, drawn only on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        progress.add_task(description, total=None, text="")
+        yield progress

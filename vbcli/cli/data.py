@@ -1,0 +1,200 @@
+"""extract, encode, build-vocab, tokenize, demo-data: from videos to tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    AsJson,
+    Captions,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    Fit,
+    Pool,
+    Precision,
+    RetryFailed,
+    Seed,
+    Threads,
+    Workers,
+    Workspace,
+)
+from vbcli.cli.runs import finish_run, run_options
+from vbcli.errors import VbcliError
+from vbcli.workspace import Workspace as Places
+
+
+def extract(
+    videos_dir: Annotated[Path, typer.Argument(help="Folder of videos, searched recursively, or one video.")],
+    frames_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's frames/ if left out.")] = None,
+    captions: Captions = None,
+    fps: Annotated[float, typer.Option(help="Frames a second: for k = 0, 1, 2, ... the first frame at or after k/fps.")] = 2.0,
+    size: Annotated[int, typer.Option(help="Short side in pixels, or both sides with --fit crop.")] = 224,
+    fit: Annotated[Fit, typer.Option(help="Keep the whole frame, or its central square.")] = Fit.short,
+    quality: Annotated[int, typer.Option(help="JPEG quality, 2 (best) to 31.")] = 3,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Extract frames with their true presentation times.
+
+    Subtitles (.srt, .vtt) beside a video become its transcript. A video that cannot be decoded is recorded in _errors/ with its reason,
+    and the run goes on. The same command again does only what is missing.
+    """
+    from vbcli.pipeline import extract_videos
+    from vbcli.stages.extract import Extract
+
+    target = frames_dir or Places(workspace).frames_dir
+    stage = Extract(fps, size, fit.value, quality, ffmpeg)
+    with run_options("extract", executor, workers, retry_failed, ffmpeg) as options:
+        report = extract_videos(videos_dir, target, stage, captions or (), options)
+    finish_run(report, "frames", as_json)
+
+
+def encode(
+    source_dir: Annotated[Path | None, typer.Argument(metavar="FRAMES_OR_VIDEOS_DIR", help="The workspace's frames/ if left out.")] = None,
+    features_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's features/ if left out.")] = None,
+    encoder: Annotated[str, typer.Option(help="timm:ARCH, open_clip:ARCH/TAG_OR_PATH or torchvision:ARCH/TAG_OR_PATH.")] = "timm:tf_efficientnet_lite0",
+    clip_s: Annotated[float | None, typer.Option(help="Seconds of a clip; what the encoder declares if left out.")] = None,
+    pool: Annotated[Pool, typer.Option(help="Average over the frame, or over a 2x2 or 3x3 grid of cells.")] = Pool.grid3,
+    precision: Annotated[Precision, typer.Option(help="auto is bfloat16 where the hardware computes with it.")] = Precision.auto,
+    captions: Captions = None,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Encode frames, or videos directly, into features: one a clip."""
+    places = Places(workspace)
+    source = source_dir or places.frames_dir
+    _encode(source, features_dir or places.features_dir, encoder, clip_s, pool, precision, captions, executor, workers, threads, retry_failed, ffmpeg, as_json)
+
+
+def _encode(
+    source: Path,
+    target: Path,
+    encoder: str,
+    clip_s: float | None,
+    pool: Pool,
+    precision: Precision,
+    captions: list[Path] | None,
+    executor: ExecutorName,
+    workers: int,
+    threads: int,
+    retry_failed: bool,
+    ffmpeg: str,
+    as_json: bool,
+) -> None:
+    if not source.exists():
+        raise VbcliError(f"{source} does not exist", hint="make frames with: vbcli extract VIDEOS_DIR")
+    from vbcli.encoders import load_encoder
+    from vbcli.pipeline import encode_dataset
+
+    spec = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s).spec
+    with run_options("encode", executor, workers, retry_failed, ffmpeg) as options:
+        report = encode_dataset(source, target, spec, caption_files=captions or (), threads=threads, options=options)
+    finish_run(report, "features", as_json)
+
+
+def build_vocab(
+    source_dir: Annotated[Path | None, typer.Argument(metavar="FRAMES_OR_FEATURES_DIR", help="The workspace's features/ if left out.")] = None,
+    vocab_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's vocab/ if left out.")] = None,
+    branching: Annotated[int, typer.Option(help="Children of a node of the tree.")] = 12,
+    levels: Annotated[int, typer.Option(help="Depth of the tree; 1 is flat k-means.")] = 4,
+    n_components: Annotated[int, typer.Option(min=0, help="Principal components to reduce features to; 0 clusters them as they are.")] = 128,
+    whitening: Annotated[float, typer.Option(help="Power of the standard deviation that each component is divided by.")] = 0.5,
+    min_points: Annotated[int, typer.Option(min=1, help="Least features a token, on average, when a node is split.")] = 8,
+    seed: Seed = 0,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Build a visual vocabulary by hierarchical k-means; frames that are not encoded yet are encoded first."""
+    from vbcli.pipeline import dataset_kind
+
+    places = Places(workspace)
+    target = vocab_dir or places.vocab_dir
+    source = source_dir or (places.features_dir if dataset_kind(places.features_dir) and not dataset_kind(places.frames_dir) else places.frames_dir)
+    if dataset_kind(source) == "frames":
+        features_dir = places.features_dir
+        _encode(
+            source, features_dir, "timm:tf_efficientnet_lite0", None, Pool.grid3, Precision.auto, None, ExecutorName.processes, 0, 1, False, "bundled", False
+        )
+        source = features_dir
+    from vbcli.vocab import VocabConfig, build_vocabulary
+
+    config = VocabConfig(branching, levels, n_components, whitening, min_points, seed=seed)
+    console.note(f"build-vocab: clustering the features of {source}")
+    report = build_vocabulary(source, target, config).report
+    _show_vocabulary(report, target, as_json)
+
+
+def _show_vocabulary(report: dict[str, float], target: Path, as_json: bool) -> None:
+    if as_json:
+        console.print_json({"vocab_dir": str(target), **{k: v for k, v in report.items() if k != "counts"}})
+        return
+    if report["n_tokens"] < report["n_tokens_full_tree"]:
+        console.note(
+            f"build-vocab: {report['n_vectors']} clips give {report['n_tokens']} visual tokens; a full tree would have {report['n_tokens_full_tree']}"
+        )
+    rows = [
+        ("clips", f"{report['n_vectors']}"),
+        ("visual tokens", f"{report['n_tokens']}"),
+        ("tokens used", f"{report['n_tokens_used']}"),
+        ("perplexity of their use", f"{report['perplexity']:.1f}"),
+        ("quantisation error / variance", f"{report['quantisation_error_share']:.3f}"),
+        ("variance kept by the projection", f"{report['variance_kept']:.3f}"),
+    ]
+    console.print_table(f"Visual vocabulary in {target}", ("", "value"), rows)
+
+
+def tokenize(
+    features_dir: Annotated[Path | None, typer.Argument(help="The workspace's features/ if left out.")] = None,
+    tokens_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's tokens/ if left out.")] = None,
+    vocab: Annotated[Path | None, typer.Option(help="Visual vocabulary; the workspace's vocab/ if left out.")] = None,
+    captions: Captions = None,
+    executor: Executor = ExecutorName.serial,
+    workers: Workers = 0,
+    retry_failed: RetryFailed = False,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Turn features into visual tokens, joined with the text of the same time span."""
+    from vbcli.pipeline import tokenize_dataset
+
+    places = Places(workspace)
+    with run_options("tokenize", executor, workers, retry_failed, "bundled") as options:
+        report = tokenize_dataset(
+            features_dir or places.features_dir,
+            tokens_dir or places.tokens_dir,
+            vocab or places.vocab_dir,
+            caption_files=captions or (),
+            options=options,
+        )
+    finish_run(report, "segments", as_json)
+
+
+def demo_data(
+    out_dir: Annotated[Path, typer.Argument(help="Folder to make.")],
+    n_videos: Annotated[int, typer.Option(min=1, help="Videos to make.")] = 400,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a small narrated video world: clips, captions, subtitles, labels, questions and answers."""
+    from vbcli.demo import write_demo_data
+
+    summary = write_demo_data(out_dir, n_videos, seed)
+    if as_json:
+        console.print_json(vars(summary))
+    else:
+        console.print_lines([f"{key}\t{value}" for key, value in vars(summary).items()])

@@ -1,0 +1,215 @@
+"""train and caption: from tokens to models, and from videos to sentences."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Seed, Threads, Workers, Workspace
+from vbcli.cli.runs import finish_run, run_options
+from vbcli.errors import UsageError, VbcliError
+from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.training.fit import FitOptions
+    from vbcli.training.trainer import TrainProgress
+
+ESTIMATE_AFTER_STEPS = 10
+
+
+class TaskName(StrEnum):
+    """What to train."""
+
+    pretrain = "pretrain"
+    caption = "caption"
+
+
+class VisualInput(StrEnum):
+    """What the model sees of a clip."""
+
+    tokens = "tokens"
+    features = "features"
+    both = "both"
+
+
+class CaptionFormat(StrEnum):
+    """Files written beside the Parquet dataset."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+    csv = "csv"
+    srt = "srt"
+    vtt = "vtt"
+
+
+def train(
+    tokens_dir: Annotated[Path | None, typer.Argument(help="Tokens dataset; the workspace's tokens/ if left out, made first where needed.")] = None,
+    checkpoint_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's checkpoints/<task> if left out.")] = None,
+    task: Annotated[TaskName | None, typer.Option(help="What to train; without it pretrain, then caption from it.")] = None,
+    model: Annotated[str, typer.Option(help="The encoder's preset: videobert-tiny, -mini, -base or -large.")] = "videobert-tiny",
+    init: Annotated[str | None, typer.Option(help="Start from a checkpoint, a folder with a Hugging Face BERT, or 'minilm'.")] = None,
+    split: Annotated[str, typer.Option(help="Learn from the videos of this split.")] = "train",
+    visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps; early stopping may end before.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate; falls with the model's width if left out.")] = None,
+    label_smoothing: Annotated[float, typer.Option(help="Of the captioner's targets.")] = 0.1,
+    n_clips: Annotated[int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")] = None,
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the library.")] = 0,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Train VideoBERT and the captioner.
+
+    Interrupted training goes on where it was; a checkpoint holds all that captioning needs.
+    """
+    places = Places(workspace)
+    source = tokens_dir or _workspace_tokens(places)
+    from vbcli.training.fit import FitOptions
+
+    def options(name: str, start: str | None) -> FitOptions:
+        return FitOptions(
+            "pretrain" if name == "pretrain" else "caption",
+            model,
+            start,
+            split,
+            visual_input.value,
+            max_steps,
+            batch_size,
+            learning_rate,
+            label_smoothing,
+            n_clips,
+            seed,
+            threads,
+        )
+
+    if task is not None:
+        if n_clips is not None and task is TaskName.pretrain:
+            raise UsageError("--n-clips is for --task caption")
+        target = checkpoint_dir or places.checkpoints_dir / task.value
+        _fit(source, target, options(task.value, init), as_json)
+        return
+    base = checkpoint_dir or places.checkpoints_dir
+    _fit(source, base / "pretrain", options("pretrain", init), as_json)
+    if not _has_captions(source, split):
+        console.note("train: no captions, so no captioner: give them with vbcli tokenize --captions FILE")
+        return
+    _fit(source, base / "caption", options("caption", str(base / "pretrain")), as_json)
+
+
+def _workspace_tokens(places: Places) -> Path:
+    """The workspace's tokens, brought up to date with its features and vocabulary."""
+    from vbcli.pipeline import dataset_kind, tokenize_dataset
+
+    if dataset_kind(places.features_dir) is None:
+        if dataset_kind(places.tokens_dir) is None:
+            raise VbcliError(f"the workspace {places.root} has no features and no tokens", hint="run vbcli extract VIDEOS_DIR, then vbcli build-vocab")
+        return places.tokens_dir
+    with run_options("tokenize", ExecutorName.serial, 1, False, "bundled") as options:
+        tokenize_dataset(places.features_dir, places.tokens_dir, places.vocab_dir, options=options)
+    return places.tokens_dir
+
+
+def _has_captions(tokens_dir: Path, split: str) -> bool:
+    from vbcli.training.batches import read_tokens
+
+    return any(v.captions for v in read_tokens(tokens_dir) if (v.split or "train") == split)
+
+
+def _fit(tokens_dir: Path, checkpoint_dir: Path, options: FitOptions, as_json: bool) -> None:
+    from vbcli.training.fit import fit
+
+    with console.progress_bar(f"train {options.task}", "steps") as progress:
+        bar = progress.task_ids[0]
+        seconds: list[float] = []
+
+        def on_progress(now: TrainProgress) -> None:
+            seconds.append(now.seconds_a_step)
+            if len(seconds) == ESTIMATE_AFTER_STEPS:
+                left = (now.max_steps - now.step) * sorted(seconds)[len(seconds) // 2]
+                console.note(f"train {options.task}: at most {now.max_steps} steps, about {_duration(left)}; early stopping may end before")
+            text = f"loss {now.loss:.3f}, validation {now.validation_loss:.3f}, {now.tokens_per_s:,.0f} tokens/s"
+            progress.update(bar, completed=now.step, total=now.max_steps, text=text)
+
+        report = fit(tokens_dir, checkpoint_dir, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress)
+    if as_json:
+        console.print_json({"checkpoint_dir": str(checkpoint_dir), "is_new": report.result is not None, "trained_on": report.trained_on})
+    elif report.result is None:
+        console.note(f"{checkpoint_dir}: trained already with these options and data")
+    else:
+        found = report.result
+        console.note(f"{checkpoint_dir}: {found.n_steps} steps, best validation loss {found.best_loss:.4f} at step {found.best_step}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def caption(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    captions_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's captions/<folder>-<key> if left out.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A captioner; the workspace's checkpoints/caption if left out.")] = None,
+    file_format: Annotated[CaptionFormat, typer.Option("--format", help="Also write the captions in this format.")] = CaptionFormat.parquet,
+    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 64,
+    min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 0,
+    length_penalty: Annotated[float, typer.Option(help="Power of the length that a score is divided by.")] = 1.0,
+    no_repeat_ngram: Annotated[int, typer.Option(help="No sequence of so many tokens twice; 0 allows all.")] = 3,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of searching.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample among so many tokens; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample among the tokens that make up this probability.")] = 1.0,
+    seed: Seed = 0,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Caption a folder of videos, straight from video to sentence, or a tokens dataset."""
+    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.models.decoding import DecodingConfig
+    from vbcli.pipeline import caption_dataset, caption_identity, dataset_kind
+
+    places = Places(workspace)
+    model_dir = checkpoint or places.checkpoints_dir / "caption"
+    decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
+    if split is not None and source.exists() and dataset_kind(source) != "tokens":
+        raise UsageError("--split is for a tokens dataset")
+    sha256 = read_checkpoint_config(model_dir, "caption")["model_sha256"]
+    target = captions_dir or places.captions_dir(source, caption_identity(sha256, decoding, split))
+    with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
+        report = caption_dataset(source, target, model_dir, decoding, split=split, threads=threads, options=options)
+    _after_captioning(target, file_format)
+    finish_run(report, "captions", as_json)
+
+
+def _after_captioning(target: Path, file_format: CaptionFormat) -> None:
+    from vbcli.exports import export_captions
+    from vbcli.metrics import caption_alarms
+
+    if file_format is not CaptionFormat.parquet:
+        console.note(f"caption: wrote {export_captions(target, file_format.value)}")
+    rows = _caption_rows(target)
+    for sentence in caption_alarms([text for _, text in rows]):
+        console.warn(sentence)
+    shown = 10
+    if console.out.is_terminal:
+        console.print_table("Captions", ("video", "caption"), rows[:shown], f"{len(rows)} in all" if len(rows) > shown else "")
+
+
+def _caption_rows(target: Path) -> list[tuple[str, str]]:
+    import pyarrow.parquet as pq
+
+    from vbcli.shards import list_shards
+
+    tables = [pq.read_table(path, columns=["video_id", "caption"]).to_pylist() for path in list_shards(target)]
+    return [(row["video_id"], row["caption"]) for rows in tables for row in rows]

@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class ExecutorName(StrEnum):
+    """Where stages run."""
+
+    serial = "serial"
+    processes = "processes"
+
+
+class Fit(StrEnum):
+    """How a frame is fitted to its size."""
+
+    short = "short"
+    crop = "crop"
+
+
+class Pool(StrEnum):
+    """Cells that a frame's features are pooled into."""
+
+    mean = "mean"
+    grid2 = "grid2"
+    grid3 = "grid3"
+
+
+class Precision(StrEnum):
+    """Arithmetic of a model."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Workspace = Annotated[Path, typer.Option("--workspace", envvar="VBCLI_WORKSPACE", help="Folder for everything that is not named.")]
+DEFAULT_WORKSPACE = Path("vbcli-work")
+Executor = Annotated[ExecutorName, typer.Option(help="Run in this process or in worker processes.")]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 means one a core.")]
+Captions = Annotated[
+    list[Path] | None, typer.Option("--captions", help="Captions, labels, questions and splits: CSV, JSONL, Parquet or JSON. May be repeated.")
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also redo the videos that failed before.")]
+Ffmpeg = Annotated[str, typer.Option(help="'bundled', 'system' or the path of an ffmpeg.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of a worker; a part of what makes results equal to the last bit.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

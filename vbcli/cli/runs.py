@@ -1,0 +1,53 @@
+"""How a run over a dataset is shown: progress while it goes on, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import ExecutorName
+
+if TYPE_CHECKING:
+    from vbcli.pipeline import RunOptions
+    from vbcli.runner import RunReport
+
+SHOWN_FAILURES = 5
+
+
+@contextmanager
+def run_options(command: str, executor: ExecutorName, workers: int, is_retry: bool, ffmpeg: str) -> Iterator[RunOptions]:
+    """Options of a run whose progress is shown while the block lasts."""
+    from vbcli.pipeline import RunOptions
+
+    with console.progress_bar(command, "shards") as progress:
+        bar = progress.task_ids[0]
+
+        def on_progress(done: int, total: int, text: str) -> None:
+            progress.update(bar, completed=done, total=total, text=text)
+
+        yield RunOptions(executor.value, workers, is_retry, ffmpeg, lambda text: console.note(f"{command}: {text}"), on_progress)
+
+
+def finish_run(report: RunReport, unit: str, as_json: bool) -> None:
+    """Prints the counts of a run and leaves with its exit status."""
+    from vbcli.shards import read_failures
+
+    failures = read_failures(report.output_dir)
+    if as_json:
+        counts = {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")}
+        console.print_json({"output_dir": str(report.output_dir), **counts, "failures": [f.as_row() for f in failures]})
+    else:
+        done = f"{report.n_done} shards made, {report.n_skipped} there already" if report.n_done else f"all {report.n_skipped} shards were there already"
+        console.note(f"{report.output_dir}: {report.n_rows} {unit}; {done}")
+        for failure in failures[:SHOWN_FAILURES]:
+            console.warn(f"{failure.video_id}: {failure.message}")
+        if len(failures) > SHOWN_FAILURES:
+            console.warn(f"{len(failures) - SHOWN_FAILURES} more are recorded in {report.output_dir / '_errors'}")
+        if report.n_waiting:
+            console.note(f"{report.n_waiting} videos that failed before wait for --retry-failed")
+    if report.exit_status:
+        raise typer.Exit(report.exit_status)

@@ -1,0 +1,98 @@
+"""evaluate and inspect: what came out, and where it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Workspace
+from vbcli.errors import VbcliError
+from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.evaluation import Evaluation
+
+
+def evaluate(
+    captions: Annotated[Path | None, typer.Argument(help="Captions dataset or file; the workspace's newest captions if left out.")] = None,
+    references: Annotated[Path | None, typer.Argument(help="Caption file or dataset; the workspace's tokens/ if left out.")] = None,
+    baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
+    split: Annotated[str | None, typer.Option(help="Score the videos of this split only.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Score captions: BLEU, ROUGE-L, CIDEr and, with Java, METEOR; beside baselines.
+
+    The baselines are the caption of the nearest training video, the best single training caption for all, and the same captions with the
+    videos shuffled (mean of 20 permutations).
+    """
+    from vbcli.evaluation import evaluate_captions, read_captions, read_references
+    from vbcli.metrics import load_lexicon
+    from vbcli.pipeline import dataset_kind
+
+    places = Places(workspace)
+    given = captions or places.newest_captions()
+    if given is None:
+        raise VbcliError(f"the workspace {places.root} has no captions", hint="make them with: vbcli caption FOLDER")
+    against = references or places.tokens_dir
+    if not against.exists():
+        raise VbcliError(f"{against} does not exist", hint="name a caption file or a dataset as REFERENCES")
+    rows = read_captions(given)
+    truths = read_references(against, list(rows), split)
+    if split is not None:
+        rows = {v: c for v, c in rows.items() if v in truths}
+    tokens_dir = baselines or next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
+    evaluation = evaluate_captions(rows, truths, tokens_dir=tokens_dir, lexicon=load_lexicon(lexicon) if lexicon else None)
+    if tokens_dir is None:
+        evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
+    _show(evaluation, given, against, as_json)
+
+
+def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> None:
+    if as_json:
+        console.print_json({"captions": str(given), "references": str(against), **vars(evaluation)})
+        return
+    names = list(evaluation.scores["captions"])
+    rows = []
+    for row, scores in evaluation.scores.items():
+        cells = [f"{scores[n]:.4f}" if n in scores else "-" for n in names]
+        if row == "shuffled videos":
+            cells = [f"{scores[n]:.4f} ±{evaluation.spread[n]:.4f}" if n in scores else "-" for n in names]
+        rows.append((row, *cells))
+    console.print_table(f"{given} against {against}", ("", *names), rows)
+    for sentence in evaluation.notes:
+        console.note(sentence)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Dataset, shard, checkpoint or vocabulary.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what something is, how it was made and what it came from, back to the videos."""
+    from vbcli.inspection import describe
+
+    description = describe(path)
+    if as_json:
+        console.print_json(description)
+    else:
+        console.print_lines(_lines(description))
+
+
+def _lines(value: dict[str, Any], indent: int = 0) -> list[str]:
+    lines = []
+    for key, entry in value.items():
+        pad = "  " * indent
+        if isinstance(entry, dict):
+            lines += [f"{pad}{key}:", *_lines(entry, indent + 1)]
+        elif isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            lines.append(f"{pad}{key}:")
+            for item in entry:
+                first, *rest = _lines(item, indent + 2)
+                lines += [f"{pad}  - {first.strip()}", *rest]
+        else:
+            lines.append(f"{pad}{key}: {entry}")
+    return lines

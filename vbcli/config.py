@@ -1,0 +1,142 @@
+"""Frozen dataclasses for configurations, their JSON form and their hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from vbcli.errors import VbcliError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoBertConfig:
+    """Shape of a VideoBERT encoder: a BERT over text tokens, special tokens and visual tokens.
+
+    `n_text_tokens + N_SPECIAL_TOKENS + n_visual_tokens` rows form the one id space, in that order.
+    """
+
+    n_layers: int
+    hidden_size: int
+    n_heads: int
+    intermediate_size: int
+    n_text_tokens: int = 30522
+    n_visual_tokens: int = 0
+    feature_dim: int = 0
+    visual_input: Literal["tokens", "features", "both"] = "both"
+    max_positions: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+
+    N_SPECIAL_TOKENS = 1
+    """Rows between the text and the visual rows: `[>]`, which separates text from video."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.n_heads:
+            raise VbcliError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows of the joint embedding table."""
+        return self.n_text_tokens + self.N_SPECIAL_TOKENS + self.n_visual_tokens
+
+    @property
+    def boundary_token_id(self) -> int:
+        """Id of `[>]`."""
+        return self.n_text_tokens
+
+    @property
+    def first_visual_id(self) -> int:
+        """Id of visual token 0."""
+        return self.n_text_tokens + self.N_SPECIAL_TOKENS
+
+
+@dataclasses.dataclass(frozen=True)
+class BartConfig:
+    """Shape of a BART encoder-decoder. A captioner uses the decoder's part of it."""
+
+    n_encoder_layers: int
+    n_decoder_layers: int
+    hidden_size: int
+    n_heads: int
+    intermediate_size: int
+    n_tokens: int = 50265
+    max_positions: int = 1024
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int = 1
+    bos_token_id: int = 0
+    eos_token_id: int = 2
+    decoder_start_token_id: int = 2
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.n_heads:
+            raise VbcliError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped model presets."""
+    return sorted(p.name.removesuffix(".json") for p in resources.files("vbcli.presets").iterdir() if p.name.endswith(".json"))
+
+
+def load_preset(name: str, cls: type[T], **overrides: Any) -> T:
+    """Reads `vbcli/presets/NAME.json`, or the JSON file at that path, as a `cls`.
+
+    Raises:
+        VbcliError: the name is not a preset of this kind, or a field is unknown.
+    """
+    path = Path(name)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise VbcliError(f"model configuration {name} does not exist")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        resource = resources.files("vbcli.presets") / f"{name}.json"
+        if not resource.is_file():
+            raise VbcliError(f"unknown model preset '{name}'", hint=f"choose one of: {', '.join(preset_names())}")
+        values = json.loads(resource.read_text(encoding="utf-8"))
+    return from_dict(cls, {**values, **overrides}, source=name)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
+    """Builds a frozen dataclass from JSON values; lists become tuples.
+
+    Raises:
+        VbcliError: an unknown or missing field; the message names `source`.
+    """
+    assert dataclasses.is_dataclass(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise VbcliError(f"{source}: unknown field '{unknown[0]}' for {cls.__name__}")
+    tupled = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return cls(**tupled)
+    except TypeError as error:
+        raise VbcliError(f"{source}: {error}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """JSON-ready values of a configuration dataclass."""
+    return dataclasses.asdict(config)
+
+
+def config_hash(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-ready value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

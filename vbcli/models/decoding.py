@@ -1,0 +1,234 @@
+"""Generation of sentences from a memory: greedy, beam search and seeded sampling.
+
+Notation, with shapes at line ends:
+
+    B  videos still being decoded    D  width of the memory
+    N  beams (or samples) a video    S  length of the memory
+    T  tokens so far, start token included
+    R  rows of the decoder's embedding table
+
+Beam search gives what `transformers` gives with `early_stopping=False` and no forced tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vbcli.config import BartConfig
+from vbcli.errors import VbcliError
+from vbcli.models.bart import BartDecoder
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingConfig:
+    """How sentences are generated; lengths count new tokens, so not the start token.
+
+    Attributes:
+        n_beams: beams a video, and hypotheses returned; 1 is greedy. When sampling, sentences drawn independently.
+        max_length: most tokens of a sentence, the end token included; at this length it is cut.
+        min_length: the end token may only come after this many other tokens.
+        length_penalty: a sentence's score is its log-probability / length ** length_penalty, the end token counted.
+        no_repeat_ngram_size: no sequence of this many tokens occurs twice; 0 allows all.
+        temperature: logits are divided by it before sampling, > 0.
+        top_k: sampling among the k likeliest tokens only; 0 means all.
+        top_p: sampling among the likeliest tokens that together reach this probability, in (0, 1].
+        is_sampled: draw tokens instead of searching.
+        seed: of the draws.
+    """
+
+    n_beams: int = 4
+    max_length: int = 32
+    min_length: int = 0
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 3
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    is_sampled: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, is_valid, wanted in (
+            ("n_beams", self.n_beams >= 1, "at least 1"),
+            ("max_length", self.max_length >= 1, "at least 1"),
+            ("min_length", 0 <= self.min_length <= self.max_length, f"between 0 and max_length {self.max_length}"),
+            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),
+            ("temperature", self.temperature > 0, "more than 0"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "more than 0 and at most 1"),
+        ):
+            if not is_valid:
+                raise VbcliError(f"{name} is {getattr(self, name)}, and must be {wanted}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+    """One generated sentence.
+
+    Attributes:
+        token_ids: without start, end and padding tokens.
+        score: sum of the tokens' log-probabilities (natural, the end token's included) / length ** length_penalty.
+    """
+
+    token_ids: list[int]
+    score: float
+
+
+@torch.inference_mode()
+def generate(
+    decoder: BartDecoder, memory: Tensor, memory_mask: Tensor, config: DecodingConfig, *, seeds: Sequence[int] | None = None
+) -> list[list[Hypothesis]]:
+    """Generates sentences for every video of a batch; a video's do not depend on the other videos.
+
+    Args:
+        decoder: in evaluation mode; token ids are those of its configuration.
+        memory: float (B, S, D), the encoder's output.
+        memory_mask: bool (B, S), True on real tokens.
+        config: the way of decoding.
+        seeds: B seeds of the draws, when videos should not share `config.seed`.
+
+    Returns:
+        For each video its `n_beams` hypotheses, best score first; fewer only where the vocabulary has too few tokens to go on.
+
+    Raises:
+        VbcliError: `max_length` is more than the decoder has positions.
+    """
+    if decoder.training:
+        raise ValueError("decoding needs the decoder in evaluation mode")
+    if config.max_length > decoder.config.max_positions:
+        raise VbcliError(f"max_length {config.max_length} is more than the decoder's {decoder.config.max_positions} positions")
+    if not len(memory):
+        return []
+    if config.is_sampled:
+        return _sample(decoder, memory, memory_mask, config, seeds if seeds is not None else [config.seed] * len(memory))
+    return _search(decoder, memory, memory_mask, config)
+
+
+def _search(decoder: BartDecoder, memory: Tensor, memory_mask: Tensor, config: DecodingConfig) -> list[list[Hypothesis]]:
+    """Beam search; with one beam it is greedy, since a finished best beam can then not be overtaken."""
+    n_beams, n_tokens, device = config.n_beams, decoder.config.n_tokens, memory.device
+    finished: list[list[Hypothesis]] = [[] for _ in memory]
+    videos = list(range(len(memory)))
+    cache = decoder.start(memory, memory_mask, n_beams, config.max_length)
+    sequences = torch.full((len(memory), n_beams, 1), decoder.config.decoder_start_token_id, device=device)  # (B, N, 1)
+    # All beams begin alike: only the first one may give candidates, or each would be found N times.
+    totals = torch.full((len(memory), n_beams), -torch.inf, device=device)  # (B, N)
+    totals[:, 0] = 0.0
+    for length in range(1, config.max_length + 1):
+        log_probs = decoder.step(sequences[..., -1], cache).float().log_softmax(-1)  # (B, N, R)
+        _forbid(log_probs, sequences, decoder.config, config)
+        # Each beam gives at most one candidate that ends, so 2 N candidates leave N to go on with.
+        scores, best = (totals[..., None] + log_probs).flatten(1).topk(2 * n_beams)  # (B, 2N)
+        beams, tokens = best // n_tokens, best % n_tokens  # (B, 2N)
+        is_end = (tokens == decoder.config.eos_token_id) | (length == config.max_length)  # (B, 2N)
+        norm = length**config.length_penalty
+        ended = (is_end & scores.isfinite())[:, :n_beams].nonzero().tolist()
+        for row, rank in ended:
+            token_ids = [*sequences[row, beams[row, rank]].tolist(), int(tokens[row, rank])]
+            finished[videos[row]].append(Hypothesis(_without_special(token_ids, decoder.config), float(scores[row, rank]) / norm))
+        for row in {row for row, _ in ended}:
+            finished[videos[row]] = _best(finished[videos[row]])[:n_beams]
+        if length == config.max_length:
+            break
+        totals, going_on = scores.masked_fill(is_end, -torch.inf).topk(n_beams)  # (B, N)
+        hopes = (totals[:, 0] / norm).tolist()
+        rows = [row for row, video in enumerate(videos) if len(finished[video]) < n_beams or hopes[row] > finished[video][-1].score]
+        if not rows:
+            break
+        kept = torch.tensor(rows, device=device)  # (B',)
+        videos = [videos[row] for row in rows]
+        totals = totals[kept]  # (B', N)
+        beams, tokens = beams.gather(1, going_on)[kept], tokens.gather(1, going_on)[kept]  # (B', N)
+        sequences = torch.cat([sequences[kept[:, None], beams], tokens[..., None]], dim=-1)  # (B', N, T + 1)
+        cache.keep(kept, beams)
+    return finished
+
+
+def _sample(
+    decoder: BartDecoder, memory: Tensor, memory_mask: Tensor, config: DecodingConfig, seeds: Sequence[int]
+) -> list[list[Hypothesis]]:
+    """Draws N sentences a video, each video from a generator of its own."""
+    n_samples, device = config.n_beams, memory.device
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    finished: list[list[Hypothesis]] = [[] for _ in memory]
+    videos = list(range(len(memory)))
+    cache = decoder.start(memory, memory_mask, n_samples, config.max_length)
+    sequences = torch.full((len(memory), n_samples, 1), decoder.config.decoder_start_token_id, device=device)  # (B, N, 1)
+    totals = torch.zeros(len(memory), n_samples, device=device)  # (B, N)
+    is_done = torch.zeros(len(memory), n_samples, dtype=torch.bool, device=device)  # (B, N)
+    for length in range(1, config.max_length + 1):
+        logits = decoder.step(sequences[..., -1], cache).float()  # (B, N, R)
+        log_probs = logits.log_softmax(-1)  # (B, N, R)
+        _forbid(logits, sequences, decoder.config, config)
+        probs = _truncate(logits / config.temperature, config).softmax(-1).cpu()  # (B, N, R)
+        drawn = [torch.multinomial(probs[row], 1, generator=generators[0]) for row, video in enumerate(videos)]
+        tokens = torch.stack(drawn).to(device)  # (B, N, 1)
+        totals = totals + log_probs.gather(-1, tokens)[..., 0].masked_fill(is_done, 0.0)  # (B, N)
+        sequences = torch.cat([sequences, tokens], dim=-1)  # (B, N, T + 1)
+        is_last = ~is_done & ((tokens[..., 0] == decoder.config.eos_token_id) | (length == config.max_length))  # (B, N)
+        for row, sample in is_last.nonzero().tolist():
+            token_ids = _without_special(sequences[row, sample].tolist(), decoder.config)
+            finished[videos[row]].append(Hypothesis(token_ids, float(totals[row, sample]) / length**config.length_penalty))
+        is_done = is_done | is_last
+        rows = (~is_done.all(-1)).nonzero()[:, 0]  # (B',)
+        if not len(rows):
+            break
+        videos = [videos[row] for row in rows.tolist()]
+        sequences, totals, is_done = sequences[rows], totals[rows], is_done[rows]
+        cache.keep(rows, torch.arange(n_samples, device=device).expand(len(rows), -1))
+    return [_best(hypotheses) for hypotheses in finished]
+
+
+def _forbid(scores: Tensor, sequences: Tensor, tokens: BartConfig, config: DecodingConfig) -> None:
+    """Sets to minus infinity, in place, the tokens that would repeat an n-gram, and the end token where it is too early.
+
+    Args:
+        scores: float (B, N, R).
+        sequences: int64 (B, N, T), with the start token.
+        tokens: names the end token.
+        config: sizes and lengths.
+    """
+    size, length = config.no_repeat_ngram_size, sequences.shape[-1]
+    if 0 < size <= length:
+        grams = sequences.unfold(-1, size, 1)  # (B, N, T - size + 1, size)
+        is_repeat = (grams[..., :-1] == sequences[..., None, length - size + 1 :]).all(-1)  # (B, N, T - size + 1)
+        video, beam, gram = is_repeat.nonzero(as_tuple=True)
+        scores[video, beam, grams[video, beam, gram, -1]] = -torch.inf
+    if length - 1 < config.min_length:
+        scores[..., tokens.eos_token_id] = -torch.inf
+
+
+def _truncate(logits: Tensor, config: DecodingConfig) -> Tensor:
+    """Keeps the `top_k` likeliest tokens, and of these the fewest that reach probability `top_p`.
+
+    Source: Holtzman et al. 2020, section 3.1 (nucleus sampling).
+
+    Args:
+        logits: float (B, N, R).
+        config: top_k and top_p.
+
+    Returns:
+        float (B, N, R), minus infinity for the tokens left out.
+    """
+    if 0 < config.top_k < logits.shape[-1]:
+        least = logits.topk(config.top_k).values[..., -1:]  # (B, N, 1)
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if config.top_p < 1.0:
+        ordered, order = logits.sort(descending=True)  # (B, N, R)
+        probs = ordered.softmax(-1)  # (B, N, R)
+        is_beyond = probs.cumsum(-1) - probs >= config.top_p  # (B, N, R)
+        logits = logits.masked_fill(is_beyond.scatter(-1, order, is_beyond), -torch.inf)
+    return logits
+
+
+def _best(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+    return sorted(hypotheses, key=lambda hypothesis: hypothesis.score, reverse=True)
+
+
+def _without_special(token_ids: list[int], tokens: BartConfig) -> list[int]:
+    special = {tokens.pad_token_id, tokens.bos_token_id, tokens.eos_token_id, tokens.decoder_start_token_id}
+    return [token_id for token_id in token_ids if token_id not in special]

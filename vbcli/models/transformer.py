@@ -1,0 +1,222 @@
+"""The one transformer block that VideoBERT, the BART encoder and the BART decoder are built from.
+
+Notation, with shapes at line ends:
+
+    B  batch (videos)        D  width
+    T  query length          H  heads
+    S  key length            E  width of a head, D / H
+    N  beams of a video      L  room for decoded tokens in a cache
+
+Masks are bool, True where a key may be read, and broadcast to (B, H, T, S).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention with H heads: self-attention, cross-attention, or attention to a cache.
+
+    The caller projects keys and values once with `keys_values` and may keep them.
+
+    Args:
+        width: D.
+        n_heads: H, a divisor of D.
+        dropout: probability of dropping an attention weight in training, in [0, 1).
+
+    Source: Vaswani et al. 2017, section 3.2.2.
+    """
+
+    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Projects what is attended to.
+
+        Args:
+            source: float (B, S, D).
+
+        Returns:
+            Keys and values, float (B, H, S, E) each.
+        """
+        return self._split(self.k(source)), self._split(self.v(source))  # (B, H, S, E) each
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attends from each query position to the keys.
+
+        Args:
+            query: float (B, T, D), not yet projected.
+            keys: float (B, H, S, E) of `keys_values`.
+            values: float (B, H, S, E) of `keys_values`.
+            mask: bool (B or 1, 1, T or 1, S), True where a key may be read; None means everywhere.
+
+        Returns:
+            float (B, T, D); exactly zero where a query may read no key at all.
+        """
+        q = self._split(self.q(query))  # (B, H, T, E)
+        dropout = self.dropout if self.training else 0.0
+        if mask is None:
+            return self.out(self._merge(F.scaled_dot_product_attention(q, keys, values, dropout_p=dropout)))  # (B, T, D)
+        is_blind = ~mask.any(-1, keepdim=True)  # (B or 1, 1, T or 1, 1)
+        # A softmax over no key is 0/0: blind rows read everything, and their result and gradient are then cut off.
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask | is_blind, dropout_p=dropout)  # (B, H, T, E)
+        return self.out(self._merge(attended)).masked_fill(is_blind[:, 0], 0.0)  # (B, T, D)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, S, D) -> (B, H, S, E)
+
+    def _merge(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)  # (B, H, T, E) -> (B, T, D)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an exact (erf) GELU between them.
+
+    Args:
+        width: D.
+        intermediate: width between the two maps.
+    """
+
+    def __init__(self, width: int, intermediate: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, intermediate)
+        self.down = nn.Linear(intermediate, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Maps float (..., D) to float (..., D), each position by itself."""
+        return self.down(F.gelu(self.up(hidden)))  # (..., D)
+
+
+@dataclasses.dataclass
+class LayerCache:
+    """What one decoder block remembers between two steps; `length` positions of keys and values are filled."""
+
+    keys: Tensor  # (B*N, H, L, E)
+    values: Tensor  # (B*N, H, L, E)
+    memory_keys: Tensor  # (B, H, S, E)
+    memory_values: Tensor  # (B, H, S, E)
+    memory_mask: Tensor  # (B, 1, 1, S)
+    length: int
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, optionally cross-attention, and feed-forward, each with residual and then layer norm.
+
+    Args:
+        width: D.
+        n_heads: H.
+        intermediate: width inside the feed-forward sublayer.
+        dropout: probability on each sublayer's output.
+        attention_dropout: probability on attention weights.
+        layer_norm_eps: BERT has 1e-12, BART 1e-5.
+        has_cross_attention: whether the block reads a memory.
+
+    Source: Devlin et al. 2019 (BERT); Lewis et al. 2019, section 2.1 (BART).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        n_heads: int,
+        intermediate: int,
+        *,
+        dropout: float,
+        attention_dropout: float,
+        layer_norm_eps: float,
+        has_cross_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.self_attention = MultiHeadAttention(width, n_heads, attention_dropout)
+        self.self_norm = nn.LayerNorm(width, eps=layer_norm_eps)
+        if has_cross_attention:
+            self.cross_attention = MultiHeadAttention(width, n_heads, attention_dropout)
+            self.cross_norm = nn.LayerNorm(width, eps=layer_norm_eps)
+        self.feed_forward = FeedForward(width, intermediate)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
+        """Runs the block over whole sequences.
+
+        Args:
+            hidden: float (B, T, D).
+            mask: bool, broadcast to (B, 1, T, T), for self-attention.
+            memory: float (B, S, D); given exactly when the block has cross-attention.
+            memory_mask: bool, broadcast to (B, 1, T, S).
+
+        Returns:
+            float (B, T, D).
+        """
+        keys, values = self.self_attention.keys_values(hidden)  # (B, H, T, E)
+        hidden = self.self_norm(hidden + self.dropout(self.self_attention(hidden, keys, values, mask)))  # (B, T, D)
+        if memory is not None:
+            keys, values = self.cross_attention.keys_values(memory)  # (B, H, S, E)
+            hidden = self._read_memory(hidden, keys, values, memory_mask)  # (B, T, D)
+        return self._feed(hidden)  # (B, T, D)
+
+    def step(self, hidden: Tensor, cache: LayerCache) -> Tensor:
+        """Runs the block over one new position of each beam, and puts its keys and values into the cache.
+
+        Args:
+            hidden: float (B, N, D).
+            cache: of this block; position `cache.length` is written.
+
+        Returns:
+            float (B, N, D).
+        """
+        rows = hidden.flatten(0, 1).unsqueeze(1)  # (B*N, 1, D)
+        key, value = self.self_attention.keys_values(rows)  # (B*N, H, 1, E)
+        end = cache.length + 1
+        cache.keys[:, :, cache.length : end] = key
+        cache.values[:, :, cache.length : end] = value
+        attended = self.self_attention(rows, cache.keys[:, :, :end], cache.values[:, :, :end])  # (B*N, 1, D)
+        hidden = self.self_norm(hidden + self.dropout(attended.view_as(hidden)))  # (B, N, D)
+        # The beams of a video are its query positions here, so all of them read one copy of the memory.
+        hidden = self._read_memory(hidden, cache.memory_keys, cache.memory_values, cache.memory_mask)  # (B, N, D)
+        return self._feed(hidden)  # (B, N, D)
+
+    def _read_memory(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        return self.cross_norm(hidden + self.dropout(self.cross_attention(hidden, keys, values, mask)))  # (B, T, D)
+
+    def _feed(self, hidden: Tensor) -> Tensor:
+        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))  # (B, T, D)
+
+
+def key_mask(attention_mask: Tensor) -> Tensor:
+    """Mask that lets every query read the real tokens: bool (B, S) to bool (B, 1, 1, S)."""
+    return attention_mask[:, None, None, :]  # (B, 1, 1, S)
+
+
+def causal_mask(length: int, device: torch.device) -> Tensor:
+    """Mask that lets position t read positions 0 to t.
+
+    Returns:
+        bool (1, 1, length, length).
+    """
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]  # (1, 1, T, T)
+
+
+def init_weights(model: nn.Module, std: float) -> None:
+    """Draws every linear and embedding weight from normal(0, std); biases and padding rows become zero.
+
+    Layer norms keep weight 1 and bias 0.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight[module.padding_idx])

@@ -1,0 +1,226 @@
+"""VideoBERT with joint fusion: one BERT over text tokens, special tokens and visual tokens.
+
+Notation, with shapes at line ends:
+
+    B  batch              D  width
+    T  text length        H  heads
+    V  visual length      F  width of a continuous feature
+    S  sequence length    K  visual tokens
+    R  rows of the embedding table: text tokens, special tokens, K visual tokens
+
+A sequence is `[CLS] text [>] video [SEP]`, so S = T + V + 3. `attention_mask` is True on real tokens.
+
+Source: Sun et al. 2019, "VideoBERT", section 3; Devlin et al. 2019 for the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vbcli.config import VideoBertConfig
+from vbcli.errors import VbcliError
+from vbcli.models.transformer import TransformerBlock, init_weights, key_mask
+
+N_TOKEN_TYPES = 2
+
+
+class VideoBert(nn.Module):
+    """BERT over one sequence of text and video, with the masked-token head and the alignment head.
+
+    Args:
+        config: shape; the map of continuous features exists when `feature_dim` > 0 and `visual_input` is not `tokens`.
+    """
+
+    def __init__(self, config: VideoBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.token_embedding = nn.Embedding(config.n_tokens, width, padding_idx=config.pad_token_id)
+        self.position_embedding = nn.Embedding(config.max_positions, width)
+        self.type_embedding = nn.Embedding(N_TOKEN_TYPES, width)
+        has_features = config.visual_input != "tokens" and config.feature_dim > 0
+        self.feature_projection = nn.Linear(config.feature_dim, width) if has_features else None
+        self.embedding_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                width,
+                config.n_heads,
+                config.intermediate_size,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                layer_norm_eps=eps,
+            )
+            for _ in range(config.n_layers)
+        )
+        self.pooler = nn.Linear(width, width)
+        self.masked_dense = nn.Linear(width, width)
+        self.masked_norm = nn.LayerNorm(width, eps=eps)
+        self.masked_bias = nn.Parameter(torch.zeros(config.n_tokens))
+        self.alignment = nn.Linear(width, 2)
+        init_weights(self, config.initializer_range)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        attention_mask: Tensor,
+        features: Tensor | None = None,
+        feature_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Encodes text and video together: h = f(V, T).
+
+        Args:
+            input_ids: int64 (B, S), ids in [0, R); S at most `max_positions`.
+            token_type_ids: int64 (B, S), 0 text, 1 visual.
+            attention_mask: bool (B, S), True on real tokens.
+            features: float (B, S, F), read where `feature_mask` is True; not read when `visual_input` is `tokens`.
+            feature_mask: bool (B, S), True where a position has a feature; needed with `features`.
+
+        Returns:
+            float (B, S, D); rows of padding positions mean nothing.
+        """
+        hidden = self._embed(input_ids, token_type_ids, features, feature_mask)  # (B, S, D)
+        mask = key_mask(attention_mask)  # (B, 1, 1, S)
+        for block in self.blocks:
+            hidden = block(hidden, mask)  # (B, S, D)
+        return hidden
+
+    def pool(self, hidden: Tensor) -> Tensor:
+        """Summarises a sequence by its [CLS] position: float (B, S, D) to float (B, D), in (-1, 1)."""
+        return torch.tanh(self.pooler(hidden[:, 0]))  # (B, D)
+
+    def masked_logits(self, hidden_rows: Tensor) -> Tensor:
+        """Scores every token at the given positions, against the rows of the embedding table.
+
+        Args:
+            hidden_rows: float (N, D), rows of `forward`'s result.
+
+        Returns:
+            float (N, R) logits.
+        """
+        rows = self.masked_norm(F.gelu(self.masked_dense(hidden_rows)))  # (N, D)
+        return F.linear(rows, self.token_embedding.weight, self.masked_bias)  # (N, R)
+
+    def alignment_logits(self, hidden: Tensor) -> Tensor:
+        """Scores whether text and video belong together.
+
+        Args:
+            hidden: float (B, S, D).
+
+        Returns:
+            float (B, 2) logits; index 0 is aligned, as in BERT's next-sentence head 0 is "is next".
+        """
+        return self.alignment(self.pool(hidden))  # (B, 2)
+
+    def _embed(self, input_ids: Tensor, token_type_ids: Tensor, features: Tensor | None, feature_mask: Tensor | None) -> Tensor:
+        if input_ids.shape[1] > self.config.max_positions:
+            raise ValueError(f"a sequence of {input_ids.shape[1]} tokens is longer than max_positions {self.config.max_positions}")
+        tokens = self.token_embedding(input_ids)  # (B, S, D)
+        if features is not None and self.feature_projection is not None:
+            if feature_mask is None:
+                raise ValueError("features need a feature_mask")
+            is_visual = feature_mask[..., None]  # (B, S, 1)
+            if self.config.visual_input == "features":
+                tokens = tokens.masked_fill(is_visual, 0.0)  # (B, S, D)
+            tokens = tokens + self.feature_projection(features).masked_fill(~is_visual, 0.0)  # (B, S, D)
+        positions = self.position_embedding.weight[: input_ids.shape[1]]  # (S, D)
+        return self.dropout(self.embedding_norm(tokens + positions + self.type_embedding(token_type_ids)))  # (B, S, D)
+
+
+_BERT_BLOCK = {
+    "self_attention.q": "attention.self.query",
+    "self_attention.k": "attention.self.key",
+    "self_attention.v": "attention.self.value",
+    "self_attention.out": "attention.output.dense",
+    "self_norm": "attention.output.LayerNorm",
+    "feed_forward.up": "intermediate.dense",
+    "feed_forward.down": "output.dense",
+    "feed_forward_norm": "output.LayerNorm",
+}
+_BERT_MODULES = {
+    "token_embedding": "bert.embeddings.word_embeddings",
+    "position_embedding": "bert.embeddings.position_embeddings",
+    "type_embedding": "bert.embeddings.token_type_embeddings",
+    "embedding_norm": "bert.embeddings.LayerNorm",
+    "pooler": "bert.pooler.dense",
+    "masked_dense": "cls.predictions.transform.dense",
+    "masked_norm": "cls.predictions.transform.LayerNorm",
+    "alignment": "cls.seq_relationship",
+}
+
+
+def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
+    """Renames the weights to those of `transformers.BertForPreTraining` with R rows.
+
+    Returns:
+        Tensors by name, sharing memory with the model. The map of continuous features has no place in BERT and is left out.
+    """
+    state = {_bert_name(name): tensor for name, tensor in model.state_dict().items() if not name.startswith("feature_projection.")}
+    state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
+    state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]
+    return state
+
+
+def load_bert_state(model: VideoBert, state: Mapping[str, Tensor], source: str) -> list[str]:
+    """Fills the model from the weights of a BERT, in place.
+
+    A checkpoint with the text rows only fills those rows; the special and visual rows stay as they are. A bare `BertModel`
+    (no heads, no `bert.` prefix) is read, too, and so are its first `max_positions` positions if it has more.
+
+    Args:
+        model: its rows are R, of which the first `n_text_tokens` are text.
+        state: tensors by name, R rows or `n_text_tokens` rows of words.
+        source: the file, named in errors.
+
+    Returns:
+        Names of the model's tensors that the checkpoint does not have.
+
+    Raises:
+        VbcliError: a tensor has a shape that does not fit, or nothing in the checkpoint is BERT's.
+    """
+    found = {_published_name(name): tensor for name, tensor in state.items()}
+    missing = []
+    fitting: list[tuple[Tensor, Tensor]] = []
+    for name, target in model.state_dict().items():
+        tensor = None if name.startswith("feature_projection.") else found.get(_bert_name(name))
+        if tensor is None:
+            missing.append(name)
+            continue
+        if name == "position_embedding.weight":
+            tensor = tensor[: len(target)]
+        elif name in ("token_embedding.weight", "masked_bias") and len(tensor) == model.config.n_text_tokens:
+            target = target[: len(tensor)]
+        if tensor.shape != target.shape:
+            raise VbcliError(
+                f"{source}: {_bert_name(name)} has shape {tuple(tensor.shape)}, and this model needs {tuple(target.shape)}",
+                hint="choose the model preset of the checkpoint's shape",
+            )
+        fitting.append((target, tensor))
+    if not fitting:
+        raise VbcliError(f"{source} holds no weights of a BERT")
+    with torch.no_grad():
+        for target, tensor in fitting:
+            target.copy_(tensor)
+    return missing
+
+
+def _bert_name(name: str) -> str:
+    """BERT's name of one of our tensors."""
+    if name == "masked_bias":
+        return "cls.predictions.bias"
+    module, leaf = name.rsplit(".", 1)
+    if module.startswith("blocks."):
+        _, index, part = module.split(".", 2)
+        return f"bert.encoder.layer.{index}.{_BERT_BLOCK[part]}.{leaf}"
+    return f"{_BERT_MODULES[module]}.{leaf}"
+
+
+def _published_name(name: str) -> str:
+    """Today's name of a tensor in a published checkpoint, which may have a bare BertModel's or the first release's."""
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    return name if name.startswith(("bert.", "cls.")) else f"bert.{name}"

@@ -1,0 +1,277 @@
+"""The map commands as functions: each takes a folder, runs a stage over it and gives a report.
+
+    extract_videos    videos -> frames
+    encode_dataset    frames or videos -> features
+    tokenize_dataset  features -> tokens
+    caption_dataset   tokens or videos -> captions
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vbcli import shards
+from vbcli.config import config_hash
+from vbcli.errors import VbcliError
+from vbcli.media import ffmpeg_build, find_ffmpeg
+from vbcli.runner import (
+    Chain,
+    Executor,
+    ExecutorName,
+    Progress,
+    RunReport,
+    ShardInput,
+    Stage,
+    dataset_inputs,
+    open_executor,
+    run_stage,
+)
+from vbcli.stages.extract import Extract
+from vbcli.stages.scan import Probe, scan_videos
+
+if TYPE_CHECKING:
+    # These load torch: a run that only extracts frames does without it.
+    from vbcli.encoders import EncoderSpec
+    from vbcli.models.decoding import DecodingConfig
+
+
+def _ignore_progress(done: int, total: int, text: str) -> None:
+    del done, total, text
+
+
+def _ignore_note(text: str) -> None:
+    del text
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a dataset is run.
+
+    Args:
+        executor: `serial` or `processes`.
+        n_workers: worker processes; 0 is one a core.
+        is_retry: also redo the items that failed before.
+        on_note: called with sentences for the user.
+        on_progress: called when shards are done.
+    """
+
+    executor: ExecutorName = "processes"
+    n_workers: int = 0
+    is_retry: bool = False
+    ffmpeg: str = "bundled"
+    on_note: Callable[[str], None] = field(default=_ignore_note, compare=False)
+    on_progress: Progress = field(default=_ignore_progress, compare=False)
+
+    @contextmanager
+    def open(self) -> Iterator[Executor]:
+        with open_executor(self.executor, self.n_workers) as executor:
+            yield executor
+
+
+def dataset_kind(path: Path) -> str | None:
+    """Kind of the dataset in a folder; None where it is none."""
+    return shards.read_manifest(path).kind if (path / "manifest.json").is_file() else None
+
+
+def extract_videos(videos_dir: Path, frames_dir: Path, stage: Extract, caption_files: Sequence[Path] = (), options: RunOptions | None = None) -> RunReport:
+    """Extracts the frames of a folder of videos, with the text that belongs to them.
+
+    Raises:
+        VbcliError: there are no videos, or the output folder holds something else.
+    """
+    options = options or RunOptions()
+    with options.open() as executor:
+        _scan(videos_dir, frames_dir, caption_files, stage, executor, options)
+        inputs = dataset_inputs(frames_dir / "videos", stage)
+        return _run(stage, inputs, frames_dir, executor, options, parents=_parents(frames_dir / "videos"))
+
+
+def _scan(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, executor: Executor, options: RunOptions) -> None:
+    """Writes the videos dataset below `dataset_dir`, once the folder is known to be free for `stage`."""
+    if (dataset_dir / "manifest.json").is_file():
+        shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
+    scan = scan_videos(videos_dir, dataset_dir, caption_files)
+    for sentence in scan.notes:
+        options.on_note(sentence)
+    run_stage(Probe(), scan.inputs, dataset_dir / "videos", executor)
+
+
+def _parents(dataset_dir: Path) -> list[dict[str, Any]]:
+    manifest = shards.read_manifest(dataset_dir).as_dict()
+    return [{k: v for k, v in manifest.items() if k != "parents"}, *manifest["parents"]]
+
+
+def _run(
+    stage: Stage,
+    inputs: list[ShardInput],
+    output_dir: Path,
+    executor: Executor,
+    options: RunOptions,
+    *,
+    parents: list[dict[str, Any]],
+    videos_dir: Path | None = None,
+) -> RunReport:
+    build = ffmpeg_build(find_ffmpeg(options.ffmpeg))
+    report = run_stage(
+        stage,
+        inputs,
+        output_dir,
+        executor,
+        parents=parents,
+        videos_dir=videos_dir,
+        is_retry=options.is_retry,
+        progress=options.on_progress,
+        environment={"ffmpeg": build},
+    )
+    for sentence in report.notes:
+        options.on_note(sentence)
+    return report
+
+
+def encode_dataset(
+    source_dir: Path,
+    features_dir: Path,
+    encoder: EncoderSpec,
+    *,
+    caption_files: Sequence[Path] = (),
+    device: str = "cpu",
+    threads: int = 1,
+    options: RunOptions | None = None,
+) -> RunReport:
+    """Encodes a frames dataset, or a folder of videos without storing frames.
+
+    Raises:
+        VbcliError: frames stored too sparsely for the encoder's clips, or the output folder holds something else.
+    """
+    from vbcli.stages.encode import Encode, check_sampling
+
+    options = options or RunOptions()
+    kind = dataset_kind(source_dir)
+    if kind not in (None, "frames"):
+        raise VbcliError(f"{source_dir} is a {kind} dataset: encode takes frames or videos")
+    stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.ffmpeg)
+    with options.open() as executor:
+        if kind is None:
+            _scan(source_dir, features_dir, caption_files, stage, executor, options)
+            inputs = dataset_inputs(features_dir / "videos", stage)
+            return _run(stage, inputs, features_dir, executor, options, parents=_parents(features_dir / "videos"))
+        if caption_files:
+            raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
+        check_sampling(shards.read_manifest(source_dir).facts["fps"], encoder, source_dir)
+        _note_missing(source_dir, options)
+        inputs = dataset_inputs(source_dir, stage)
+        return _run(stage, inputs, features_dir, executor, options, parents=_parents(source_dir), videos_dir=source_dir / "videos")
+
+
+def _note_missing(dataset_dir: Path, options: RunOptions) -> None:
+    n_made, n_planned = len(shards.list_shards(dataset_dir)), len(shards.list_shards(dataset_dir / "videos"))
+    if n_made < n_planned:
+        options.on_note(f"{dataset_dir} is incomplete: {n_made} of {n_planned} shards; run the command that makes it again")
+    n_failed = len(shards.read_failures(dataset_dir))
+    if n_failed:
+        options.on_note(f"{n_failed} videos failed before {dataset_dir} and are left out")
+
+
+def tokenize_dataset(
+    features_dir: Path, tokens_dir: Path, vocab_dir: Path, *, caption_files: Sequence[Path] = (), options: RunOptions | None = None
+) -> RunReport:
+    """Turns features into visual tokens and joins the text.
+
+    Args:
+        caption_files: text that replaces the captions, labels, questions and splits of the videos.
+
+    Raises:
+        VbcliError: the vocabulary is of another encoder.
+    """
+    from vbcli.stages.tokenize import Relabel, Tokenize, relabel_inputs, tokenize_inputs
+    from vbcli.vocab import load_vocabulary
+
+    options = options or RunOptions()
+    manifest = shards.read_manifest(features_dir, "features")
+    vocabulary = load_vocabulary(vocab_dir)
+    if vocabulary.encoder != manifest.facts["encoder"]:
+        raise VbcliError(
+            f"the vocabulary {vocab_dir} was built on features of {vocabulary.encoder['name']}, and {features_dir} differs",
+            hint="build a vocabulary of these features: vbcli build-vocab FEATURES_DIR VOCAB_DIR",
+        )
+    videos_dir = tokens_dir / "videos" if caption_files else features_dir / "videos"
+    stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, str(videos_dir))
+    _note_missing(features_dir, options)
+    with options.open() as executor:
+        if caption_files:
+            run_stage(Relabel(), relabel_inputs(features_dir, caption_files), videos_dir, executor, parents=_parents(features_dir / "videos"))
+        inputs = tokenize_inputs(features_dir, stage, videos_dir)
+        carried = None if caption_files else videos_dir
+        report = _run(stage, inputs, tokens_dir, executor, options, parents=_parents(features_dir), videos_dir=carried)
+    if vocab_dir.resolve() != (tokens_dir / "vocab").resolve():
+        shutil.copytree(vocab_dir, tokens_dir / "vocab", dirs_exist_ok=True)
+    return report
+
+
+def caption_identity(model_sha256: str, decoding: DecodingConfig, split: str | None) -> str:
+    """What decides captions, for the name of their folder."""
+    return config_hash([model_sha256, vars(decoding), split])
+
+
+def caption_dataset(
+    source: Path,
+    captions_dir: Path,
+    checkpoint_dir: Path,
+    decoding: DecodingConfig,
+    *,
+    split: str | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    options: RunOptions | None = None,
+) -> RunReport:
+    """Captions a tokens dataset, or a folder of videos, streaming from video to sentence.
+
+    Raises:
+        VbcliError: no captioner in `checkpoint_dir`, or tokens of another vocabulary.
+    """
+    from vbcli.encoders import EncoderSpec
+    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.stages.caption import Caption
+    from vbcli.stages.encode import Encode
+    from vbcli.stages.tokenize import Tokenize
+    from vbcli.vocab import load_vocabulary
+
+    options = options or RunOptions()
+    values = read_checkpoint_config(checkpoint_dir, "caption")
+    kind = dataset_kind(source)
+    if kind not in (None, "tokens"):
+        raise VbcliError(f"{source} is a {kind} dataset: caption takes a folder of videos or a tokens dataset")
+    if kind == "tokens":
+        _check_vocabulary(source, checkpoint_dir, values)
+    videos_dir = str((source if kind else captions_dir) / "videos")
+    caption = Caption(str(checkpoint_dir), values["model_sha256"], decoding, videos_dir, split, device, threads)
+    with options.open() as executor:
+        if kind == "tokens":
+            inputs = dataset_inputs(source, caption)
+            return _run(caption, inputs, captions_dir, executor, options, parents=_parents(source), videos_dir=source / "videos")
+        vocabulary = load_vocabulary(checkpoint_dir / "vocab")
+        encoder = EncoderSpec.from_dict(vocabulary.encoder)
+        stage = Chain(
+            (
+                Encode(encoder, "videos", device, threads, options.ffmpeg),
+                Tokenize(str(checkpoint_dir / "vocab"), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, videos_dir),
+                caption,
+            )
+        )
+        _scan(source, captions_dir, (), stage, executor, options)
+        inputs = dataset_inputs(captions_dir / "videos", stage)
+        return _run(stage, inputs, captions_dir, executor, options, parents=_parents(captions_dir / "videos"))
+
+
+def _check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, values: dict[str, Any]) -> None:
+    if shards.read_manifest(tokens_dir).facts["vocab_sha256"] != values["visual_vocabulary_sha256"]:
+        raise VbcliError(
+            f"{tokens_dir} was tokenised with another visual vocabulary than the checkpoint {checkpoint_dir} knows",
+            hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}, or caption the folder of videos",
+        )
+

@@ -1,0 +1,430 @@
+"""Stages, the one function that runs a stage over a shard, and the executors that call it.
+
+A stage is a frozen dataclass: its fields are its configuration. It turns the rows of one input shard into the rows of
+one output shard and knows nothing of executors, files or resume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+
+from vbcli import shards
+from vbcli.config import config_hash, to_dict
+from vbcli.errors import ItemFailure, VbcliError
+
+Rows = Iterator[pa.Table | ItemFailure]
+Process = Callable[[Rows], Rows]
+ExecutorName = Literal["serial", "processes"]
+
+
+class Stage(ABC):
+    """One step from shard to shard.
+
+    `process`, which `open` returns, takes the rows of a shard as an iterator of tables (one a video) and yields tables
+    in `output_schema`, letting failures pass through, so that stages compose and memory stays bounded by a batch.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    output_kind: ClassVar[str]
+    input_columns: ClassVar[list[str] | None] = None
+    """Columns of the input that decide the output; None means all."""
+
+    @abstractmethod
+    def output_schema(self) -> pa.Schema:
+        """Schema of the rows that the stage yields."""
+
+    @abstractmethod
+    def open(self) -> Process:
+        """Loads weights, once a worker, and returns the function that processes rows."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the output's bytes, JSON-ready. By default the fields."""
+        return to_dict(self)
+
+    def facts(self) -> dict[str, Any]:
+        """What later stages need to know of the output."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Chain(Stage):
+    """Stages one after the other as one stage: rows stream through, nothing in between is written."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "+".join(s.name for s in self.stages)
+
+    @property
+    def version(self) -> int:  # type: ignore[override]
+        return int("".join(str(s.version) for s in self.stages))
+
+    @property
+    def output_kind(self) -> str:  # type: ignore[override]
+        return self.stages[-1].output_kind
+
+    @property
+    def input_columns(self) -> list[str] | None:  # type: ignore[override]
+        return self.stages[0].input_columns
+
+    def output_schema(self) -> pa.Schema:
+        return self.stages[-1].output_schema()
+
+    def identity(self) -> dict[str, Any]:
+        return {s.name: s.identity() for s in self.stages}
+
+    def facts(self) -> dict[str, Any]:
+        return self.stages[-1].facts()
+
+    def open(self) -> Process:
+        processes = [s.open() for s in self.stages]
+
+        def run(rows: Rows) -> Rows:
+            for process in processes:
+                rows = process(rows)
+            return rows
+
+        return run
+
+
+# ---------------------------------------------------------------- one shard
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to make: where its input is, where it goes and the key that will be in its footer."""
+
+    index: int
+    source: Path | pa.Table
+    output_dir: Path
+    key: str
+    is_retry: bool = False
+
+    @property
+    def output_path(self) -> Path:
+        return self.output_dir / shards.shard_name(self.index)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What `run_shard` did."""
+
+    index: int
+    n_items: int
+    n_rows: int
+    n_failed: int
+    seconds: float
+
+
+def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
+    """Makes one output shard from one input shard and records the items that failed.
+
+    The shard is written under a temporary name and renamed at the end. A retry processes only the items that failed
+    before and merges their rows with those that are there, in the order of the input.
+    """
+    started = time.perf_counter()
+    tables = list(shards.split_by_video(job.source)) if isinstance(job.source, pa.Table) else shards.iter_videos(job.source)
+    order: list[str] = []
+    retried = {f.video_id for f in shards.read_failures(job.output_dir, job.index)} if job.is_retry else None
+
+    def inputs() -> Rows:
+        for table in tables:
+            if table.num_rows == 0:
+                continue
+            video_id = table.column("video_id")[0].as_py()
+            order.append(video_id)
+            if retried is None or video_id in retried:
+                yield table
+
+    failures: list[ItemFailure] = []
+
+    def outputs() -> Iterator[pa.Table]:
+        for out in process(inputs()):
+            if isinstance(out, ItemFailure):
+                failures.append(out)
+            else:
+                yield out
+
+    with shards.ShardWriter(job.output_path, stage.output_schema()) as writer:
+        for table in outputs() if retried is None else _merged(job.output_path, outputs(), order):
+            writer.write(table)
+        shards.write_failures(job.output_dir, job.index, failures)
+        writer.close({**_footer(stage), "key": job.key, "n_items": len(order), "n_failed": len(failures)})
+    return ShardResult(job.index, len(order), writer.n_rows, len(failures), time.perf_counter() - started)
+
+
+def _merged(path: Path, new: Iterable[pa.Table], order: list[str]) -> Iterator[pa.Table]:
+    """Rows of the shard at `path` and new rows, in the order of the input's videos."""
+    redone: dict[str, list[pa.Table]] = {}
+    for table in new:
+        for part in shards.split_by_video(table):
+            redone.setdefault(part.column("video_id")[0].as_py(), []).append(part)
+    kept = shards.iter_videos(path)
+    head = next(kept, None)
+    for video_id in order:
+        if video_id in redone:
+            yield from redone[video_id]
+        while head is not None and head.column("video_id")[0].as_py() == video_id:
+            yield head
+            head = next(kept, None)
+
+
+def _footer(stage: Stage) -> dict[str, Any]:
+    return {"stage": stage.name, "version": stage.version, "config": stage.identity(), "facts": stage.facts()}
+
+
+def shard_key(stage: Stage, input_key: str) -> str:
+    """Key of an output shard: stage, version, configuration and what it is made from."""
+    return config_hash([stage.name, stage.version, stage.identity(), input_key])
+
+
+# ---------------------------------------------------------------- executors
+
+
+@lru_cache(maxsize=4)
+def _opened(stage: Stage) -> Process:
+    return stage.open()
+
+
+def _run_in_worker(stage: Stage, job: ShardJob) -> ShardResult:
+    return run_shard(stage, _opened(stage), job)
+
+
+def _start_worker() -> None:
+    # The parent decides what an interrupt means; a worker that dies of it would break the pool.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Executor(ABC):
+    """Runs jobs of a stage; results come as they finish."""
+
+    @abstractmethod
+    def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]: ...
+
+
+class SerialExecutor(Executor):
+    """Runs jobs one after the other in this process."""
+
+    def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
+        for job in jobs:
+            yield _run_in_worker(stage, job)
+
+
+class ProcessExecutor(Executor):
+    """Runs jobs in worker processes, at most one job a worker at a time."""
+
+    def __init__(self, pool: ProcessPoolExecutor, n_workers: int) -> None:
+        self.pool = pool
+        self.n_workers = n_workers
+
+    def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
+        waiting = iter(jobs)
+        running: dict[Future[ShardResult], ShardJob] = {}
+        try:
+            while True:
+                # Handing out one job a worker at a time keeps an interrupt short: nothing is queued behind it.
+                while len(running) < self.n_workers and (job := next(waiting, None)) is not None:
+                    running[self.pool.submit(_run_in_worker, stage, job)] = job
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    job = running.pop(future)
+                    yield future.result()
+        except BrokenProcessPool as error:
+            names = ", ".join(str(j.output_path) for j in running.values()) or "a shard"
+            raise VbcliError(
+                f"a worker process died while making {names}",
+                hint="often out of memory: give fewer --workers; run the same command again to go on",
+            ) from error
+
+
+@contextmanager
+def open_executor(name: ExecutorName, n_workers: int) -> Iterator[Executor]:
+    """Opens an executor; worker processes live until the end of the block.
+
+    Args:
+        name: `serial` or `processes`.
+        n_workers: worker processes; 0 means one a core.
+    """
+    n_workers = n_workers or len(os.sched_getaffinity(0))
+    if name == "serial" or n_workers == 1:
+        yield SerialExecutor()
+        return
+    # spawn: a forked child would inherit threads of torch and faiss in an undefined state.
+    pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    try:
+        yield ProcessExecutor(pool, n_workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---------------------------------------------------------------- one run over a dataset
+
+
+@dataclass
+class RunReport:
+    """Counts of one run; `n_waiting` failed items of earlier runs wait for a retry."""
+
+    output_dir: Path
+    n_shards: int = 0
+    n_done: int = 0
+    n_skipped: int = 0
+    n_rows: int = 0
+    n_failed: int = 0
+    n_waiting: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_status(self) -> int:
+        return 3 if self.n_failed or self.n_waiting else 0
+
+
+Progress = Callable[[int, int, str], None]
+"""Called with (shards done, shards in all, a word on what was done)."""
+
+
+def _no_progress(done: int, total: int, text: str) -> None:
+    del done, total, text
+
+
+@dataclass(frozen=True)
+class ShardInput:
+    """One input shard of a run: rows in memory (planned videos) or a file, and the digest that enters the key."""
+
+    index: int
+    source: Path | pa.Table
+    digest: str
+
+
+def dataset_inputs(input_dir: Path, stage: Stage) -> list[ShardInput]:
+    """The shards of a dataset as inputs of a stage."""
+    paths = shards.list_shards(input_dir)
+    return [ShardInput(shards.shard_index(p), p, shards.input_digest(p, stage.input_columns)) for p in paths]
+
+
+def run_stage(
+    stage: Stage,
+    inputs: list[ShardInput],
+    output_dir: Path,
+    executor: Executor,
+    *,
+    parents: list[dict[str, Any]] | None = None,
+    videos_dir: Path | None = None,
+    is_retry: bool = False,
+    progress: Progress = _no_progress,
+    environment: dict[str, Any] | None = None,
+) -> RunReport:
+    """Makes every output shard that is missing or made from something else, and leaves the others alone.
+
+    Args:
+        parents: manifests of the datasets that the inputs come from, nearest first.
+        videos_dir: the `videos` dataset to carry along.
+        is_retry: also redo the items that failed before.
+        environment: facts for the run's record, such as the ffmpeg build.
+
+    Raises:
+        VbcliError: the folder holds the output of another configuration, or cannot be written.
+    """
+    started = time.time()
+    manifest = shards.Manifest(stage.output_kind, stage.name, stage.version, stage.identity(), stage.facts(), parents or [])
+    shards.claim_manifest(output_dir, manifest)
+    report = RunReport(output_dir, n_shards=len(inputs))
+    if videos_dir is not None:
+        _carry_videos(videos_dir, output_dir / "videos")
+    jobs = _plan_jobs(stage, inputs, output_dir, is_retry, report)
+    progress(report.n_skipped, report.n_shards, "")
+    for result in executor.run(stage, jobs):
+        report.n_done += 1
+        report.n_rows += result.n_rows
+        report.n_failed += result.n_failed
+        if result.n_failed == result.n_items:
+            report.notes.append(f"all {result.n_items} items of {output_dir / shards.shard_name(result.index)} failed")
+        progress(report.n_skipped + report.n_done, report.n_shards, shards.shard_name(result.index))
+    if jobs:
+        _record_run(report, started, environment or {})
+    return report
+
+
+def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retry: bool, report: RunReport) -> list[ShardJob]:
+    jobs = []
+    for shard in inputs:
+        key = shard_key(stage, shard.digest)
+        job = ShardJob(shard.index, shard.source, output_dir, key)
+        if not job.output_path.exists():
+            jobs.append(job)
+            continue
+        footer = shards.read_footer(job.output_path)
+        if footer["key"] != key:
+            report.notes.append(f"{job.output_path} is made again: its input changed")
+            jobs.append(job)
+        elif footer["n_failed"] and is_retry:
+            jobs.append(ShardJob(shard.index, shard.source, output_dir, key, is_retry=True))
+        else:
+            report.n_skipped += 1
+            report.n_rows += footer["n_rows"]
+            report.n_waiting += footer["n_failed"]
+    return jobs
+
+
+def _carry_videos(source: Path, target: Path) -> None:
+    """Copies the videos dataset forward, shard by shard, where it is not there or differs."""
+    manifest = source / "manifest.json"
+    if not (target / "manifest.json").exists():
+        shards.write_atomic(target / "manifest.json", manifest.read_bytes())
+    for path in shards.list_shards(source):
+        copy = target / path.name
+        data = path.read_bytes()
+        if not copy.exists() or copy.read_bytes() != data:
+            shards.write_atomic(copy, data)
+
+
+def read_videos(dataset_dir: Path) -> pa.Table:
+    """All rows of a dataset's `videos`, in order."""
+    paths = shards.list_shards(dataset_dir / "videos")
+    if not paths:
+        raise VbcliError(f"{dataset_dir} has no videos dataset beside it", hint="it was not made by vbcli, or is incomplete")
+    return pa.concat_tables([pa.concat_tables(list(shards.iter_videos(p))) for p in paths])
+
+
+def _record_run(report: RunReport, started: float, environment: dict[str, Any]) -> None:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
+    record = {
+        "started": stamp,
+        "seconds": round(time.time() - started, 3),
+        "host": platform.node(),
+        "python": sys.version.split()[0],
+        "command": sys.argv,
+        "counts": {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")},
+        "packages": {name: _package_version(name) for name in ("vbcli", "torch", "torchvision", "timm", "open_clip_torch", "av", "pyarrow")},
+        **environment,
+    }
+    shards.write_json(report.output_dir / "_runs" / f"{stamp}-{platform.node()}-{os.getpid()}.json", json.loads(json.dumps(record)))
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+

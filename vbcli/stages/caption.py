@@ -1,0 +1,152 @@
+"""Captioning: tokens of a video to a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from vbcli.config import to_dict
+from vbcli.errors import ItemFailure, VbcliError
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint
+from vbcli.models.decoding import DecodingConfig, Hypothesis, generate
+from vbcli.runner import Process, Rows, Stage
+from vbcli.schemas import CAPTIONS
+from vbcli.stages.tokenize import VideoRows
+from vbcli.tokens import PackedSequence, pack, split_windows
+from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table
+
+BATCH_VIDEOS = 16
+WINDOW_OVERLAP_CLIPS = 4
+
+
+@dataclass(frozen=True)
+class Caption(Stage):
+    """One caption a video.
+
+    Args:
+        checkpoint_dir: of a captioner; its hash, not its place, is part of the identity.
+        model_sha256: of the captioner's weights.
+        decoding: how sentences are generated; recorded with each caption.
+        videos_dir: the videos dataset, for the paths of the videos.
+        split: caption the videos of this split only.
+        threads: of a worker; part of the identity.
+    """
+
+    checkpoint_dir: str
+    model_sha256: str
+    decoding: DecodingConfig
+    videos_dir: str
+    split: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+    name: ClassVar[str] = "caption"
+    version: ClassVar[int] = 1
+    output_kind: ClassVar[str] = "captions"
+
+    def output_schema(self) -> pa.Schema:
+        return CAPTIONS
+
+    def identity(self) -> dict[str, Any]:
+        return {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
+
+    def open(self) -> Process:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        checkpoint = load_checkpoint(Path(self.checkpoint_dir), "caption")
+        checkpoint.model.to(self.device)
+        paths = VideoRows(Path(self.videos_dir))
+        decoding = json.dumps(to_dict(self.decoding), sort_keys=True)
+
+        def rows_of(videos: Sequence[VideoTokens]) -> pa.Table:
+            hypotheses = caption_videos(checkpoint, videos, self.decoding)
+            rows = [
+                {
+                    "video_id": video.video_id,
+                    "path": paths.get(video.video_id)["path"],
+                    "start_s": video.segments[0].start_s,
+                    "end_s": video.segments[-1].end_s,
+                    "caption": checkpoint.text.decode(hypothesis.token_ids),
+                    "score": hypothesis.score,
+                    "checkpoint": self.model_sha256[:16],
+                    "decoding": decoding,
+                }
+                for video, hypothesis in zip(videos, hypotheses, strict=True)
+            ]
+            return pa.Table.from_pylist(rows, schema=CAPTIONS)
+
+        def process(rows: Rows) -> Rows:
+            waiting: list[VideoTokens] = []
+            for table in rows:
+                if isinstance(table, ItemFailure):
+                    yield table
+                    continue
+                video = tokens_from_table(table)
+                if self.split is None or video.split == self.split:
+                    waiting.append(video)
+                if len(waiting) == BATCH_VIDEOS:
+                    yield rows_of(waiting)
+                    waiting = []
+            if waiting:
+                yield rows_of(waiting)
+
+        return process
+
+
+def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decoding: DecodingConfig) -> list[Hypothesis]:
+    """The best hypothesis for each video.
+
+    A video with more clips than the encoder has seen in training is encoded in overlapping windows; the decoder attends to
+    all of them, each shared clip taken from the window in whose middle it lies.
+
+    Args:
+        videos: at least one.
+    """
+    import torch
+
+    captioner = checkpoint.captioner
+    device = next(captioner.parameters()).device
+    windows: list[PackedSequence] = []
+    kept: list[list[tuple[int, slice]]] = []
+    for video in videos:
+        mine = _windows(video, checkpoint)
+        kept.append([(len(windows) + i, part) for i, (_, part) in enumerate(mine)])
+        windows += [packed for packed, _ in mine]
+    config = captioner.encoder.config
+    with torch.inference_mode():
+        batch = collate(windows, config.feature_dim, checkpoint.text.pad_id).to(device)
+        encoded, _ = captioner.encode(**batch.arguments())  # (W, S, D)
+        rows = [torch.cat([encoded[i, part] for i, part in parts]) for parts in kept]
+        memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S', D)
+        lengths = torch.tensor([len(r) for r in rows], device=device)
+        mask = torch.arange(memory.shape[1], device=device) < lengths[:, None]  # (B, S')
+        seeds = [decoding.seed + i for i in range(len(videos))] if decoding.is_sampled else None
+        return [found[0] for found in generate(captioner.decoder, memory, mask, decoding, seeds=seeds)]
+
+
+def _windows(video: VideoTokens, checkpoint: Checkpoint) -> list[tuple[PackedSequence, slice]]:
+    """The windows of a video, each with the positions of it that go into the memory."""
+    tokens, features = video.visual_tokens, video.features
+    chosen = choose_clips(len(tokens), checkpoint.n_clips)
+    config = checkpoint.encoder.config
+    size = checkpoint.window_clips
+    if size < 1 and len(chosen):
+        raise VbcliError(f"the checkpoint {checkpoint.vocab_dir.parent} was trained without video clips, and cannot see any")
+    spans = split_windows(len(chosen), max(size, 1), min(WINDOW_OVERLAP_CLIPS, size // 2))
+    # Where two windows share clips, the border between them lies in the middle of what they share.
+    borders = [0, *((a_end + b_start) // 2 for (_, a_end), (b_start, _) in zip(spans, spans[1:], strict=False)), len(chosen)]
+    windows = []
+    for (start, end), first, last in zip(spans, borders, borders[1:], strict=False):
+        clips = chosen[start:end]
+        packed = pack([], tokens[clips], features[clips, : config.feature_dim], checkpoint.text, config)
+        # [CLS] and [>] of the first window and [SEP] of the last frame the whole memory.
+        begin = 0 if start == 0 else 2 + first - start
+        stop = len(packed.input_ids) if end == len(chosen) else 2 + last - start
+        windows.append((packed, slice(begin, stop)))
+    return windows

@@ -1,0 +1,1 @@
+"""Training: masking, batches, tasks and the loop."""
