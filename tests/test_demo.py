@@ -138,7 +138,9 @@ def test_clips_are_varied_and_two_events_come_in_order() -> None:
     assert 0.4 < sum(bool(clip.bystanders) for clip in clips) / len(clips) < 0.6
     for clip in clips:
         times = [time_s for event in clip.events for time_s in (event.start_s, event.end_s)]
-        assert times == sorted(times) and times[0] > 0 and times[-1] < clip.duration_s
+        assert times == sorted(times)
+        assert times[0] > 0
+        assert times[-1] < clip.duration_s
         assert len({event.action for event in clip.events}) == len(clip.events)
         names = [thing.name for thing in (*clip.actors, *clip.bystanders)]
         assert len(set(names)) == len(names)
@@ -172,10 +174,12 @@ def test_narration_is_longer_than_captions_and_says_each_event_while_it_lasts() 
             spans.append(clock)
             texts.append(text)
         flat = [time_s for span in spans for time_s in span]
-        assert flat == sorted(flat) and flat[-1] == clip.duration_s
+        assert flat == sorted(flat)
+        assert flat[-1] == clip.duration_s
         assert [_mentions(text, "action") for text in texts[1:-1]] == [[event.action] for event in clip.events]
         for (start_s, end_s), event in zip(spans[1:-1], clip.events, strict=True):
-            assert start_s < event.end_s and end_s > event.start_s
+            assert start_s < event.end_s
+            assert end_s > event.start_s
         assert len(" ".join(texts).split()) > 1.5 * max(len(caption.split()) for caption in write_captions(clip, 3, rng))
 
 
@@ -234,10 +238,10 @@ def test_middle_frame_of_two_events_does_not_depend_on_actions_or_order() -> Non
 @pytest.mark.parametrize(
     ("action", "dx", "dy", "area_ratio"),
     [
-        ("left", -54.4, 0, 1),
-        ("right", 54.4, 0, 1),
-        ("rise", 0, -48, 1),
-        ("fall", 0, 48, 1),
+        ("left", -51.2, 0, 1),
+        ("right", 51.2, 0, 1),
+        ("rise", 0, -43.2, 1),
+        ("fall", 0, 43.2, 1),
         ("grow", 0, 0, 3.24),
         ("shrink", 0, 0, 1 / 3.24),
     ],
@@ -280,10 +284,19 @@ def test_shapes_cover_their_geometric_area(shape: str, area: float) -> None:
 
 def test_bystanders_stay_still_against_the_background() -> None:
     bystander = Thing("black", "star", "plain", x=80.0, y=60.0, size=22.0, tilt=0.0)
-    for seed in range(3):
-        frames = list(render_clip(Clip("x.mp4", "train", (seed, 0), 6.0, (), (bystander,))))
-        first, last = frames[0].astype(float).mean(axis=2), frames[-1].astype(float).mean(axis=2)
-        # Some whole-pixel shift of the camera must undo every change but the noise, in every pixel.
-        shifts = [(dy, dx) for dy in range(-24, 25) for dx in range(-24, 25)]
-        errors = [np.abs(last[24 + dy : 96 + dy, 24 + dx : 136 + dx] - first[24:96, 24:136]) for dy, dx in shifts]
-        assert np.quantile(min(errors, key=np.mean), 0.999) < 30
+    shifts = [(dx, dy) for dx in range(-14, 15) for dy in range(-14, 15)]
+    n_decisive = 0
+    for seed in range(18):
+        clip = Clip("x.mp4", "train", (seed, 0), 4.0, (), (bystander,))
+        scenes = [np.stack(list(render_clip(c))).astype(float).mean(axis=3) for c in (clip, replace(clip, bystanders=()))]
+        # The noise of both renderings is the same, so only the star differs.
+        centres = [np.argwhere(np.abs(scenes[0][i] - scenes[1][i]) > 30).mean(axis=0) for i in (0, -1)]
+        first, last = scenes[1][0], scenes[1][-1]
+        errors = {(dx, dy): np.square(last[16 + dy : 104 + dy, 16 + dx : 144 + dx] - first[16:104, 16:144]).mean() for dx, dy in shifts}
+        (dx, dy), best = min(errors.items(), key=lambda item: item[1])
+        # Where the background is too smooth to tell the camera's path, there is nothing to compare.
+        rival = min(error for (x, y), error in errors.items() if abs(x - dx) + abs(y - dy) > 2)
+        if best < 0.85 * rival:
+            n_decisive += 1
+            assert centres[1] - centres[0] == pytest.approx([dy, dx], abs=0.3)
+    assert n_decisive >= 2

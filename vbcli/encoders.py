@@ -121,7 +121,9 @@ class _Backbone:
     n_frames: int = 1
 
 
-def load_encoder(name: str, *, pool: Pool = "grid3", precision: Precision = "auto", clip_s: float | None = None, device: str = "cpu") -> Encoder:
+def load_encoder(
+    name: str, *, pool: Pool = "grid3", precision: Precision = "auto", clip_s: float | None = None, device: str = "cpu"
+) -> Encoder:
     """Loads an encoder by name.
 
     Args:
@@ -135,7 +137,9 @@ def load_encoder(name: str, *, pool: Pool = "grid3", precision: Precision = "aut
     """
     library, _, rest = name.partition(":")
     if library not in _LOADERS or not rest:
-        raise VbcliError(f"unknown encoder '{name}'", hint=f"names look like {DEFAULT_ENCODER}, open_clip:ViT-B-32/PATH_OR_TAG, torchvision:s3d/PATH")
+        raise VbcliError(
+            f"unknown encoder '{name}'", hint=f"names look like {DEFAULT_ENCODER}, open_clip:ViT-B-32/PATH_OR_TAG, torchvision:s3d/PATH"
+        )
     architecture, _, weights = rest.partition("/")
     backbone = _LOADERS[library](architecture, weights)
     if pool != "mean" and backbone.feature_map is None:
@@ -244,7 +248,9 @@ def _load_timm(architecture: str, weights: str) -> _Backbone:
     try:
         module = timm.create_model(f"{architecture}.{weights}" if is_download else architecture, pretrained=is_download, num_classes=0)
     except (RuntimeError, OSError, ValueError) as error:
-        raise VbcliError(f"timm:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file") from error
+        raise VbcliError(
+            f"timm:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file"
+        ) from error
     config = timm.data.resolve_model_data_config(module)
     size, mean, std, crop_pct = config["input_size"][-1], config["mean"], config["std"], config["crop_pct"]
     if is_embedded:
@@ -335,7 +341,9 @@ def _load_torchvision(architecture: str, weights: str) -> _Backbone:
     try:
         module: Any = getattr(video, architecture)(weights=weights if is_download else None)
     except (KeyError, ValueError, OSError) as error:
-        raise VbcliError(f"torchvision:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file") from error
+        raise VbcliError(
+            f"torchvision:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file"
+        ) from error
     if weights != "random" and not is_download:
         _load_state(module, Path(weights), f"torchvision:{architecture}")
     fps, n_frames, geometry = _VIDEO_MODELS[architecture]

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from vbcli import captionfiles, shards
 from vbcli.errors import VbcliError
 from vbcli.metrics import (
-    CaptionScores,
     Lexicon,
     best_constant_caption,
     nearest_captions,
@@ -42,13 +41,20 @@ class Evaluation:
 
 
 def evaluate_captions(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, tokens_dir: Path | None = None, lexicon: Lexicon | None = None, seed: int = 0
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    others: Mapping[str, Mapping[str, str]] | None = None,
+    tokens_dir: Path | None = None,
+    lexicon: Lexicon | None = None,
+    seed: int = 0,
 ) -> Evaluation:
     """Scores captions and baselines.
 
     Args:
         captions: video to caption.
         references: video to captions of people; only videos on both sides are scored.
+        others: captions of other systems by name, for rows of their own; they must have the same videos.
         tokens_dir: tokens dataset with the training videos, for the baselines that need them.
         lexicon: what captions should name, for the share of videos that do.
 
@@ -58,7 +64,8 @@ def evaluate_captions(
     shared = [v for v in captions if references.get(v)]
     if not shared:
         raise VbcliError(
-            f"none of the {len(captions)} captions has a reference among {len(references)} videos", hint="both sides must name the same videos"
+            f"none of the {len(captions)} captions has a reference among {len(references)} videos",
+            hint="both sides must name the same videos",
         )
     hypotheses = {v: captions[v] for v in shared}
     truths = {v: references[v] for v in shared}
@@ -66,29 +73,35 @@ def evaluate_captions(
     if len(shared) < len(captions):
         evaluation.notes.append(f"{len(captions) - len(shared)} of {len(captions)} captions have no reference and are left out")
     n_references = sum(len(r) for r in truths.values())
-    evaluation.notes.append(f"{len(shared)} videos, {n_references} references, PTB tokens; CIDEr is CIDEr-D as pycocoevalcap scales it (10 is a perfect match)")
+    evaluation.notes.append(
+        f"{len(shared)} videos, {n_references} references, PTB tokens; CIDEr is CIDEr-D as pycocoevalcap scales it (10 is a perfect match)"
+    )
 
     def score(rows: Mapping[str, str], with_meteor: bool) -> dict[str, float]:
         found = score_captions(rows, truths, with_meteor=with_meteor)
-        _note_meteor(found, with_meteor, evaluation)
+        if with_meteor and found.meteor_reason:
+            evaluation.notes.append(f"no METEOR: {found.meteor_reason}")
         return {**found.as_row(), **_mention_row(rows, truths, lexicon)}
 
+    # METEOR's Java takes many seconds to start: it is asked for the captions in question alone.
     evaluation.scores["captions"] = score(hypotheses, True)
-    if tokens_dir is not None:
-        for name, rows in _training_baselines(shared, tokens_dir, evaluation).items():
-            evaluation.scores[name] = score(rows, True)
+    baselines = {} if tokens_dir is None else _training_baselines(shared, tokens_dir, evaluation)
+    for name, rows in {**(others or {}), **baselines}.items():
+        missing = [v for v in shared if v not in rows]
+        if missing:
+            raise VbcliError(f"{name} has no caption for {len(missing)} of the {len(shared)} videos, first {missing[0]}")
+        evaluation.scores[name] = score({v: rows[v] for v in shared}, False)
     if len(shared) > 1:
         shuffled = permutation_scores(
-            hypotheses, truths, lambda h, r: {**score_captions(h, r, with_meteor=False).as_row(), **_mention_row(h, r, lexicon)}, N_PERMUTATIONS, seed
+            hypotheses,
+            truths,
+            lambda h, r: {**score_captions(h, r, with_meteor=False).as_row(), **_mention_row(h, r, lexicon)},
+            N_PERMUTATIONS,
+            seed,
         )
         evaluation.scores["shuffled videos"] = shuffled.mean
         evaluation.spread = shuffled.std
     return evaluation
-
-
-def _note_meteor(found: CaptionScores, is_wanted: bool, evaluation: Evaluation) -> None:
-    if is_wanted and found.meteor_reason and found.meteor_reason not in evaluation.notes:
-        evaluation.notes.append(f"no METEOR: {found.meteor_reason}") if f"no METEOR: {found.meteor_reason}" not in evaluation.notes else None
 
 
 def _mention_row(hypotheses: Mapping[str, str], truths: Mapping[str, Sequence[str]], lexicon: Lexicon | None) -> dict[str, float]:
@@ -112,7 +125,9 @@ def _training_baselines(video_ids: Sequence[str], tokens_dir: Path, evaluation: 
     known = [v for v in video_ids if v in videos]
     if len(known) == len(video_ids):
         nearest = nearest_captions(
-            np.stack([_mean_feature(videos[v]) for v in video_ids]), np.stack([_mean_feature(v) for v in training]), [v.captions for v in training]
+            np.stack([_mean_feature(videos[v]) for v in video_ids]),
+            np.stack([_mean_feature(v) for v in training]),
+            [v.captions for v in training],
         )
         rows = {"nearest training video": {v: captions[0] for v, captions in zip(video_ids, nearest, strict=True)}, **rows}
     else:

@@ -43,7 +43,10 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
         "videos": sum(f["n_items"] for f in footers),
         "failed": len(failures),
         "failures": [f.as_row() for f in failures],
-        "chain": [{"stage": manifest.stage, "version": manifest.version, "config": manifest.config, "facts": manifest.facts}, *manifest.parents],
+        "chain": [
+            {"stage": manifest.stage, "version": manifest.version, "config": manifest.config, "facts": manifest.facts},
+            *manifest.parents,
+        ],
     }
 
 

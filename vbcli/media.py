@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import IO
 from urllib.parse import unquote_to_bytes
 
@@ -28,8 +27,43 @@ import numpy as np
 from vbcli.errors import MediaError, VbcliError
 
 VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut "
-    ".ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+    [
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".ivf",
+        ".m1v",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".nut",
+        ".ogm",
+        ".ogv",
+        ".qt",
+        ".rm",
+        ".rmvb",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+        ".y4m",
+    ]
 )
 
 # Containers that hold media themselves. Playlists, concat scripts and image sequences, which open other files or
@@ -168,7 +202,9 @@ class Geometry:
         return {"w": f"if(gte(dar,1),{wide},{side})", "h": f"if(gte(dar,1),{side},{tall})", "flags": "bicubic"}
 
 
-def _command(path: str, info: VideoInfo, fps: float, geometry: Geometry, executable: str, output: dict[str, str | int]) -> list[bytes | str]:
+def _command(
+    path: str, info: VideoInfo, fps: float, geometry: Geometry, executable: str, output: dict[str, str | int]
+) -> list[bytes | str]:
     # ffmpeg-python wants text: the name takes its place afterwards, so that any bytes in it reach ffmpeg unchanged.
     marker = "input-name"
     stream = ffmpeg.input(marker, threads=1, protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS)[str(info.stream_index)]

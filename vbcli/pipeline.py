@@ -1,9 +1,9 @@
 """The map commands as functions: each takes a folder, runs a stage over it and gives a report.
 
-    extract_videos    videos -> frames
-    encode_dataset    frames or videos -> features
-    tokenize_dataset  features -> tokens
-    caption_dataset   tokens or videos -> captions
+extract_videos    videos -> frames
+encode_dataset    frames or videos -> features
+tokenize_dataset  features -> tokens
+caption_dataset   tokens or videos -> captions
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def dataset_kind(path: Path) -> str | None:
     return shards.read_manifest(path).kind if (path / "manifest.json").is_file() else None
 
 
-def extract_videos(videos_dir: Path, frames_dir: Path, stage: Extract, caption_files: Sequence[Path] = (), options: RunOptions | None = None) -> RunReport:
+def extract_videos(
+    videos_dir: Path, frames_dir: Path, stage: Extract, caption_files: Sequence[Path] = (), options: RunOptions | None = None
+) -> RunReport:
     """Extracts the frames of a folder of videos, with the text that belongs to them.
 
     Raises:
@@ -91,7 +93,9 @@ def extract_videos(videos_dir: Path, frames_dir: Path, stage: Extract, caption_f
         return _run(stage, inputs, frames_dir, executor, options, parents=_parents(frames_dir / "videos"))
 
 
-def _scan(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, executor: Executor, options: RunOptions) -> None:
+def _scan(
+    videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, executor: Executor, options: RunOptions
+) -> None:
     """Writes the videos dataset below `dataset_dir`, once the folder is known to be free for `stage`."""
     if (dataset_dir / "manifest.json").is_file():
         shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
@@ -204,7 +208,9 @@ def tokenize_dataset(
     _note_missing(features_dir, options)
     with options.open() as executor:
         if caption_files:
-            run_stage(Relabel(), relabel_inputs(features_dir, caption_files), videos_dir, executor, parents=_parents(features_dir / "videos"))
+            run_stage(
+                Relabel(), relabel_inputs(features_dir, caption_files), videos_dir, executor, parents=_parents(features_dir / "videos")
+            )
         inputs = tokenize_inputs(features_dir, stage, videos_dir)
         carried = None if caption_files else videos_dir
         report = _run(stage, inputs, tokens_dir, executor, options, parents=_parents(features_dir), videos_dir=carried)
@@ -274,4 +280,3 @@ def _check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, values: dict[str, 
             f"{tokens_dir} was tokenised with another visual vocabulary than the checkpoint {checkpoint_dir} knows",
             hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}, or caption the folder of videos",
         )
-

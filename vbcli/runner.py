@@ -416,7 +416,9 @@ def _record_run(report: RunReport, started: float, environment: dict[str, Any]) 
         "python": sys.version.split()[0],
         "command": sys.argv,
         "counts": {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")},
-        "packages": {name: _package_version(name) for name in ("vbcli", "torch", "torchvision", "timm", "open_clip_torch", "av", "pyarrow")},
+        "packages": {
+            name: _package_version(name) for name in ("vbcli", "torch", "torchvision", "timm", "open_clip_torch", "av", "pyarrow")
+        },
         **environment,
     }
     shards.write_json(report.output_dir / "_runs" / f"{stamp}-{platform.node()}-{os.getpid()}.json", json.loads(json.dumps(record)))
@@ -427,4 +429,3 @@ def _package_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-

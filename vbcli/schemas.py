@@ -8,9 +8,7 @@ import pyarrow as pa
 
 TRANSCRIPT = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("text", pa.string())]))
 CAPTION_LIST = pa.list_(pa.struct([("text", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]))
-QUESTIONS = pa.list_(
-    pa.struct([("question", pa.string()), ("answers", pa.list_(pa.string())), ("candidates", pa.list_(pa.string()))])
-)
+QUESTIONS = pa.list_(pa.struct([("question", pa.string()), ("answers", pa.list_(pa.string())), ("candidates", pa.list_(pa.string()))]))
 TEXT_FIELDS = [
     pa.field("captions", CAPTION_LIST),
     pa.field("labels", pa.list_(pa.string())),

@@ -15,6 +15,7 @@ Every file appears under its final name complete or not at all.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -230,7 +231,7 @@ def split_by_video(table: pa.Table) -> list[pa.Table]:
         return [table]
     video_ids = table.column("video_id").to_pylist()
     starts = [0, *(i for i in range(1, len(video_ids)) if video_ids[i] != video_ids[i - 1]), len(video_ids)]
-    return [table.slice(a, b - a) for a, b in zip(starts, starts[1:], strict=False)]
+    return [table.slice(a, b - a) for a, b in itertools.pairwise(starts)]
 
 
 # ---------------------------------------------------------------- failed items
@@ -306,7 +307,12 @@ def read_manifest(dataset_dir: Path, *kinds: str) -> Manifest:
 
 
 def _hint_for(kinds: tuple[str, ...]) -> str | None:
-    commands = {"frames": "vbcli extract VIDEOS_DIR", "features": "vbcli encode", "tokens": "vbcli tokenize", "captions": "vbcli caption FOLDER"}
+    commands = {
+        "frames": "vbcli extract VIDEOS_DIR",
+        "features": "vbcli encode",
+        "tokens": "vbcli tokenize",
+        "captions": "vbcli caption FOLDER",
+    }
     made = [commands[k] for k in kinds if k in commands]
     return f"make one with: {made[0]}" if made else None
 

@@ -115,7 +115,9 @@ class PackedSequence:
     features: np.ndarray
 
 
-def pack(text_ids: Sequence[int], visual_tokens: np.ndarray, features: np.ndarray, vocabulary: TextVocabulary, config: VideoBertConfig) -> PackedSequence:
+def pack(
+    text_ids: Sequence[int], visual_tokens: np.ndarray, features: np.ndarray, vocabulary: TextVocabulary, config: VideoBertConfig
+) -> PackedSequence:
     """Packs text and video.
 
     Args:
@@ -172,7 +174,9 @@ class Segment:
     text: str
 
 
-def segment_clips(spans: Sequence[tuple[float, float]], transcript: Sequence[TranscriptSegment], clips_per_segment: int = 16) -> list[Segment]:
+def segment_clips(
+    spans: Sequence[tuple[float, float]], transcript: Sequence[TranscriptSegment], clips_per_segment: int = 16
+) -> list[Segment]:
     """Groups the clips of a video into segments.
 
     A clip belongs to the transcript segment that it shares most time with. Clips without speech, and all clips of a video

@@ -373,7 +373,9 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     vocabulary.splits = {} if any(given) else dict(zip(video_ids, splits, strict=True))
     projected = vocabulary.project(features)
     origin = [(v, s) for t in training for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
-    exemplars = [{"token": k, "video_id": origin[i][0], "start_s": origin[i][1]} for k, i in enumerate(find_exemplars(vocabulary, projected))]
+    exemplars = [
+        {"token": k, "video_id": origin[i][0], "start_s": origin[i][1]} for k, i in enumerate(find_exemplars(vocabulary, projected))
+    ]
     save_vocabulary(vocabulary, vocab_dir, exemplars)
     return vocabulary
 

@@ -63,11 +63,13 @@ def ours_of(theirs: transformers.BartForConditionalGeneration) -> Bart:
 
 def batch() -> dict[str, torch.Tensor]:
     torch.manual_seed(5)
+    target_mask = torch.arange(T) < TARGET_LENGTHS[:, None]
+    target_mask[0, 2] = target_mask[2, 1] = False  # padding at the end alone would never be seen by a causal decoder
     return {
         "input_ids": torch.randint(3, CONFIG.n_tokens, (B, S)),
         "attention_mask": torch.arange(S) < LENGTHS[:, None],
         "decoder_input_ids": torch.randint(3, CONFIG.n_tokens, (B, T)),
-        "decoder_attention_mask": torch.arange(T) < TARGET_LENGTHS[:, None],
+        "decoder_attention_mask": target_mask,
     }
 
 

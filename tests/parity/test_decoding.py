@@ -159,7 +159,9 @@ def test_sampling_draws_what_transformers_draws(options: dict[str, Any]) -> None
 def test_scores_of_samples_are_the_models_own_log_probabilities() -> None:
     _, ours = models(3.0, is_special_free=True)
     ids, mask = (t[:1] for t in inputs())
-    config = DecodingConfig(n_beams=12, max_length=9, is_sampled=True, temperature=1.5, top_k=20, length_penalty=0.8, no_repeat_ngram_size=0)
+    config = DecodingConfig(
+        n_beams=12, max_length=9, is_sampled=True, temperature=1.5, top_k=20, length_penalty=0.8, no_repeat_ngram_size=0
+    )
     lengths = set()
     for h in ours_generate(ours, ids, mask, config)[0]:
         tokens = h.token_ids if len(h.token_ids) == 9 else [*h.token_ids, END]

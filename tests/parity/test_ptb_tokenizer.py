@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,25 @@ from vbcli.ptb import caption_tokens, ptb_tokens
 DATA_DIR = Path(__file__).parents[2] / "../shared/data"
 JAVA = pytest.mark.skipif(shutil.which("java") is None, reason="the reference tokenizer needs java on the PATH")
 
+FIGURES = [
+    "1/2",
+    "1 1/2",
+    "3.5",
+    "10:30",
+    "50%",
+    "$5",
+    "5kg",
+    "U.S.",
+    "Mr.",
+    "p.m.",
+    "½",
+    "350°F",
+    "t-shirt",
+    "don't",
+    "Café",
+    "#1",
+    "etc.",
+]
 HAND_MADE = """\
 don't can't won't he's they've I'm we'd you're she'll isn’t it’s 'tis 'twas
 cannot gonna gotta wanna gimme lemme dunno more'n y'all o'clock O'Brien ma'am rock'n'roll 'em 'til '90s 90's the dogs' bowl
@@ -35,10 +55,11 @@ and/or he/she 1/2/2012 24/7 w/o km/h a / b a/b/c/d
 a & b AT&T r&b R&B &amp; a+b C++ a=b a_b a*b a^b a|b ~ ** __ < > <b> </b>
 café naïve jalapeño's crème brûlée 日本 привет हिन्दी ™ © · → 😀 ok
 :) :-( ;) =D :P <3 ^_^ 555-1234 (555) 123-4567 1-800-123-4567 100 200 300
-a man is eating . A woman is cooking. He's eating!""".splitlines()
+a man is eating . A woman is cooking. He's eating!
+""".splitlines()
 
 
-def java_tokens(sentences: list[str]) -> list[list[str]]:
+def java_tokens(sentences: Sequence[str]) -> list[list[str]]:
     """What the reference pipeline leaves of each sentence."""
     tokenised = PTBTokenizer().tokenize({"all": [{"caption": sentence} for sentence in sentences]})
     assert len(tokenised["all"]) == len(sentences)
@@ -76,9 +97,7 @@ def decorated(sentence: str, rng: random.Random) -> str:
         elif draw < 0.15:
             words[place] = word + rng.choice(["'s", "'", "n't", "'re", "’s", "-" + words[0], "/" + words[0], " & " + words[0]])
         elif draw < 0.20:
-            words[place] = (
-                rng.choice("1/2,1 1/2,3.5,10:30,50%,$5,5kg,U.S.,Mr.,p.m.,½,350°F,t-shirt,don't,Café,#1,etc.".split(",")) + " " + word
-            )
+            words[place] = rng.choice(FIGURES) + " " + word
     return " ".join(words) + rng.choice(["", ".", " .", "!", '."'])
 
 

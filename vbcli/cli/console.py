@@ -63,7 +63,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 @contextmanager
 def progress_bar(description: str, unit: str) -> Iterator[Progress]:
     """A progress display on stderr, drawn only on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         progress.add_task(description, total=None, text="")
         yield progress

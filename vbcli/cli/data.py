@@ -62,7 +62,9 @@ def extract(
 def encode(
     source_dir: Annotated[Path | None, typer.Argument(metavar="FRAMES_OR_VIDEOS_DIR", help="The workspace's frames/ if left out.")] = None,
     features_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's features/ if left out.")] = None,
-    encoder: Annotated[str, typer.Option(help="timm:ARCH, open_clip:ARCH/TAG_OR_PATH or torchvision:ARCH/TAG_OR_PATH.")] = "timm:tf_efficientnet_lite0",
+    encoder: Annotated[
+        str, typer.Option(help="timm:ARCH, open_clip:ARCH/TAG_OR_PATH or torchvision:ARCH/TAG_OR_PATH.")
+    ] = "timm:tf_efficientnet_lite0",
     clip_s: Annotated[float | None, typer.Option(help="Seconds of a clip; what the encoder declares if left out.")] = None,
     pool: Annotated[Pool, typer.Option(help="Average over the frame, or over a 2x2 or 3x3 grid of cells.")] = Pool.grid3,
     precision: Annotated[Precision, typer.Option(help="auto is bfloat16 where the hardware computes with it.")] = Precision.auto,
@@ -78,7 +80,21 @@ def encode(
     """Encode frames, or videos directly, into features: one a clip."""
     places = Places(workspace)
     source = source_dir or places.frames_dir
-    _encode(source, features_dir or places.features_dir, encoder, clip_s, pool, precision, captions, executor, workers, threads, retry_failed, ffmpeg, as_json)
+    _encode(
+        source,
+        features_dir or places.features_dir,
+        encoder,
+        clip_s,
+        pool,
+        precision,
+        captions,
+        executor,
+        workers,
+        threads,
+        retry_failed,
+        ffmpeg,
+        as_json,
+    )
 
 
 def _encode(
@@ -108,11 +124,15 @@ def _encode(
 
 
 def build_vocab(
-    source_dir: Annotated[Path | None, typer.Argument(metavar="FRAMES_OR_FEATURES_DIR", help="The workspace's features/ if left out.")] = None,
+    source_dir: Annotated[
+        Path | None, typer.Argument(metavar="FRAMES_OR_FEATURES_DIR", help="The workspace's features/ if left out.")
+    ] = None,
     vocab_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's vocab/ if left out.")] = None,
     branching: Annotated[int, typer.Option(help="Children of a node of the tree.")] = 12,
     levels: Annotated[int, typer.Option(help="Depth of the tree; 1 is flat k-means.")] = 4,
-    n_components: Annotated[int, typer.Option(min=0, help="Principal components to reduce features to; 0 clusters them as they are.")] = 128,
+    n_components: Annotated[
+        int, typer.Option(min=0, help="Principal components to reduce features to; 0 clusters them as they are.")
+    ] = 128,
     whitening: Annotated[float, typer.Option(help="Power of the standard deviation that each component is divided by.")] = 0.5,
     min_points: Annotated[int, typer.Option(min=1, help="Least features a token, on average, when a node is split.")] = 8,
     seed: Seed = 0,
@@ -124,11 +144,25 @@ def build_vocab(
 
     places = Places(workspace)
     target = vocab_dir or places.vocab_dir
-    source = source_dir or (places.features_dir if dataset_kind(places.features_dir) and not dataset_kind(places.frames_dir) else places.frames_dir)
+    source = source_dir or (
+        places.features_dir if dataset_kind(places.features_dir) and not dataset_kind(places.frames_dir) else places.frames_dir
+    )
     if dataset_kind(source) == "frames":
         features_dir = places.features_dir
         _encode(
-            source, features_dir, "timm:tf_efficientnet_lite0", None, Pool.grid3, Precision.auto, None, ExecutorName.processes, 0, 1, False, "bundled", False
+            source,
+            features_dir,
+            "timm:tf_efficientnet_lite0",
+            None,
+            Pool.grid3,
+            Precision.auto,
+            None,
+            ExecutorName.processes,
+            0,
+            1,
+            False,
+            "bundled",
+            False,
         )
         source = features_dir
     from vbcli.vocab import VocabConfig, build_vocabulary

@@ -47,7 +47,9 @@ class CaptionFormat(StrEnum):
 
 
 def train(
-    tokens_dir: Annotated[Path | None, typer.Argument(help="Tokens dataset; the workspace's tokens/ if left out, made first where needed.")] = None,
+    tokens_dir: Annotated[
+        Path | None, typer.Argument(help="Tokens dataset; the workspace's tokens/ if left out, made first where needed.")
+    ] = None,
     checkpoint_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's checkpoints/<task> if left out.")] = None,
     task: Annotated[TaskName | None, typer.Option(help="What to train; without it pretrain, then caption from it.")] = None,
     model: Annotated[str, typer.Option(help="The encoder's preset: videobert-tiny, -mini, -base or -large.")] = "videobert-tiny",
@@ -58,7 +60,9 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate; falls with the model's width if left out.")] = None,
     label_smoothing: Annotated[float, typer.Option(help="Of the captioner's targets.")] = 0.1,
-    n_clips: Annotated[int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")] = None,
+    n_clips: Annotated[
+        int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")
+    ] = None,
     seed: Seed = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the library.")] = 0,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -108,7 +112,9 @@ def _workspace_tokens(places: Places) -> Path:
 
     if dataset_kind(places.features_dir) is None:
         if dataset_kind(places.tokens_dir) is None:
-            raise VbcliError(f"the workspace {places.root} has no features and no tokens", hint="run vbcli extract VIDEOS_DIR, then vbcli build-vocab")
+            raise VbcliError(
+                f"the workspace {places.root} has no features and no tokens", hint="run vbcli extract VIDEOS_DIR, then vbcli build-vocab"
+            )
         return places.tokens_dir
     with run_options("tokenize", ExecutorName.serial, 1, False, "bundled") as options:
         tokenize_dataset(places.features_dir, places.tokens_dir, places.vocab_dir, options=options)
@@ -136,7 +142,9 @@ def _fit(tokens_dir: Path, checkpoint_dir: Path, options: FitOptions, as_json: b
             text = f"loss {now.loss:.3f}, validation {now.validation_loss:.3f}, {now.tokens_per_s:,.0f} tokens/s"
             progress.update(bar, completed=now.step, total=now.max_steps, text=text)
 
-        report = fit(tokens_dir, checkpoint_dir, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress)
+        report = fit(
+            tokens_dir, checkpoint_dir, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress
+        )
     if as_json:
         console.print_json({"checkpoint_dir": str(checkpoint_dir), "is_new": report.result is not None, "trained_on": report.trained_on})
     elif report.result is None:

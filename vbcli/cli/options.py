@@ -44,7 +44,8 @@ DEFAULT_WORKSPACE = Path("vbcli-work")
 Executor = Annotated[ExecutorName, typer.Option(help="Run in this process or in worker processes.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 means one a core.")]
 Captions = Annotated[
-    list[Path] | None, typer.Option("--captions", help="Captions, labels, questions and splits: CSV, JSONL, Parquet or JSON. May be repeated.")
+    list[Path] | None,
+    typer.Option("--captions", help="Captions, labels, questions and splits: CSV, JSONL, Parquet or JSON. May be repeated."),
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also redo the videos that failed before.")]
 Ffmpeg = Annotated[str, typer.Option(help="'bundled', 'system' or the path of an ffmpeg.")]

@@ -41,7 +41,11 @@ def finish_run(report: RunReport, unit: str, as_json: bool) -> None:
         counts = {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")}
         console.print_json({"output_dir": str(report.output_dir), **counts, "failures": [f.as_row() for f in failures]})
     else:
-        done = f"{report.n_done} shards made, {report.n_skipped} there already" if report.n_done else f"all {report.n_skipped} shards were there already"
+        done = (
+            f"{report.n_done} shards made, {report.n_skipped} there already"
+            if report.n_done
+            else f"all {report.n_skipped} shards were there already"
+        )
         console.note(f"{report.output_dir}: {report.n_rows} {unit}; {done}")
         for failure in failures[:SHOWN_FAILURES]:
             console.warn(f"{failure.video_id}: {failure.message}")

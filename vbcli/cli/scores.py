@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def evaluate(
     captions: Annotated[Path | None, typer.Argument(help="Captions dataset or file; the workspace's newest captions if left out.")] = None,
     references: Annotated[Path | None, typer.Argument(help="Caption file or dataset; the workspace's tokens/ if left out.")] = None,
+    also: Annotated[list[Path] | None, typer.Option(help="Captions of another system, for a row of their own. May be repeated.")] = None,
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
     split: Annotated[str | None, typer.Option(help="Score the videos of this split only.")] = None,
@@ -46,7 +47,9 @@ def evaluate(
     if split is not None:
         rows = {v: c for v, c in rows.items() if v in truths}
     tokens_dir = baselines or next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
-    evaluation = evaluate_captions(rows, truths, tokens_dir=tokens_dir, lexicon=load_lexicon(lexicon) if lexicon else None)
+    others = {path.name: read_captions(path) for path in also or ()}
+    named = load_lexicon(lexicon) if lexicon else None
+    evaluation = evaluate_captions(rows, truths, others=others, tokens_dir=tokens_dir, lexicon=named)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
     _show(evaluation, given, against, as_json)

@@ -165,9 +165,9 @@ def _sample(
         log_probs = logits.log_softmax(-1)  # (B, N, R)
         _forbid(logits, sequences, decoder.config, config)
         probs = _truncate(logits / config.temperature, config).softmax(-1).cpu()  # (B, N, R)
-        drawn = [torch.multinomial(probs[row], 1, generator=generators[0]) for row, video in enumerate(videos)]
+        drawn = [torch.multinomial(probs[row], 1, generator=generators[video]) for row, video in enumerate(videos)]
         tokens = torch.stack(drawn).to(device)  # (B, N, 1)
-        totals = totals + log_probs.gather(-1, tokens)[..., 0].masked_fill(is_done, 0.0)  # (B, N)
+        totals = totals + log_probs.gather(-1, tokens)[..., 0]  # (B, N), read when a sentence ends
         sequences = torch.cat([sequences, tokens], dim=-1)  # (B, N, T + 1)
         is_last = ~is_done & ((tokens[..., 0] == decoder.config.eos_token_id) | (length == config.max_length))  # (B, N)
         for row, sample in is_last.nonzero().tolist():

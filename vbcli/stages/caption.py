@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def _windows(video: VideoTokens, checkpoint: Checkpoint) -> list[tuple[PackedSeq
         raise VbcliError(f"the checkpoint {checkpoint.vocab_dir.parent} was trained without video clips, and cannot see any")
     spans = split_windows(len(chosen), max(size, 1), min(WINDOW_OVERLAP_CLIPS, size // 2))
     # Where two windows share clips, the border between them lies in the middle of what they share.
-    borders = [0, *((a_end + b_start) // 2 for (_, a_end), (b_start, _) in zip(spans, spans[1:], strict=False)), len(chosen)]
+    borders = [0, *((a_end + b_start) // 2 for (_, a_end), (b_start, _) in itertools.pairwise(spans)), len(chosen)]
     windows = []
     for (start, end), first, last in zip(spans, borders, borders[1:], strict=False):
         clips = chosen[start:end]

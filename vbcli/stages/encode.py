@@ -80,7 +80,9 @@ class Encode(Stage):
         read = self._read_frames if self.source == "frames" else self._read_video
 
         def process(rows: Rows) -> Rows:
-            return _encode_videos(encoder, ((r if isinstance(r, ItemFailure) else (_video_id(r), read(r))) for r in rows), self.output_schema())
+            return _encode_videos(
+                encoder, ((r if isinstance(r, ItemFailure) else (_video_id(r), read(r))) for r in rows), self.output_schema()
+            )
 
         return process
 
@@ -94,7 +96,9 @@ class Encode(Stage):
         path = table.column("path")[0].as_py()
         spec = self.encoder
         # A generator: what goes wrong is raised where the video's clips are gathered, and costs this video alone.
-        yield from iter_images(path, probe_video(path), fps=spec.fps, geometry=spec.preprocessing.geometry, executable=find_ffmpeg(self.ffmpeg))
+        yield from iter_images(
+            path, probe_video(path), fps=spec.fps, geometry=spec.preprocessing.geometry, executable=find_ffmpeg(self.ffmpeg)
+        )
 
 
 def check_sampling(frames_fps: float, encoder: EncoderSpec, frames_dir: object) -> None:

@@ -70,7 +70,9 @@ class Extract(Stage):
                     continue
                 video_id, path = table.column("video_id")[0].as_py(), table.column("path")[0].as_py()
                 try:
-                    jpegs = list(iter_jpegs(path, probe_video(path), fps=self.fps, geometry=geometry, quality=self.quality, executable=executable))
+                    jpegs = list(
+                        iter_jpegs(path, probe_video(path), fps=self.fps, geometry=geometry, quality=self.quality, executable=executable)
+                    )
                 except MediaError as error:
                     yield ItemFailure(video_id, self.name, type(error).__name__, error.message)
                     continue

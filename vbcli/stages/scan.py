@@ -140,7 +140,9 @@ def scan_videos(root: Path, dataset_dir: Path, caption_files: Sequence[Path] = (
         names = ", ".join(str(p) for p in caption_files)
         texts, unmatched = captionfiles.match_rows(rows, video_ids, names)
         if not texts:
-            raise VbcliError(f"{names} names none of the {len(video_ids)} videos in {root}", hint=f"a video here is called '{video_ids[0]}'")
+            raise VbcliError(
+                f"{names} names none of the {len(video_ids)} videos in {root}", hint=f"a video here is called '{video_ids[0]}'"
+            )
         if unmatched:
             notes.append(f"{names} names {len(unmatched)} videos that are not in {root}, first '{unmatched[0]}'")
     inputs = []

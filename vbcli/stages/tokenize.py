@@ -51,7 +51,12 @@ class Tokenize(Stage):
         return {"vocab_sha256": self.vocab_sha256, "clips_per_segment": self.clips_per_segment}
 
     def facts(self) -> dict[str, Any]:
-        return {"vocab_sha256": self.vocab_sha256, "n_visual_tokens": self.n_visual_tokens, "feature_dim": self.feature_dim, "n_codebooks": 1}
+        return {
+            "vocab_sha256": self.vocab_sha256,
+            "n_visual_tokens": self.n_visual_tokens,
+            "feature_dim": self.feature_dim,
+            "n_codebooks": 1,
+        }
 
     def open(self) -> Process:
         vocabulary = load_vocabulary(Path(self.vocab_dir))

@@ -78,7 +78,9 @@ def read_tokens(tokens_dir: Path) -> list[VideoTokens]:
     """
     videos = [tokens_from_table(table) for path in shards.list_shards(tokens_dir) for table in shards.iter_videos(path)]
     if not videos:
-        raise VbcliError(f"the tokens dataset {tokens_dir} holds no videos", hint="see its _errors folder, and those of the datasets before it")
+        raise VbcliError(
+            f"the tokens dataset {tokens_dir} holds no videos", hint="see its _errors folder, and those of the datasets before it"
+        )
     return videos
 
 

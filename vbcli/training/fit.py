@@ -70,7 +70,12 @@ class FitReport:
 
 
 def fit(
-    tokens_dir: Path, checkpoint_dir: Path, options: FitOptions, *, on_note: Callable[[str], None], on_progress: Callable[[TrainProgress], None]
+    tokens_dir: Path,
+    checkpoint_dir: Path,
+    options: FitOptions,
+    *,
+    on_note: Callable[[str], None],
+    on_progress: Callable[[TrainProgress], None],
 ) -> FitReport:
     """Trains a task on a tokens dataset and saves a self-contained checkpoint; an interrupted run goes on.
 
@@ -104,7 +109,9 @@ def fit(
     task = _build_task(checkpoint, train, validation, options)
     for sentence in task.notes:
         on_note(sentence)
-    trainer = Trainer(task, train_config(options, checkpoint.encoder.config.hidden_size), checkpoint_dir, identity, on_progress)
+    trainer = Trainer(
+        task, train_config(options, checkpoint.encoder.config.hidden_size, task.n_train), checkpoint_dir, identity, on_progress
+    )
     result = trainer.run()
     checkpoint.window_clips = task.longest_clips if isinstance(task, CaptionTask) else 0
     checkpoint.trained_on = {
@@ -146,15 +153,16 @@ def _already_trained(checkpoint_dir: Path, options: FitOptions, identity: dict[s
     return FitReport(checkpoint_dir, None, values["trained_on"])
 
 
-def train_config(options: FitOptions, hidden_size: int) -> TrainConfig:
-    """Training settings of a run; the learning rate falls with the width (1e-3 at 128)."""
+def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainConfig:
+    """Training settings of a run: the learning rate falls with the width (1e-3 at 128); validation comes about every second epoch."""
     max_steps = options.max_steps if options.max_steps is not None else DEFAULT_STEPS[options.task]
+    two_epochs = 2 * -(-n_rows // options.batch_size)
     return TrainConfig(
         max_steps=max_steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate or 0.128 / hidden_size,
         warmup_steps=min(100, max(1, max_steps // 10)),
-        eval_every=min(100, max_steps),
+        eval_every=min(max(two_epochs, 20), 200, max_steps),
         seed=options.seed,
     )
 
@@ -197,10 +205,16 @@ def _build_checkpoint(
         init = _minilm_or_hint(on_note)
     if init == "minilm":
         init = str(minilm_dir())
-    if init is not None and (Path(init) / "config.json").is_file() and shards.read_json(Path(init) / "config.json").get("kind") == "checkpoint":
+    if (
+        init is not None
+        and (Path(init) / "config.json").is_file()
+        and shards.read_json(Path(init) / "config.json").get("kind") == "checkpoint"
+    ):
         source = load_checkpoint(Path(init))
         if source.visual.sha256 != visual.sha256:
-            raise VbcliError(f"the checkpoint {init} was trained with another visual vocabulary than the dataset", hint="tokenize with its vocab folder")
+            raise VbcliError(
+                f"the checkpoint {init} was trained with another visual vocabulary than the dataset", hint="tokenize with its vocab folder"
+            )
         encoder, text = source.encoder, source.text
     elif init is not None:
         encoder, text = _from_bert(Path(init), options, visual)
@@ -276,7 +290,9 @@ def _minilm_or_hint(on_note: Callable[[str], None]) -> str | None:
 def _from_bert(bert_dir: Path, options: FitOptions, visual: Vocabulary) -> tuple[VideoBert, TextVocabulary]:
     """An encoder whose text part comes from a Hugging Face BERT folder."""
     if not bert_dir.is_dir():
-        raise VbcliError(f"--init {bert_dir} does not exist", hint="name a checkpoint, a folder with a BERT in Hugging Face's format, or minilm")
+        raise VbcliError(
+            f"--init {bert_dir} does not exist", hint="name a checkpoint, a folder with a BERT in Hugging Face's format, or minilm"
+        )
     text = load_text_vocabulary(bert_dir / "tokenizer.json")
     encoder = VideoBert(_encoder_config(options, visual, text))
     init_visual_rows(encoder, torch.from_numpy(visual.tree.leaf_centroids), options.seed)
