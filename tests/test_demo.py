@@ -238,10 +238,10 @@ def test_middle_frame_of_two_events_does_not_depend_on_actions_or_order() -> Non
 @pytest.mark.parametrize(
     ("action", "dx", "dy", "area_ratio"),
     [
-        ("left", -51.2, 0, 1),
-        ("right", 51.2, 0, 1),
-        ("rise", 0, -43.2, 1),
-        ("fall", 0, 43.2, 1),
+        ("left", -54.4, 0, 1),
+        ("right", 54.4, 0, 1),
+        ("rise", 0, -48, 1),
+        ("fall", 0, 48, 1),
         ("grow", 0, 0, 3.24),
         ("shrink", 0, 0, 1 / 3.24),
     ],

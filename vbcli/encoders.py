@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vbcli.errors import VbcliError
 from vbcli.media import Geometry
+from vbcli.memory import keep_freed_memory
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
 Pool = Literal["mean", "grid2", "grid3"]
@@ -135,6 +136,7 @@ def load_encoder(
     Raises:
         VbcliError: the name, the weights or the combination is not known.
     """
+    keep_freed_memory()
     library, _, rest = name.partition(":")
     if library not in _LOADERS or not rest:
         raise VbcliError(

@@ -6,6 +6,7 @@ A sequence is `[CLS] text [>] video [SEP]`. Ids: text tokens first, then `[>]`, 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from vbcli.transcripts import TranscriptSegment, assign_segments, best_spans
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # [CLS], [>] and [SEP] of a packed sequence.
 N_FRAMING_TOKENS = 3
+# Letters with a token of their own; rarer ones are unknown.
+MAX_LETTERS = 1000
 
 
 class TextVocabulary:
@@ -85,14 +88,30 @@ def train_text_vocabulary(texts: Iterable[str], n_tokens: int = 8000) -> TextVoc
 
     Source: Schuster and Nakajima 2012, WordPiece, as the tokenizers library trains it.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    texts = list(texts)
+    learner = _wordpiece_tokenizer({})
+    assert learner.normalizer is not None
+    assert learner.pre_tokenizer is not None
+    letters = Counter(
+        c for t in texts for word, _ in learner.pre_tokenizer.pre_tokenize_str(learner.normalizer.normalize_str(t)) for c in word
+    )
+    alphabet = sorted(c for c, _ in sorted(letters.items(), key=lambda item: (-item[1], item[0]))[:MAX_LETTERS])
+    # The trainer numbers letters in the order of a randomly seeded hash table, and breaks ties by number: naming them as
+    # special tokens fixes their numbers, and with them the result.
+    fixed = [*SPECIAL_TOKENS, *alphabet, *(f"##{c}" for c in alphabet)]
+    trainer = trainers.WordPieceTrainer(vocab_size=max(n_tokens, len(fixed)), special_tokens=fixed, limit_alphabet=0, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    return TextVocabulary(_wordpiece_tokenizer(learner.get_vocab()))
+
+
+def _wordpiece_tokenizer(ids: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=True)
-    # Sorted and counted by the trainer alone: the order of the texts does not matter to the result.
-    trainer = trainers.WordPieceTrainer(vocab_size=n_tokens, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
-    tokenizer.train_from_iterator(sorted(texts), trainer)
-    return TextVocabulary(tokenizer)
+    if ids:
+        tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer
 
 
 # ---------------------------------------------------------------- packing

@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vbcli.config import config_hash
-
 
 @dataclass(frozen=True)
 class Workspace:
@@ -37,6 +35,8 @@ class Workspace:
 
     def captions_dir(self, source: Path, identity: object) -> Path:
         """Where the captions of `source` go: its name and a key of what makes them."""
+        from vbcli.config import config_hash
+
         name = re.sub(r"[^\w.-]+", "_", source.resolve().name) or "videos"
         return self.root / "captions" / f"{name}-{config_hash([str(source.resolve()), identity])[:8]}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -13,14 +12,6 @@ from hypothesis import strategies as st
 from vbcli.models.transformer import FeedForward, LayerCache, MultiHeadAttention, TransformerBlock, causal_mask, init_weights, key_mask
 
 B, T, S, D, H = 3, 4, 5, 12, 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several threads only wait for each other on tensors this small
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def attention_pair() -> tuple[MultiHeadAttention, torch.nn.MultiheadAttention]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,14 +18,6 @@ TARGET_LENGTHS = torch.tensor([7, 3, 6, 1])
 CONFIG = BartConfig(
     n_encoder_layers=2, n_decoder_layers=3, hidden_size=24, n_heads=4, intermediate_size=40, n_tokens=60, max_positions=20
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several threads only wait for each other on tensors this small
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def hf_bart(std: float = 0.02) -> transformers.BartForConditionalGeneration:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -22,14 +21,6 @@ from vbcli.models.decoding import DecodingConfig, Hypothesis, generate
 B, S, R = 6, 8, 40
 START, BOS, PAD, END = 2, 0, 1, 2
 CONFIG = BartConfig(n_encoder_layers=1, n_decoder_layers=2, hidden_size=16, n_heads=2, intermediate_size=24, n_tokens=R, max_positions=40)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several threads only wait for each other on tensors this small
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @functools.cache

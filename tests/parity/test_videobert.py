@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,14 +25,6 @@ CONFIG = VideoBertConfig(
     max_positions=16,
     visual_input="tokens",
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several threads only wait for each other on tensors this small
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def bert(config: VideoBertConfig = CONFIG, n_rows: int | None = None) -> transformers.BertForPreTraining:

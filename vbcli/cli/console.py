@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from vbcli.errors import VbcliError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -52,6 +53,8 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
     """A table on stdout; the first column is text, the others are figures."""
+    from rich.table import Table
+
     table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
@@ -63,6 +66,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 @contextmanager
 def progress_bar(description: str, unit: str) -> Iterator[Progress]:
     """A progress display on stderr, drawn only on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

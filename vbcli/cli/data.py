@@ -178,9 +178,8 @@ def _show_vocabulary(report: dict[str, float], target: Path, as_json: bool) -> N
         console.print_json({"vocab_dir": str(target), **{k: v for k, v in report.items() if k != "counts"}})
         return
     if report["n_tokens"] < report["n_tokens_full_tree"]:
-        console.note(
-            f"build-vocab: {report['n_vectors']} clips give {report['n_tokens']} visual tokens; a full tree would have {report['n_tokens_full_tree']}"
-        )
+        given, full = f"{report['n_vectors']} clips give {report['n_tokens']} visual tokens", report["n_tokens_full_tree"]
+        console.note(f"build-vocab: {given}; a full tree would have {full}")
     rows = [
         ("clips", f"{report['n_vectors']}"),
         ("visual tokens", f"{report['n_tokens']}"),

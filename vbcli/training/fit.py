@@ -14,6 +14,7 @@ from vbcli import shards
 from vbcli.config import BartConfig, VideoBertConfig, config_hash, load_preset, to_dict
 from vbcli.encoders import read_weights
 from vbcli.errors import VbcliError
+from vbcli.memory import keep_freed_memory
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, init_visual_rows, load_checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.videobert import VideoBert, load_bert_state
@@ -100,6 +101,7 @@ def fit(
         )
     if options.task == "pretrain":
         _fill_text(train, validation, on_note)
+    keep_freed_memory()
     torch.manual_seed(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)

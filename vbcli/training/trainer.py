@@ -87,7 +87,9 @@ class Trainer:
         self.checkpoint_dir = checkpoint_dir
         self.key = config_hash([to_dict(config), identity])
         self.on_progress = on_progress
-        self.optimizer = torch.optim.AdamW(_parameter_groups(task.model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(task.model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
+        )
         self.history: list[dict[str, Any]] = []
         self.step = 0
         self.best_step, self.best_loss = 0, math.inf

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vbcli.config import VideoBertConfig
+from vbcli.errors import VbcliError
+from vbcli.tokens import load_text_vocabulary, pack, segment_clips, split_windows, train_text_vocabulary
+from vbcli.transcripts import TranscriptSegment
+
+TEXTS = ["a red ball falls", "the blue cube grows", "a red cube rises and then falls"] * 3
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return train_text_vocabulary(TEXTS)
+
+
+def config(vocabulary, max_positions=32):
+    return VideoBertConfig(1, 8, 2, 16, n_text_tokens=vocabulary.n_tokens, n_visual_tokens=7, feature_dim=3, max_positions=max_positions)
+
+
+def test_text_round_trip(vocabulary):
+    assert [vocabulary.decode(vocabulary.encode(t)) for t in TEXTS] == TEXTS
+    assert vocabulary.decode(vocabulary.encode("A RED Ball")) == "a red ball"
+
+
+def test_vocabulary_does_not_depend_on_the_order_of_texts(vocabulary):
+    assert train_text_vocabulary(TEXTS[::-1]).to_json() == vocabulary.to_json()
+
+
+def test_saved_vocabulary_loads(vocabulary, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(vocabulary.to_json())
+    assert load_text_vocabulary(path).encode("a red ball") == vocabulary.encode("a red ball")
+
+
+def test_other_files_are_no_vocabulary(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"model": {"type": "BPE"}}')
+    with pytest.raises(VbcliError, match=r"tokenizer\.json is not a WordPiece"):
+        load_text_vocabulary(path)
+
+
+def test_packed_sequence_by_hand(vocabulary):
+    shape = config(vocabulary)
+    text = vocabulary.encode("a red ball")
+    features = np.arange(6, dtype=np.float32).reshape(2, 3)
+    packed = pack(text, np.array([6, 0]), features, vocabulary, shape)
+    first = vocabulary.n_tokens + 1
+    assert packed.input_ids.tolist() == [vocabulary.cls_id, *text, vocabulary.n_tokens, first + 6, first, vocabulary.sep_id]
+    n = len(text)
+    assert packed.token_type_ids.tolist() == [0] * (n + 2) + [1, 1, 1]
+    assert packed.feature_mask.tolist() == [False] * (n + 2) + [True, True, False]
+    assert (packed.features == features).all()
+
+
+def test_too_long_a_sequence_is_refused(vocabulary):
+    with pytest.raises(ValueError, match="do not fit 8 positions"):
+        pack([5, 5, 5], np.zeros(3), np.zeros((3, 3)), vocabulary, config(vocabulary, 8))
+
+
+@given(st.integers(0, 500), st.integers(1, 60), st.integers(0, 30))
+def test_windows_cover_everything_and_overlap(n, size, overlap):
+    overlap = min(overlap, size // 2)
+    windows = split_windows(n, size, overlap)
+    assert windows[0][0] == 0
+    assert windows[-1][1] == n
+    assert all(end - start == min(n, size) for start, end in windows)
+    assert all(
+        b_start <= a_end - overlap and b_start > a_start for (a_start, a_end), (b_start, _) in zip(windows, windows[1:], strict=False)
+    )
+
+
+def test_without_transcript_sixteen_clips_a_segment():
+    spans = [(0.5 * i, 0.5 * i + 0.5) for i in range(35)]
+    segments = segment_clips(spans, [])
+    assert [(s.first_clip, s.last_clip) for s in segments] == [(0, 15), (16, 31), (32, 34)]
+    assert {s.text for s in segments} == {""}
+
+
+def test_speech_forms_segments_by_hand():
+    spans = [(0.5 * i, 0.5 * i + 0.5) for i in range(8)]  # 0 .. 4 s
+    transcript = [TranscriptSegment(0.6, 1.9, "first"), TranscriptSegment(2.0, 3.1, "second")]
+    segments = segment_clips(spans, transcript)
+    # Clip 0 is silent; clips 1 to 3 are first; 4, 5 and 6 (2.0 to 3.5) second; 7 is silent.
+    assert [(s.first_clip, s.last_clip, s.text) for s in segments] == [(0, 0, ""), (1, 3, "first"), (4, 6, "second"), (7, 7, "")]
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.tuples(st.floats(0, 20), st.floats(0.05, 5)), max_size=8),
+)
+def test_segments_partition_clips_and_lose_no_overlapping_text(n_clips, speech):
+    spans = [(0.5 * i, 0.5 * i + 0.5) for i in range(n_clips)]
+    transcript = sorted((TranscriptSegment(a, a + d, f"w{i}") for i, (a, d) in enumerate(speech)), key=lambda s: s.start_s)
+    segments = segment_clips(spans, transcript)
+    assert [i for s in segments for i in range(s.first_clip, s.last_clip + 1)] == list(range(n_clips))
+    said = " ".join(s.text for s in segments).split()
+    assert sorted(said) == sorted(t.text for t in transcript if t.start_s < n_clips * 0.5)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vbcli.config import BartConfig, VideoBertConfig
+from vbcli.errors import VbcliError
+from vbcli.models.bart import BartDecoder, Captioner
+from vbcli.models.videobert import VideoBert
+from vbcli.tokens import train_text_vocabulary
+from vbcli.training.batches import SegmentRow, VideoTokens, choose_clips, collate
+from vbcli.training.tasks import CaptionTask, PretrainTask, split_videos
+from vbcli.training.trainer import TrainConfig, Trainer
+
+COLOURS = ("red", "green", "blue", "white")
+SETTINGS = TrainConfig(max_steps=12, batch_size=4, warmup_steps=2, eval_every=4, learning_rate=3e-3)
+
+
+def video(i: int, split: str = "train", n_clips: int = 5) -> VideoTokens:
+    rng = np.random.default_rng(i)
+    colour = i % len(COLOURS)
+    features = rng.normal(size=(n_clips, 4)).astype(np.float32) * 0.1 + np.eye(4, dtype=np.float32)[colour]
+    tokens = np.full(n_clips, colour, np.int32)
+    text = f"here you see a {COLOURS[colour]} thing"
+    return VideoTokens(
+        f"v{i:02d}.mp4", [SegmentRow(f"v{i:02d}.mp4", 0, n_clips / 2, tokens, features, text)], [f"a {COLOURS[colour]} thing"], split
+    )
+
+
+VIDEOS = [video(i) for i in range(24)]
+VALIDATION = [video(i, "val") for i in range(100, 108)]
+TEXT = train_text_vocabulary([s.text for v in VIDEOS for s in v.segments] + [c for v in VIDEOS for c in v.captions])
+
+
+def encoder(dropout=0.1, **changes) -> VideoBert:
+    torch.manual_seed(0)
+    shape = VideoBertConfig(
+        1, 16, 2, 32, n_text_tokens=TEXT.n_tokens, n_visual_tokens=4, feature_dim=4, dropout=dropout, attention_dropout=dropout, **changes
+    )
+    return VideoBert(shape)
+
+
+def captioner(dropout=0.1) -> Captioner:
+    decoder = BartConfig(
+        1, 1, 16, 2, 32, TEXT.n_tokens, dropout=dropout, attention_dropout=dropout, pad_token_id=TEXT.pad_id,
+        bos_token_id=TEXT.cls_id, eos_token_id=TEXT.sep_id, decoder_start_token_id=TEXT.cls_id,
+    )  # fmt: skip
+    return Captioner(encoder(dropout), BartDecoder(decoder))
+
+
+def caption_task(**changes) -> CaptionTask:
+    return CaptionTask(captioner(), TEXT, VIDEOS, VALIDATION, **changes)
+
+
+def curve(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("make", [caption_task, lambda: PretrainTask(encoder(), TEXT, VIDEOS, VALIDATION)])
+def test_interrupted_training_resumes_to_the_same_curve_and_weights(tmp_path, make):
+    whole = make()
+    Trainer(whole, SETTINGS, tmp_path / "whole", {}, lambda now: None).run()
+
+    class Stop(Exception):
+        pass
+
+    def stop_at(now):
+        if now.step == 7:
+            raise Stop
+
+    broken = tmp_path / "broken"
+    with pytest.raises(Stop):
+        Trainer(make(), SETTINGS, broken, {}, stop_at).run()
+    assert len(curve(broken)) == 4
+    resumed = make()
+    steps = []
+    Trainer(resumed, SETTINGS, broken, {}, lambda now: steps.append(now.step)).run()
+    assert steps[0] == 5
+    assert curve(broken) == curve(tmp_path / "whole")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_another_run_s_state_is_refused(tmp_path):
+    def stop(now):
+        if now.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(caption_task(), SETTINGS, tmp_path, {}, stop).run()
+    with pytest.raises(VbcliError, match="begun with other options"):
+        Trainer(caption_task(), replace(SETTINGS, learning_rate=1e-4), tmp_path, {}, lambda now: None).run()
+
+
+def test_seeds_decide(tmp_path):
+    losses = []
+    for i, seed in enumerate((0, 0, 1)):
+        trainer = Trainer(caption_task(seed=seed), replace(SETTINGS, seed=seed), tmp_path / str(i), {}, lambda now: None)
+        trainer.run()
+        losses.append([row["loss"] for row in trainer.history])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_a_captioner_learns_what_the_video_decides(tmp_path):
+    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION)
+    trainer = Trainer(
+        task, TrainConfig(max_steps=200, batch_size=8, learning_rate=1e-2, warmup_steps=10, eval_every=25), tmp_path, {}, lambda now: None
+    )
+    result = trainer.run()
+    # Three words and an end, one of the words unknown without the video: log(4) / 4 = 0.35 blind; smoothed targets leave about 0.1.
+    assert result.best_loss < 0.15
+
+
+def test_weights_with_the_best_validation_loss_are_kept(tmp_path):
+    task = caption_task()
+    trainer = Trainer(task, replace(SETTINGS, learning_rate=0.3, max_steps=40, patience=3), tmp_path, {}, lambda now: None)
+    result = trainer.run()
+    again = task.step(range(task.n_validation), 0, is_validation=True).losses["caption"]
+    assert float(again.total.detach()) / again.count == pytest.approx(result.best_loss, rel=1e-5)
+    assert result.best_loss == min(row["validation"]["loss"] for row in trainer.history if "validation" in row)
+
+
+def test_a_loss_that_is_no_number_stops(tmp_path):
+    task = caption_task()
+    with torch.no_grad():
+        task.model.decoder.token_embedding.weight[:] = torch.nan
+    with pytest.raises(VbcliError, match="the loss became nan at step 1"):
+        Trainer(task, SETTINGS, tmp_path, {}, lambda now: None).run()
+
+
+def test_rows_do_not_depend_on_their_batch():
+    task = PretrainTask(encoder(dropout=0.0), TEXT, VIDEOS, VALIDATION)
+    task.model.eval()
+    together = task.step(range(8), 3).losses
+    apart = [task.step([row], 3).losses for row in range(8)]
+    for name, loss in together.items():
+        parts = [a[name] for a in apart if name in a]
+        assert loss.count == sum(p.count for p in parts)
+        assert float(loss.total.detach()) == pytest.approx(sum(float(p.total.detach()) for p in parts), rel=1e-4)
+
+
+def test_pretrain_loss_by_hand():
+    task = PretrainTask(encoder(dropout=0.0), TEXT, VIDEOS, VALIDATION, regime_weights=(0, 1, 0))
+    task.model.eval()
+    packed, targets, aligned = task._draw(task.parts[0], 0, 0)
+    assert aligned == -100
+    assert not packed.feature_mask.any()  # text only
+    batch = collate([packed], 4, TEXT.pad_id)
+    hidden = task.model(**batch.arguments())
+    rows = np.nonzero(targets != -100)[0]
+    expected = sum(float(F.cross_entropy(task.model.masked_logits(hidden[:, r]), torch.tensor([targets[r]])).detach()) for r in rows)
+    loss = task.step([0], 0).losses["text"]
+    assert loss.count == len(rows)
+    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_masked_clips_hide_their_features():
+    task = PretrainTask(encoder(), TEXT, VIDEOS, VALIDATION, regime_weights=(0, 0, 1))
+    n_hidden = 0
+    for row in range(24):
+        packed, targets, _ = task._draw(task.parts[0], row, 0)
+        visual = packed.token_type_ids[:-1] == 1
+        first = task.model.config.first_visual_id
+        original = VIDEOS[row].visual_tokens + first
+        replaced = packed.input_ids[:-1][visual] != original
+        n_hidden += int(replaced.sum())
+        assert not packed.feature_mask[:-1][visual][replaced].any()
+        assert (targets[:-1][visual][replaced] == original[replaced]).all()
+    assert n_hidden > 10
+
+
+def test_misaligned_rows_carry_another_text():
+    task = PretrainTask(encoder(), TEXT, VIDEOS, VALIDATION, regime_weights=(1, 0, 0))
+    classes = []
+    for row in range(24):
+        packed, targets, aligned = task._draw(task.parts[0], row, 1)
+        restored = np.where(targets != -100, targets, packed.input_ids)
+        n_text = int((packed.token_type_ids == 0).sum()) - 2
+        text = TEXT.decode(restored[1 : 1 + n_text].tolist())
+        assert (text == VIDEOS[row].segments[0].text) == (aligned == 0)
+        classes.append(aligned)
+    assert 0 in classes
+    assert 1 in classes
+
+
+def test_chosen_clips():
+    assert choose_clips(5, None).tolist() == [0, 1, 2, 3, 4]
+    assert choose_clips(5, 1).tolist() == [2]
+    assert choose_clips(10, 1).tolist() == [5]
+    assert choose_clips(8, 2).tolist() == [2, 6]
+    assert choose_clips(5, 0).tolist() == []
+
+
+def test_a_captioner_of_no_clips_sees_none():
+    task = caption_task(n_clips=0)
+    packed = task._pack(VIDEOS[0], np.random.default_rng(0))
+    assert packed.input_ids.tolist() == [TEXT.cls_id, TEXT.n_tokens, TEXT.sep_id]
+    assert task.longest_clips == 0
+
+
+def test_splits():
+    train, validation, note = split_videos([*VIDEOS, *VALIDATION], "train")
+    assert (len(train), len(validation), note) == (24, 8, None)
+    train, validation, note = split_videos(VIDEOS, "train")
+    assert len(train) + len(validation) == 24
+    assert not {v.video_id for v in train} & {v.video_id for v in validation}
+    assert note is not None
+    with pytest.raises(VbcliError, match="no video is in the split 'test'"):
+        split_videos(VIDEOS, "test")
+
+
+def test_smoothed_caption_loss_equals_torch_on_each_row():
+    task = caption_task(label_smoothing=0.1)
+    task.model.eval()
+    loss = task.step([0, 1], 0).losses["caption"]
+    expected = 0.0
+    for row in (0, 1):
+        v, ids = task.parts[0][row]
+        batch = collate([task._pack(v, np.random.default_rng(0))], 4, TEXT.pad_id)
+        inputs = torch.tensor([[TEXT.cls_id, *ids]])
+        logits = task.model(**batch.arguments(), decoder_input_ids=inputs)[0]
+        expected += float(F.cross_entropy(logits, torch.tensor([*ids, TEXT.sep_id]), label_smoothing=0.1, reduction="sum").detach())
+    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
