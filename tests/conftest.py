@@ -7,8 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import imageio_ffmpeg
 import pytest
+
+# How long one example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("vbcli", deadline=None)
+hypothesis.settings.load_profile("vbcli")
 
 MakeVideo = Callable[..., Path]
 

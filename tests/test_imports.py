@@ -15,7 +15,7 @@ import vbcli
 ROOT = Path(vbcli.__file__).parent
 # Later layers may import earlier ones, never the other way round.
 LAYERS = [
-    {"errors", "schemas", "memory"},
+    {"errors", "schemas", "memory", "digests"},
     {"config"},
     {"shards", "media", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
     {"metrics"},

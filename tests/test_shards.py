@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbcli import shards
@@ -40,7 +40,7 @@ ROW = st.fixed_dictionaries(
         "feature": st.lists(st.floats(0, 1, width=32), min_size=2, max_size=2),
     }
 )
-ROWS = st.lists(ROW, max_size=12).map(lambda rows: sorted(rows, key=lambda row: row["video_id"]))
+ROWS = st.lists(ROW, max_size=12).map(lambda rows: sorted(rows, key=lambda row: str(row["video_id"])))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 MANIFEST = Manifest("frames", "extract", 1, {"fps": 2.0, "fit": "short"}, {"fps": 2.0}, [])
 
@@ -48,7 +48,7 @@ MANIFEST = Manifest("frames", "extract", 1, {"fps": 2.0, "fit": "short"}, {"fps"
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row groups of about two rows."""
-    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 800)
+    monkeypatch.setattr(shards, "ROW_GROUP_BYTES", 400)
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -96,9 +96,9 @@ def test_exactly_one_of_several_processes_claims_a_name(tmp_path: Path) -> None:
 def test_targets_that_cannot_be_written_are_errors_that_name_them(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     inside_file = tmp_path / "file" / "out.json"
-    with pytest.raises(VbcliError, match=f"cannot write {inside_file}: Not a directory"):
+    with pytest.raises(VbcliError, match=f"cannot write {inside_file}: File exists"):
         shards.write_atomic(inside_file, b"x")
-    with pytest.raises(VbcliError, match=f"cannot write {tmp_path}/file/shard-00000.parquet: Not a directory"):
+    with pytest.raises(VbcliError, match=f"cannot write {tmp_path}/file/shard-00000.parquet: File exists"):
         ShardWriter(tmp_path / "file" / "shard-00000.parquet", SCHEMA)
     (tmp_path / "shard-00001.parquet" / "in the way").mkdir(parents=True)
     with pytest.raises(VbcliError, match=r"cannot write .*shard-00001\.parquet: Is a directory"):
@@ -126,8 +126,8 @@ def close():
         writer.close({})
 def flush():
     with ShardWriter(folder / "shard-00001.parquet", table.schema) as writer:
-        for _ in range(40):
-            writer.write(table)
+        for i in range(40):
+            writer.write(pa.table({"video_id": [str(i)], "image": [os.urandom(300_000)]}))
 for attempt in (close, flush, lambda: write_atomic(folder / "plan.json", noise)):
     try:
         attempt()
@@ -136,6 +136,7 @@ for attempt in (close, flush, lambda: write_atomic(folder / "plan.json", noise))
 """
     run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
     lines = run.stdout.splitlines()
     assert [line.split(": ")[0] for line in lines] == [
         f"cannot write {tmp_path / n}" for n in ("shard-00000.parquet", "shard-00001.parquet", "plan.json")
@@ -211,16 +212,17 @@ def test_what_a_killed_process_left_is_removed_and_a_live_ones_file_is_not(tmp_p
 
 def cut(rows: list[dict[str, Any]], cuts: Sequence[int]) -> list[pa.Table]:
     bounds = [0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]
-    return [table_of(rows[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [table_of(rows[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
+@settings(max_examples=40)
 @given(ROWS, st.lists(st.integers(0, 12), max_size=5))
 def test_a_shard_does_not_depend_on_how_its_rows_came(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], cuts: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("shards")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "ROW_GROUP_BYTES", 800)
+        patch.setattr(shards, "ROW_GROUP_BYTES", 400)
         whole = write_shard(folder / "shard-00000.parquet", [table_of(rows)])
         pieces = write_shard(folder / "shard-00001.parquet", cut(rows, cuts))
         slices = write_shard(folder / "shard-00002.parquet", [table_of([row("z"), *rows, row("z")]).slice(1, len(rows))])
@@ -229,6 +231,7 @@ def test_a_shard_does_not_depend_on_how_its_rows_came(
     assert whole.read_bytes() == pieces.read_bytes() == slices.read_bytes() == reread.read_bytes()
 
 
+@settings(max_examples=40)
 @given(ROWS.filter(bool), st.data())
 def test_the_digest_of_a_shard_changes_with_any_value(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], data: st.DataObject
@@ -238,10 +241,11 @@ def test_the_digest_of_a_shard_changes_with_any_value(
     name = data.draw(st.sampled_from(["pts_s", "image", "captions", "feature"]))
     other = [dict(r) for r in rows]
     other[at][name] = data.draw(ROW.map(lambda r: r[name]))
-    paths = [write_shard(folder / shards.shard_name(i), [table_of(r)]) for i, r in enumerate((rows, other))]
+    tables = [table_of(rows), table_of(other)]
+    paths = [write_shard(folder / shards.shard_name(i), [table]) for i, table in enumerate(tables)]
     digests = [shards.read_footer(p)["content_sha256"] for p in paths]
     # 0.0 and -0.0 are equal to Python and different as bits.
-    assert (digests[0] == digests[1]) == (repr(rows) == repr(other))
+    assert (digests[0] == digests[1]) == (repr(tables[0].to_pylist()) == repr(tables[1].to_pylist()))
     narrow = [shards.input_digest(p, ["video_id", "pts_s"]) for p in paths]
     assert (narrow[0] == narrow[1]) == (repr(rows[at]["pts_s"]) == repr(other[at]["pts_s"]))
     assert shards.input_digest(paths[0], None) == digests[0]
@@ -266,7 +270,7 @@ def test_row_groups_hold_whole_videos(tmp_path: Path) -> None:
     with pq.ParquetFile(path) as file:
         groups = [file.read_row_group(i).column("video_id").to_pylist() for i in range(file.num_row_groups)]
     assert len(groups) > 1
-    assert not any(a[-1] == b[0] for a, b in zip(groups, groups[1:], strict=False))
+    assert not any(a[-1] == b[0] for a, b in itertools.pairwise(groups))
 
 
 def test_a_shard_without_rows_can_be_read(tmp_path: Path) -> None:
@@ -303,7 +307,7 @@ def test_a_damaged_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
             with pytest.raises(VbcliError, match=f"{path} cannot be read as Parquet"):
                 read(path)
     # The footer is whole and the pages are not.
-    path.write_bytes(good[:4] + hashlib.sha256().digest() * 30 + good[4 + 30 * 32 :])
+    path.write_bytes(good[:4] + bytes(range(100)) + good[104:])
     assert shards.read_footer(path)["n_rows"] == 50
     with pytest.raises(VbcliError, match=f"{path} cannot be read as Parquet"):
         list(shards.iter_videos(path))

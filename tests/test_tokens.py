@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,7 +72,7 @@ def test_windows_cover_everything_and_overlap(n, size, overlap):
     assert windows[-1][1] == n
     assert all(end - start == min(n, size) for start, end in windows)
     assert all(
-        b_start <= a_end - overlap and b_start > a_start for (a_start, a_end), (b_start, _) in zip(windows, windows[1:], strict=False)
+        b_start <= a_end - overlap and b_start > a_start for (a_start, a_end), (b_start, _) in itertools.pairwise(windows)
     )
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import pickle
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,8 +43,8 @@ class Preprocessing:
 class EncoderSpec:
     """Identity of an encoder: what must be equal for two features to be comparable.
 
-    `fps` and `n_frames` declare a clip: one frame every 1/fps seconds, n_frames of them. A feature has
-    `n_cells * dim` numbers: the grid cells row by row.
+    `fps` and `n_frames` declare a clip: one frame every 1/fps seconds, n_frames of them. A feature has `n_cells * dim` numbers: the
+    grid cells row by row, each the mean of what one or several stages of the network say there (`block_dims` numbers each).
     """
 
     name: str
@@ -51,8 +54,13 @@ class EncoderSpec:
     n_frames: int
     pool: Pool
     n_cells: int
-    dim: int
+    block_dims: tuple[int, ...]
     precision: str
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a grid cell."""
+        return sum(self.block_dims)
 
     @property
     def clip_s(self) -> float:
@@ -74,7 +82,13 @@ class EncoderSpec:
         pre = values["preprocessing"]
         resize = pre["geometry"]["resize_px"]
         geometry = Geometry(tuple(resize) if isinstance(resize, list) else resize, pre["geometry"]["crop_px"])
-        return cls(**{**values, "preprocessing": Preprocessing(geometry, tuple(pre["mean"]), tuple(pre["std"]))})
+        return cls(
+            **{
+                **values,
+                "preprocessing": Preprocessing(geometry, tuple(pre["mean"]), tuple(pre["std"])),
+                "block_dims": tuple(values["block_dims"]),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class Encoder:
 
     spec: EncoderSpec
     batch_size: int
-    _forward: Callable[[Tensor], Tensor]
+    _forward: Callable[[Tensor], list[Tensor]]
     device: torch.device
 
     @torch.inference_mode()
@@ -103,7 +117,7 @@ class Encoder:
             if n < self.batch_size:
                 # Kernels may differ with the batch's size in the last bits: every batch has the same shape.
                 batch = F.pad(batch, (0, 0) * 4 + (0, self.batch_size - n))
-            outputs.append(self._forward(batch)[:n].float().cpu().numpy())
+            outputs.append(torch.cat(self._forward(batch), 2)[:n].flatten(1).float().cpu().numpy())
         return np.concatenate(outputs) if outputs else np.zeros((0, self.spec.width), np.float32)
 
 
@@ -112,10 +126,10 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Backbone:
-    """A network and how to call it: normalised frames to a map (B, D, h, w), or pooled (B, D) with `mean`."""
+    """A network and how to call it: normalised frames to maps (B, D_i, h_i, w_i), or pooled (B, D) with `mean`."""
 
     module: nn.Module
-    feature_map: Callable[[Tensor], Tensor] | None
+    feature_maps: Callable[[Tensor], list[Tensor]] | None
     pooled: Callable[[Tensor], Tensor]
     preprocessing: Preprocessing
     fps: float = 2.0
@@ -137,14 +151,19 @@ def load_encoder(
         VbcliError: the name, the weights or the combination is not known.
     """
     keep_freed_memory()
+    if clip_s is not None and not 0 < clip_s < math.inf:
+        raise VbcliError(f"--clip-s {clip_s:g} is not a number above 0")
     library, _, rest = name.partition(":")
     if library not in _LOADERS or not rest:
         raise VbcliError(
             f"unknown encoder '{name}'", hint=f"names look like {DEFAULT_ENCODER}, open_clip:ViT-B-32/PATH_OR_TAG, torchvision:s3d/PATH"
         )
     architecture, _, weights = rest.partition("/")
-    backbone = _LOADERS[library](architecture, weights)
-    if pool != "mean" and backbone.feature_map is None:
+    with torch.random.fork_rng(devices=[]):
+        # Random weights, where they are asked for, are the same in every process.
+        torch.manual_seed(0)
+        backbone = _LOADERS[library](architecture, weights)
+    if pool != "mean" and backbone.feature_maps is None:
         raise VbcliError(f"encoder {name} has no map of the frame to pool by cells", hint="give --pool mean")
     module = backbone.module.eval().requires_grad_(False).to(device)
     sha256 = _state_hash(module)
@@ -156,12 +175,11 @@ def load_encoder(
     batch_size = 32 if backbone.n_frames == 1 else 4
     side = backbone.preprocessing.geometry.crop_px
     assert side is not None
-    with torch.inference_mode():
-        width = forward(torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device)).shape[1]
+    blocks = forward(torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device))
     n_cells = {"mean": 1, "grid2": 4, "grid3": 9}[pool]
-    spec = EncoderSpec(
-        name, sha256, backbone.preprocessing, fps, backbone.n_frames, pool, n_cells, width // n_cells, str(dtype).removeprefix("torch.")
-    )
+    block_dims = tuple(block.shape[2] for block in blocks)
+    precision_name = str(dtype).removeprefix("torch.")
+    spec = EncoderSpec(name, sha256, backbone.preprocessing, fps, backbone.n_frames, pool, n_cells, block_dims, precision_name)
     return Encoder(spec, batch_size, forward, torch.device(device))
 
 
@@ -172,20 +190,21 @@ def _resolve_precision(precision: Precision, device: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
-def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], list[Tensor]]:
     mean = torch.tensor(backbone.preprocessing.mean, device=device).view(1, 3, 1, 1, 1) * 255
     scale = 1 / (torch.tensor(backbone.preprocessing.std, device=device).view(1, 3, 1, 1, 1) * 255)
 
-    def forward(clips: Tensor) -> Tensor:  # (B, F, H, W, 3) uint8
+    @torch.inference_mode()
+    def forward(clips: Tensor) -> list[Tensor]:  # (B, F, H, W, 3) uint8
         x = (clips.permute(0, 4, 1, 2, 3).float() - mean) * scale  # (B, 3, F, H, W)
         if backbone.n_frames == 1:
             x = x.squeeze(2).contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if pool == "mean":
-                return backbone.pooled(x)  # (B, D)
-            assert backbone.feature_map is not None
-            cells = F.adaptive_avg_pool2d(backbone.feature_map(x), int(pool[-1]))  # (B, D, g, g)
-        return cells.flatten(2).transpose(1, 2).flatten(1)  # (B, g * g * D)
+                return [backbone.pooled(x)[:, None]]  # (B, 1, D)
+            assert backbone.feature_maps is not None
+            maps = backbone.feature_maps(x)  # (B, D_i, h_i, w_i)
+        return [F.adaptive_avg_pool2d(m.float(), int(pool[-1])).flatten(2).transpose(1, 2) for m in maps]  # (B, g * g, D_i)
 
     return forward
 
@@ -196,6 +215,12 @@ def _state_hash(module: nn.Module) -> str:
         digest.update(key.encode())
         digest.update(value.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+# All that `torch.load` has been seen to raise on files of other kinds and damaged ones.
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error
+)  # fmt: skip
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
@@ -214,11 +239,9 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise VbcliError(f"{path} is not a safetensors file: {error}") from error
-    import pickle
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise VbcliError(f"{path} cannot be read as weights", hint="it must be a state dict; pickled objects are not loaded") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -226,12 +249,11 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _load_state(module: nn.Module, path: Path, name: str) -> None:
-    state = {k.removeprefix("module."): v for k, v in read_weights(path).items()}
+def _load_state(module: nn.Module, state: Mapping[str, Tensor], message: str) -> None:
     try:
-        module.load_state_dict(state)
+        module.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except RuntimeError as error:
-        raise VbcliError(f"{path} does not fit {name}: {str(error).splitlines()[-1].strip()}") from error
+        raise VbcliError(f"{message}: {str(error).splitlines()[-1].strip()}") from error
 
 
 def _no_weights(name: str) -> VbcliError:
@@ -257,26 +279,19 @@ def _load_timm(architecture: str, weights: str) -> _Backbone:
     size, mean, std, crop_pct = config["input_size"][-1], config["mean"], config["std"], config["crop_pct"]
     if is_embedded:
         _load_embedded_efficientnet(module)
-        # The weights' own scaling; the whole short side is kept, for a video's edges matter.
-        mean, std, crop_pct = (127 / 255,) * 3, (128 / 255,) * 3, 1.0
+        mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     elif weights != "random" and not is_download:
         state = {k: v for k, v in read_weights(Path(weights)).items() if not k.startswith(("classifier.", "head.fc.", "fc."))}
-        missing, unexpected = module.load_state_dict(state, strict=False)
-        if missing or unexpected:
-            raise VbcliError(f"{weights} does not fit timm:{architecture}: tensor '{(missing + unexpected)[0]}'")
-    preprocessing = Preprocessing(Geometry(round(size / crop_pct), size), tuple(mean), tuple(std))
+        _load_state(module, state, f"{weights} does not fit timm:{architecture}")
+    # What happens at a video's edges matters: the embedded encoder sees the whole frame, squeezed into its square.
+    geometry = Geometry((size, size), size) if is_embedded else Geometry(round(size / crop_pct), size)
+    # Colour and place live in earlier stages than names of things: the last three resolutions are pooled together.
+    n_stages = min(3, len({stage["reduction"] for stage in module.feature_info}))
 
-    def feature_map(x: Tensor) -> Tensor:
-        features = module.forward_features(x)
-        if features.ndim == 3:  # (B, prefix + h * w, D): a vision transformer
-            patches = features[:, getattr(module, "num_prefix_tokens", 0) :]
-            side = round(patches.shape[1] ** 0.5)
-            return patches.transpose(1, 2).unflatten(2, (side, side))
-        if features.shape[1] != module.num_features:  # (B, h, w, D)
-            return features.permute(0, 3, 1, 2)
-        return features
+    def feature_maps(x: Tensor) -> list[Tensor]:
+        return module.forward_intermediates(x, indices=n_stages, intermediates_only=True, output_fmt="NCHW")
 
-    return _Backbone(module, feature_map, module, preprocessing)
+    return _Backbone(module, feature_maps, module, Preprocessing(geometry, tuple(mean), tuple(std)))
 
 
 def _load_embedded_efficientnet(module: nn.Module) -> None:
@@ -314,11 +329,10 @@ def _load_open_clip(architecture: str, weights: str) -> _Backbone:
     resize = (size, size) if config["resize_mode"] == "squash" else size
     preprocessing = Preprocessing(Geometry(resize, size), tuple(config["mean"]), tuple(config["std"]))
 
-    def feature_map(x: Tensor) -> Tensor:
-        out = model.visual.forward_intermediates(x, indices=1, intermediates_only=True, output_fmt="NCHW")
-        return out["image_intermediates"][-1]
+    def feature_maps(x: Tensor) -> list[Tensor]:
+        return model.visual.forward_intermediates(x, indices=1, intermediates_only=True, output_fmt="NCHW")["image_intermediates"]
 
-    return _Backbone(model.visual, feature_map, model.encode_image, preprocessing)
+    return _Backbone(model.visual, feature_maps, model.encode_image, preprocessing)
 
 
 # (frames per second, frames) of a clip, and the resize that the Kinetics weights were evaluated with.
@@ -347,22 +361,22 @@ def _load_torchvision(architecture: str, weights: str) -> _Backbone:
             f"torchvision:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file"
         ) from error
     if weights != "random" and not is_download:
-        _load_state(module, Path(weights), f"torchvision:{architecture}")
+        _load_state(module, read_weights(Path(weights)), f"{weights} does not fit torchvision:{architecture}")
     fps, n_frames, geometry = _VIDEO_MODELS[architecture]
     is_mvit, is_s3d = architecture.startswith("mvit"), architecture == "s3d"
     mean, std = ((0.45,) * 3, (0.225,) * 3) if is_mvit else ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 
-    def feature_map(x: Tensor) -> Tensor:  # (B, 3, F, H, W) -> (B, D, h, w), the mean over time
+    def feature_maps(x: Tensor) -> list[Tensor]:  # (B, 3, F, H, W) -> (B, D, h, w), the mean over time
         if is_s3d:
-            return module.features(x).mean(2)
-        return module.layer4(module.layer3(module.layer2(module.layer1(module.stem(x))))).mean(2)
+            return [module.features(x).mean(2)]
+        return [module.layer4(module.layer3(module.layer2(module.layer1(module.stem(x))))).mean(2)]
 
     def pooled(x: Tensor) -> Tensor:
-        return module(x) if is_mvit else feature_map(x).mean((2, 3))
+        return module(x) if is_mvit else feature_maps(x)[0].mean((2, 3))
 
     if is_mvit:
         module.head = nn.Identity()
-    return _Backbone(module, None if is_mvit else feature_map, pooled, Preprocessing(geometry, mean, std), fps, n_frames)
+    return _Backbone(module, None if is_mvit else feature_maps, pooled, Preprocessing(geometry, mean, std), fps, n_frames)
 
 
 _LOADERS: dict[str, Callable[[str, str], _Backbone]] = {"timm": _load_timm, "open_clip": _load_open_clip, "torchvision": _load_torchvision}

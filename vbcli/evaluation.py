@@ -47,6 +47,7 @@ def evaluate_captions(
     others: Mapping[str, Mapping[str, str]] | None = None,
     tokens_dir: Path | None = None,
     lexicon: Lexicon | None = None,
+    with_meteor: bool = True,
     seed: int = 0,
 ) -> Evaluation:
     """Scores captions and baselines.
@@ -57,6 +58,7 @@ def evaluate_captions(
         others: captions of other systems by name, for rows of their own; they must have the same videos.
         tokens_dir: tokens dataset with the training videos, for the baselines that need them.
         lexicon: what captions should name, for the share of videos that do.
+        with_meteor: also compute METEOR of the captions, where Java is installed.
 
     Raises:
         VbcliError: nothing to score.
@@ -77,14 +79,14 @@ def evaluate_captions(
         f"{len(shared)} videos, {n_references} references, PTB tokens; CIDEr is CIDEr-D as pycocoevalcap scales it (10 is a perfect match)"
     )
 
-    def score(rows: Mapping[str, str], with_meteor: bool) -> dict[str, float]:
-        found = score_captions(rows, truths, with_meteor=with_meteor)
-        if with_meteor and found.meteor_reason:
+    def score(rows: Mapping[str, str], has_meteor: bool) -> dict[str, float]:
+        found = score_captions(rows, truths, with_meteor=has_meteor)
+        if has_meteor and found.meteor_reason:
             evaluation.notes.append(f"no METEOR: {found.meteor_reason}")
         return {**found.as_row(), **_mention_row(rows, truths, lexicon)}
 
     # METEOR's Java takes many seconds to start: it is asked for the captions in question alone.
-    evaluation.scores["captions"] = score(hypotheses, True)
+    evaluation.scores["captions"] = score(hypotheses, with_meteor)
     baselines = {} if tokens_dir is None else _training_baselines(shared, tokens_dir, evaluation)
     for name, rows in {**(others or {}), **baselines}.items():
         missing = [v for v in shared if v not in rows]

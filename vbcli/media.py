@@ -6,6 +6,7 @@ video's own time base; PyAV takes the stream apart. `pts_s` is relative to the c
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import IO
 from urllib.parse import unquote_to_bytes
@@ -23,6 +25,10 @@ import av.error
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
+from av.container import InputContainer
+from av.format import Flags
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
 from vbcli.errors import MediaError, VbcliError
 
@@ -77,7 +83,10 @@ PROTOCOLS = "file,pipe,fd"
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container says of its best video stream."""
+    """What a container says of its best video stream.
+
+    `delay_s` is how much later than the container the stream begins, where ffmpeg would forget it.
+    """
 
     stream_index: int
     duration_s: float | None
@@ -86,6 +95,7 @@ class VideoInfo:
     fps: float | None
     codec: str
     has_audio: bool
+    delay_s: float
 
 
 def find_ffmpeg(choice: str = "bundled") -> str:
@@ -122,7 +132,15 @@ def ffmpeg_build(executable: str) -> str:
 def open_path(path: str) -> bytes:
     """The file system's name of a path in which bytes outside UTF-8 were percent-escaped."""
     plain = os.fsencode(path)
-    return plain if os.path.lexists(plain) else unquote_to_bytes(path)
+    if os.path.lexists(plain):
+        return plain
+    raw = unquote_to_bytes(path)
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return raw
+    # Nothing in it had to be escaped: its per cent signs are its own, and the file is gone.
+    return plain
 
 
 def probe_video(path: str) -> VideoInfo:
@@ -138,7 +156,7 @@ def probe_video(path: str) -> VideoInfo:
             if not moving:
                 raise MediaError(f"{path} has no video stream")
             best = container.streams.best("video")
-            stream = best if best in moving else moving[0]
+            stream = next((s for s in moving if s == best), moving[0])
             context = stream.codec_context
             if context is None or not context.width or not context.height:
                 raise MediaError(f"{path}: the size of its video is unknown")
@@ -151,6 +169,7 @@ def probe_video(path: str) -> VideoInfo:
                 fps=float(rate) if rate else None,
                 codec=context.codec.canonical_name,
                 has_audio=len(container.streams.audio) > 0,
+                delay_s=_delay_s(container, stream),
             )
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
@@ -158,17 +177,27 @@ def probe_video(path: str) -> VideoInfo:
         raise MediaError(f"{path} cannot be read: {error}") from error
 
 
-def _is_picture(stream: av.video.stream.VideoStream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+def _is_picture(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
-def _duration_s(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration is not None else None
 
 
+def _delay_s(container: InputContainer, stream: VideoStream) -> float:
+    # In MPEG streams ffmpeg counts from the earliest of the streams that it is told to read, not of all.
+    if not container.format.flags & Flags.ts_discont.value or container.start_time is None or stream.start_time is None:
+        return 0.0
+    assert stream.time_base is not None
+    return float(stream.start_time * stream.time_base - Fraction(container.start_time, av.time_base))
+
+
 # ---------------------------------------------------------------- decoding
+
+_ROUNDING = "0.00001"
 
 
 def sampling_filter(fps: float) -> str:
@@ -177,7 +206,7 @@ def sampling_filter(fps: float) -> str:
     A frame is taken when a multiple of 1/fps lies in (time of the frame before, its own time]; the first is always
     taken. The small number absorbs the rounding of times that are multiples in exact arithmetic.
     """
-    return f"isnan(prev_pts)+gt(floor(t*{fps!r}+0.00001),floor(prev_t*{fps!r}+0.00001))"
+    return f"isnan(prev_pts)+gt(floor(t*{fps!r}+{_ROUNDING}),floor(prev_t*{fps!r}+{_ROUNDING}))"
 
 
 @dataclass(frozen=True)
@@ -207,7 +236,8 @@ def _command(
 ) -> list[bytes | str]:
     # ffmpeg-python wants text: the name takes its place afterwards, so that any bytes in it reach ffmpeg unchanged.
     marker = "input-name"
-    stream = ffmpeg.input(marker, threads=1, protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS)[str(info.stream_index)]
+    options = {"threads": 1, "protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "itsoffset": f"{info.delay_s:.6f}"}
+    stream = ffmpeg.input(marker, **options)[str(info.stream_index)]
     frames = stream.filter("select", sampling_filter(fps)).filter("scale", **geometry.scale_arguments())
     if geometry.crop_px is not None:
         frames = frames.filter("crop", geometry.crop_px, geometry.crop_px)
@@ -221,7 +251,10 @@ def _command(
 def _running(command: list[bytes | str], path: str) -> Iterator[IO[bytes]]:
     """Runs ffmpeg and gives its standard output; it is killed when the block is left early."""
     with tempfile.TemporaryFile() as messages:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 20) as process:
+        # Its own process group: an interrupt at the terminal is for us, and must not look like a video that cannot be decoded.
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 20, process_group=0
+        ) as process:
             assert process.stdout is not None
             try:
                 yield process.stdout
@@ -239,9 +272,9 @@ def _first_line(messages: IO[bytes]) -> str:
     return re.sub(r"^(\[[^\]]*\] ?)+", "", lines[0]).strip() if lines else ""
 
 
-def _iter_packets(path: str, command: list[bytes | str]) -> Iterator[tuple[float, bytes, int, int]]:
-    """(pts_s, packet, width, height) of each frame that ffmpeg puts out."""
-    n_frames = 0
+def _iter_packets(path: str, command: list[bytes | str], fps: float) -> Iterator[tuple[float, bytes, int, int]]:
+    """(pts_s, packet, width, height) of each sampled frame."""
+    last = -math.inf
     with _running(command, path) as stdout:
         try:
             with av.open(stdout, format="nut", mode="r") as container:
@@ -249,13 +282,18 @@ def _iter_packets(path: str, command: list[bytes | str]) -> Iterator[tuple[float
                 for packet in container.demux(video):
                     if packet.pts is None or packet.time_base is None or packet.size == 0:
                         continue
-                    n_frames += 1
-                    yield float(packet.pts * packet.time_base), bytes(packet), video.codec_context.width, video.codec_context.height
-        except (av.error.InvalidDataError, av.error.EOFError, IndexError):
-            # An empty stream: ffmpeg's own message, or its absence, says why.
-            if n_frames:
-                raise
-    if not n_frames:
+                    pts_s = float(packet.pts * packet.time_base)
+                    step = math.floor(pts_s * fps + float(_ROUNDING))
+                    # Where the picture's size changes, ffmpeg builds its filters anew and takes the next frame for the first.
+                    if step > last:
+                        last = step
+                        yield pts_s, bytes(packet), video.codec_context.width, video.codec_context.height
+        except (av.error.FFmpegError, IndexError) as error:
+            # Closed, so that ffmpeg ends and can be waited for; mostly it has ended already, and says itself why.
+            stdout.close()
+            if last > -math.inf:
+                raise MediaError(f"{path} cannot be decoded: {error}") from error
+    if last == -math.inf:
         raise MediaError(f"{path} has no frame that can be decoded")
 
 
@@ -276,7 +314,7 @@ def iter_jpegs(
         MediaError: nothing can be decoded.
     """
     output: dict[str, str | int] = {"vcodec": "mjpeg", "q:v": quality, "pix_fmt": "yuvj420p", "threads": 1}
-    for pts_s, data, _, _ in _iter_packets(path, _command(path, info, fps, geometry, executable, output)):
+    for pts_s, data, _, _ in _iter_packets(path, _command(path, info, fps, geometry, executable, output), fps):
         yield pts_s, data
 
 
@@ -290,5 +328,7 @@ def iter_images(path: str, info: VideoInfo, *, fps: float, geometry: Geometry, e
         MediaError: nothing can be decoded.
     """
     output: dict[str, str | int] = {"vcodec": "rawvideo", "pix_fmt": "rgb24"}
-    for pts_s, data, width, height in _iter_packets(path, _command(path, info, fps, geometry, executable, output)):
+    for pts_s, data, width, height in _iter_packets(path, _command(path, info, fps, geometry, executable, output), fps):
+        if len(data) != height * width * 3:
+            raise MediaError(f"{path} cannot be decoded: ffmpeg ended in the middle of a frame")
         yield pts_s, np.frombuffer(data, np.uint8).reshape(height, width, 3)

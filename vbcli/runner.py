@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -145,7 +146,8 @@ def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
     started = time.perf_counter()
     tables = list(shards.split_by_video(job.source)) if isinstance(job.source, pa.Table) else shards.iter_videos(job.source)
     order: list[str] = []
-    retried = {f.video_id for f in shards.read_failures(job.output_dir, job.index)} if job.is_retry else None
+    # From the shard itself: the record of failures is another file, and a kill may come between the two.
+    retried = set(shards.read_footer(job.output_path)["failed"]) if job.is_retry else None
 
     def inputs() -> Rows:
         for table in tables:
@@ -169,7 +171,7 @@ def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
         for table in outputs() if retried is None else _merged(job.output_path, outputs(), order):
             writer.write(table)
         shards.write_failures(job.output_dir, job.index, failures)
-        writer.close({**_footer(stage), "key": job.key, "n_items": len(order), "n_failed": len(failures)})
+        writer.close({**_footer(stage), "key": job.key, "n_items": len(order), "failed": [f.video_id for f in failures]})
     return ShardResult(job.index, len(order), writer.n_rows, len(failures), time.perf_counter() - started)
 
 
@@ -213,6 +215,15 @@ def _run_in_worker(stage: Stage, job: ShardJob) -> ShardResult:
 def _start_worker() -> None:
     # The parent decides what an interrupt means; a worker that dies of it would break the pool.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class Executor(ABC):
@@ -226,8 +237,11 @@ class SerialExecutor(Executor):
     """Runs jobs one after the other in this process."""
 
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
+        if not jobs:
+            return
+        process = stage.open()
         for job in jobs:
-            yield _run_in_worker(stage, job)
+            yield run_shard(stage, process, job)
 
 
 class ProcessExecutor(Executor):
@@ -249,10 +263,11 @@ class ProcessExecutor(Executor):
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    job = running.pop(future)
-                    yield future.result()
+                    result = future.result()
+                    del running[future]
+                    yield result
         except BrokenProcessPool as error:
-            names = ", ".join(str(j.output_path) for j in running.values()) or "a shard"
+            names = " or ".join(str(j.output_path) for j in running.values())
             raise VbcliError(
                 f"a worker process died while making {names}",
                 hint="often out of memory: give fewer --workers; run the same command again to go on",
@@ -358,7 +373,7 @@ def run_stage(
         report.n_done += 1
         report.n_rows += result.n_rows
         report.n_failed += result.n_failed
-        if result.n_failed == result.n_items:
+        if result.n_failed == result.n_items > 0:
             report.notes.append(f"all {result.n_items} items of {output_dir / shards.shard_name(result.index)} failed")
         progress(report.n_skipped + report.n_done, report.n_shards, shards.shard_name(result.index))
     if jobs:
@@ -378,12 +393,12 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
         if footer["key"] != key:
             report.notes.append(f"{job.output_path} is made again: its input changed")
             jobs.append(job)
-        elif footer["n_failed"] and is_retry:
+        elif footer["failed"] and is_retry:
             jobs.append(ShardJob(shard.index, shard.source, output_dir, key, is_retry=True))
         else:
             report.n_skipped += 1
             report.n_rows += footer["n_rows"]
-            report.n_waiting += footer["n_failed"]
+            report.n_waiting += len(footer["failed"])
     return jobs
 
 

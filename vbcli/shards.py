@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vbcli.digests import iter_bytes, table_digest
 from vbcli.errors import ItemFailure, VbcliError
 
 FOOTER_KEY = b"vbcli"
@@ -45,29 +47,54 @@ def write_atomic(path: Path, data: bytes, *, is_exclusive: bool = False) -> bool
     Returns:
         False where `is_exclusive` found the file there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if is_exclusive:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if not is_exclusive:
+                os.replace(temporary, path)
+                return True
             try:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-        else:
-            os.replace(temporary, path)
-        return True
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise VbcliError(f"cannot write {path}: {error.strerror or error}", hint="check free space and permissions") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> VbcliError:
+    return VbcliError(f"cannot write {path}: {error.strerror or error}", hint="check free space and permissions")
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes what processes of this machine left when they were killed while writing `path`."""
+    mine = _temporary(path).name.rpartition("-")[0]
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        made_by, _, process_id = stale.name.rpartition("-")
+        # Another run may be making the same shard just now, here or on another machine: its file stays.
+        if made_by == mine and not _is_running(int(process_id)):
+            stale.unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any, *, is_exclusive: bool = False) -> bool:
@@ -83,6 +110,8 @@ def read_json(path: Path) -> Any:
         raise VbcliError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise VbcliError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise VbcliError(f"{path} cannot be read: {error.strerror}") from error
 
 
 # ---------------------------------------------------------------- shards
@@ -106,87 +135,78 @@ def list_shards(dataset_dir: Path) -> list[Path]:
 class ShardWriter:
     """Writes one shard under a temporary name; `close` gives it its final name.
 
-    Used as a context manager: leaving it by an exception removes the temporary file.
+    Used as a context manager: leaving it by an exception removes the temporary file. The file's bytes depend on the rows
+    alone, not on the tables that they came in: rows of a video follow each other, and a row group holds whole videos.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
         self.schema = schema
         self.n_rows = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.tmp-*"):
-            stale.unlink(missing_ok=True)
         self._temporary = _temporary(path)
-        self._pending: list[pa.Table] = []
+        self._video: list[pa.Table] = []
+        self._group: list[pa.Table] = []
+        self._group_bytes = 0
         self._digest = hashlib.sha256()
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(path)
             self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", write_statistics=False, store_schema=True)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _not_written(path, error) from error
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._discard()
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, table: pa.Table) -> None:
         """Adds rows; they are written when a row group is full."""
-        if table.num_rows == 0:
-            return
-        self.n_rows += table.num_rows
-        self._pending.append(table.cast(self.schema))
-        if sum(t.nbytes for t in self._pending) >= ROW_GROUP_BYTES:
-            self._flush()
+        for part in split_by_video(table.cast(self.schema)):
+            if part.num_rows == 0:
+                continue
+            if self._video and self._video[0].column("video_id")[0] != part.column("video_id")[0]:
+                self._end_video()
+            self._video.append(part)
+            self.n_rows += part.num_rows
 
     def close(self, footer: dict[str, Any]) -> None:
         """Writes the footer (with the number of rows and a digest of them) and renames the file."""
+        self._end_video()
+        self._flush()
+        footer = {**footer, "n_rows": self.n_rows, "content_sha256": self._digest.hexdigest()}
         try:
-            self._flush()
-            footer = {**footer, "n_rows": self.n_rows, "content_sha256": self._digest.hexdigest()}
             self._writer.add_key_value_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)})
             self._writer.close()
             with self._temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(self._temporary, self.path)
         except OSError as error:
-            self._discard()
-            raise self._failed(error) from error
+            raise _not_written(self.path, error) from error
+
+    def _end_video(self) -> None:
+        if not self._video:
+            return
+        table = pa.concat_tables(self._video).combine_chunks()
+        self._video = []
+        for data in iter_bytes(table):
+            self._digest.update(data)
+            self._group_bytes += len(data)
+        self._group.append(table)
+        if self._group_bytes >= ROW_GROUP_BYTES:
+            self._flush()
 
     def _flush(self) -> None:
-        if not self._pending:
+        if not self._group:
             return
-        table = pa.concat_tables(self._pending).combine_chunks()
-        self._pending = []
-        digest_table(table, self._digest)
+        table = pa.concat_tables(self._group).combine_chunks()
+        self._group, self._group_bytes = [], 0
         try:
             self._writer.write_table(table, row_group_size=table.num_rows)
         except OSError as error:
-            self._discard()
-            raise self._failed(error) from error
-
-    def _discard(self) -> None:
-        self._temporary.unlink(missing_ok=True)
-
-    def _failed(self, error: OSError) -> VbcliError:
-        return VbcliError(f"cannot write {self.path}: {error.strerror or error}", hint="check free space and permissions")
-
-
-def table_digest(table: pa.Table) -> str:
-    """SHA-256 (hex) of a table's rows."""
-    digest = hashlib.sha256()
-    digest_table(table, digest)
-    return digest.hexdigest()
-
-
-def digest_table(table: pa.Table, digest: Any) -> None:
-    """Feeds a table's rows to a hashlib digest, independent of how they are chunked."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
-        for batch in table.combine_chunks().to_batches():
-            writer.write_batch(batch)
-    digest.update(sink.getvalue())
+            raise _not_written(self.path, error) from error
 
 
 def read_footer(path: Path) -> dict[str, Any]:
@@ -197,32 +217,57 @@ def read_footer(path: Path) -> dict[str, Any]:
     """
     try:
         metadata = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise VbcliError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the next run makes it again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
     if FOOTER_KEY not in metadata:
         raise VbcliError(f"{path} was not written by vbcli")
     return json.loads(metadata[FOOTER_KEY])
+
+
+def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """All rows of a shard.
+
+    Raises:
+        VbcliError: the file is not a shard, or is damaged.
+    """
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> VbcliError:
+    return VbcliError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the run that made it makes it again")
 
 
 def input_digest(path: Path, columns: list[str] | None) -> str:
     """Digest of what a stage reads of a shard: of the named columns, or of everything."""
     if columns is None:
         return str(read_footer(path)["content_sha256"])
-    return table_digest(pq.read_table(path, columns=columns))
+    return table_digest(read_shard(path, columns))
 
 
 def iter_videos(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a shard, one table a video, reading one row group at a time."""
+    """The rows of a shard, one table a video, reading one row group at a time.
+
+    Raises:
+        VbcliError: the file is not a shard, or is damaged.
+    """
     rest: pa.Table | None = None
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=columns)
-            if rest is not None:
-                table = pa.concat_tables([rest, table])
-            *whole, rest = split_by_video(table)
-            yield from whole
+    for table in _iter_row_groups(path, columns):
+        *whole, rest = split_by_video(table if rest is None else pa.concat_tables([rest, table]))
+        yield from whole
     if rest is not None and rest.num_rows:
         yield rest
+
+
+def _iter_row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def split_by_video(table: pa.Table) -> list[pa.Table]:
@@ -258,7 +303,15 @@ def read_failures(dataset_dir: Path, index: int | None = None) -> list[ItemFailu
         paths = sorted((dataset_dir / "_errors").glob("shard-*.jsonl"))
     else:
         paths = [p for p in [errors_path(dataset_dir, index)] if p.exists()]
-    return [ItemFailure(**json.loads(line)) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return [failure for path in paths for failure in _parse_failures(path)]
+
+
+def _parse_failures(path: Path) -> list[ItemFailure]:
+    try:
+        # Not `splitlines`: a message may hold what it counts as the end of a line.
+        return [ItemFailure(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError, TypeError) as error:
+        raise VbcliError(f"{path} is not a record of failed items: {error}", hint="remove it") from error
 
 
 # ---------------------------------------------------------------- manifests

@@ -71,7 +71,7 @@ class Projection:
 
     Args:
         mean: float32 (D,).
-        components: float32 (D, P), each column already divided by its standard deviation to the power `whitening`.
+        components: float32 (D, P): the scale of each dimension, the principal axes, and the scale of each axis, multiplied.
         kept: share of the variance that the components keep.
     """
 
@@ -84,13 +84,19 @@ class Projection:
         return (features.astype(np.float32) - self.mean) @ self.components
 
 
-def fit_projection(features: np.ndarray, n_components: int, whitening: float, seed: int = 0) -> Projection:
+def fit_projection(
+    features: np.ndarray, n_components: int, whitening: float, seed: int = 0, block_dims: tuple[int, ...] | None = None
+) -> Projection:
     """Principal components of the features by a randomised singular value decomposition.
+
+    Blocks (what different stages of an encoder say) are first scaled to equal variance in all, so that none drowns the others; the
+    result is scaled to a mean squared length of 1, the size that a model's embeddings begin with.
 
     Args:
         features: float (N, D).
         n_components: P; no more than N - 1 and D are used. 0 keeps the features as they are.
-        whitening: 0 (rotation only) to 1 (unit variance on each axis).
+        whitening: 0 (rotation only) to 1 (equal variance on each axis).
+        block_dims: dimensions of each block within a grid cell; None is one block.
 
     Source: Halko, Martinsson, Tropp 2011, algorithm 5.1, by `torch.svd_lowrank`.
     """
@@ -99,7 +105,8 @@ def fit_projection(features: np.ndarray, n_components: int, whitening: float, se
         return Projection(np.zeros(d, np.float32), np.eye(d, dtype=np.float32), 1.0)
     sample = _even_sample(features, max(1, SAMPLE_BYTES // (4 * d))).astype(np.float32)
     mean = sample.mean(0)
-    centred = torch.from_numpy(sample - mean)
+    scale = _block_scale(sample - mean, block_dims or (d,))
+    centred = torch.from_numpy((sample - mean) * scale)
     rank = min(n_components, len(sample) - 1, d)
     if rank < 1:
         raise VbcliError("one feature vector is not enough for a visual vocabulary", hint="encode more or longer videos")
@@ -109,10 +116,18 @@ def fit_projection(features: np.ndarray, n_components: int, whitening: float, se
     singular, axes = singular[:rank], axes[:, :rank]
     # The sign of a singular vector is arbitrary: its largest entry is made positive.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    std = singular / math.sqrt(len(sample))
-    components = axes / std.clamp_min(float(std[0]) * 1e-6 + 1e-12) ** whitening
+    std = (singular / math.sqrt(len(sample))).clamp_min(float(singular[0]) * 1e-6 + 1e-12)
+    components = torch.from_numpy(scale)[:, None] * axes / std**whitening
+    components = components / (std ** (1 - whitening)).square().sum().sqrt()
     kept = float((singular**2).sum() / max(float((centred**2).sum()), 1e-12))
     return Projection(mean, components.numpy(), kept)
+
+
+def _block_scale(centred: np.ndarray, block_dims: tuple[int, ...]) -> np.ndarray:
+    """float32 (D,): one over the root of the variance of the block that each dimension belongs to."""
+    block = np.tile(np.repeat(np.arange(len(block_dims)), block_dims), centred.shape[1] // sum(block_dims))
+    variance = np.bincount(block, weights=centred.var(0))
+    return (1 / np.sqrt(np.maximum(variance, 1e-12)))[block].astype(np.float32)
 
 
 def _even_sample(features: np.ndarray, n: int) -> np.ndarray:
@@ -292,7 +307,8 @@ def fit_vocabulary(features: np.ndarray, config: VocabConfig, encoder: dict[str,
             f"{len(features)} clips are not enough for a visual vocabulary: at least {2 * config.min_points} are needed",
             hint="encode more or longer videos, or lower --min-points",
         )
-    projection = fit_projection(features, config.n_components, config.whitening, config.seed)
+    blocks = encoder.get("block_dims")
+    projection = fit_projection(features, config.n_components, config.whitening, config.seed, tuple(blocks) if blocks else None)
     projected = np.concatenate([projection.apply(block) for block in np.array_split(features, max(1, len(features) // 8192))])
     vocabulary = Vocabulary(config, projection, fit_tree(projected, config), encoder)
     vocabulary.report = quality_report(vocabulary, projected)

@@ -108,7 +108,7 @@ def test_seeds_decide(tmp_path):
 
 
 def test_a_captioner_learns_what_the_video_decides(tmp_path):
-    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION)
+    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION, feature_noise=0.1, clip_drop=0.0)
     trainer = Trainer(
         task, TrainConfig(max_steps=200, batch_size=8, learning_rate=1e-2, warmup_steps=10, eval_every=25), tmp_path, {}, lambda now: None
     )
@@ -204,6 +204,20 @@ def test_a_captioner_of_no_clips_sees_none():
     assert task.longest_clips == 0
 
 
+def test_disturbance_has_the_stated_size_and_spares_validation():
+    task = caption_task(feature_noise=0.5, clip_drop=0.25)
+    plain = task._pack(VIDEOS[0], np.random.default_rng(0))
+    drawn = [task._disturb(plain, np.random.default_rng(i)) for i in range(2000)]
+    lengths = [np.linalg.norm(d.features - plain.features, axis=1) for d in drawn]
+    assert np.mean(np.square(lengths)) == pytest.approx(0.25, rel=0.05)
+    shown = np.mean([d.feature_mask[plain.feature_mask].mean() for d in drawn])
+    assert shown == pytest.approx(0.75, abs=0.02)
+    assert not any(d.feature_mask[~plain.feature_mask].any() for d in drawn)
+    task.model.eval()
+    quiet = CaptionTask(task.model, TEXT, VIDEOS, VALIDATION, feature_noise=0.0, clip_drop=0.0)
+    assert torch.equal(*(t.step([0, 1], 0, is_validation=True).losses["caption"].total for t in (task, quiet)))
+
+
 def test_splits():
     train, validation, note = split_videos([*VIDEOS, *VALIDATION], "train")
     assert (len(train), len(validation), note) == (24, 8, None)
@@ -216,7 +230,7 @@ def test_splits():
 
 
 def test_smoothed_caption_loss_equals_torch_on_each_row():
-    task = caption_task(label_smoothing=0.1)
+    task = caption_task(label_smoothing=0.1, feature_noise=0.0, clip_drop=0.0)
     task.model.eval()
     loss = task.step([0, 1], 0).losses["caption"]
     expected = 0.0

@@ -23,6 +23,7 @@ def evaluate(
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
     split: Annotated[str | None, typer.Option(help="Score the videos of this split only.")] = None,
+    meteor: Annotated[bool, typer.Option(help="Compute METEOR, too; its Java program takes many seconds.")] = True,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +50,7 @@ def evaluate(
     tokens_dir = baselines or next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
     others = {path.name: read_captions(path) for path in also or ()}
     named = load_lexicon(lexicon) if lexicon else None
-    evaluation = evaluate_captions(rows, truths, others=others, tokens_dir=tokens_dir, lexicon=named)
+    evaluation = evaluate_captions(rows, truths, others=others, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
     _show(evaluation, given, against, as_json)

@@ -35,7 +35,7 @@ FPS = 10
 DURATIONS_S = (4.0, 5.0, 6.0)
 """Whole seconds, so that the middle is among the frames sampled at 2 fps."""
 
-TWO_EVENTS_SHARE = 0.4
+TWO_EVENTS_SHARE = 0.3
 TEST_SHARE = 0.2
 VAL_SHARE = 0.1
 

@@ -153,7 +153,7 @@ def iter_clips(frames: Iterable[tuple[float, np.ndarray]], spec: EncoderSpec) ->
         current = index
         members.append((pts_s, pixels))
     if members:
-        filled = (members[-1][0] - current * clip_s) * spec.fps + 1
+        filled = (members[-1][0] + EDGE_S - current * clip_s) * spec.fps + 1
         if filled >= spec.n_frames / 2 or n_clips == 0:
             yield _build_clip(current, members, spec)
 

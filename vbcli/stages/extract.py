@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -43,8 +44,8 @@ class Extract(Stage):
     input_columns: ClassVar[list[str] | None] = VIDEO_IDENTITY
 
     def __post_init__(self) -> None:
-        if self.fps <= 0:
-            raise VbcliError(f"--fps {self.fps:g} is not above 0")
+        if not 0 < self.fps < math.inf:
+            raise VbcliError(f"--fps {self.fps:g} is not a number above 0")
         if self.size_px < 2 or self.size_px % 2:
             raise VbcliError(f"--size {self.size_px} is not an even number of pixels")
         if not 2 <= self.quality <= 31:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from vbcli import captionfiles, shards, transcripts
+from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
-from vbcli.media import VIDEO_SUFFIXES, probe_video
+from vbcli.media import VIDEO_SUFFIXES, open_path, probe_video
 from vbcli.runner import Process, Rows, ShardInput, Stage
-from vbcli.schemas import VIDEOS
+from vbcli.schemas import TEXT_FIELDS, VIDEOS
 
 VIDEOS_PER_SHARD = 32
 
@@ -65,8 +66,10 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
         for folder, folders, names in os.walk(base):
             folders[:] = sorted(f for f in folders if not f.startswith(b"."))
             for name in names:
-                if not name.startswith(b".") and os.path.splitext(name)[1].decode("latin-1").lower() in VIDEO_SUFFIXES:
-                    found.append(_scanned(base, os.path.relpath(os.path.join(folder, name), base)))
+                path = os.path.join(folder, name)
+                is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+                if is_file and not name.startswith(b".") and os.path.splitext(name)[1].decode("latin-1").lower() in VIDEO_SUFFIXES:
+                    found.append(_scanned(base, os.path.relpath(path, base)))
     if not found:
         raise VbcliError(f"{root} holds no videos", hint=f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}")
     return sorted(found, key=lambda v: v.video_id)
@@ -74,7 +77,8 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
 
 def _scanned(base: bytes, relative: bytes) -> ScannedVideo:
     path = os.path.join(base, relative)
-    status = os.stat(path)
+    # A link to nothing stays a video, one that will fail: what it leads to may only not be fetched yet.
+    status = os.stat(path) if os.path.exists(path) else os.lstat(path)
     return ScannedVideo(escape_name(relative), escape_name(path), status.st_size, status.st_mtime_ns)
 
 
@@ -106,9 +110,10 @@ def update_plan(dataset_dir: Path, found: Sequence[ScannedVideo]) -> tuple[list[
     removed = [v.video_id for v in planned if v.video_id not in by_id]
     if removed:
         notes.append(f"{len(removed)} planned videos are gone from the folder, first {removed[0]}: what was made of them stays")
-    changed = [v.video_id for v in planned if v.video_id in by_id and by_id[v.video_id] != v]
+    # Where the folder lies is no change.
+    changed = [v.video_id for v in planned if v.video_id in by_id and replace(by_id[v.video_id], path=v.path) != v]
     if changed:
-        notes.append(f"{len(changed)} videos changed since they were planned, first {changed[0]}: their shards are made again")
+        notes.append(f"{len(changed)} videos changed since they were planned, first {changed[0]}")
     return [[by_id.get(v["video_id"], ScannedVideo(**v)) for v in shard] for shard in _read_plans(plan_dir)], notes
 
 
@@ -131,40 +136,51 @@ def scan_videos(root: Path, dataset_dir: Path, caption_files: Sequence[Path] = (
     Args:
         root: folder of videos, or one video.
         dataset_dir: where the plan is kept.
+        caption_files: none keeps what the videos dataset there says already.
     """
-    planned, notes = update_plan(dataset_dir, scan_folder(root))
-    video_ids = [v.video_id for shard in planned for v in shard]
-    texts: dict[str, captionfiles.VideoText] = {}
-    if caption_files:
-        rows = [row for path in caption_files for row in captionfiles.read_caption_file(path)]
-        names = ", ".join(str(p) for p in caption_files)
-        texts, unmatched = captionfiles.match_rows(rows, video_ids, names)
-        if not texts:
-            raise VbcliError(
-                f"{names} names none of the {len(video_ids)} videos in {root}", hint=f"a video here is called '{video_ids[0]}'"
-            )
-        if unmatched:
-            notes.append(f"{names} names {len(unmatched)} videos that are not in {root}, first '{unmatched[0]}'")
+    found = scan_folder(root)
+    # Before the plan is written: a mistake in the command must not tie the folder to these videos.
+    columns, text_notes = _text_columns(root, found, dataset_dir, caption_files)
+    planned, notes = update_plan(dataset_dir, found)
+    notes += text_notes
     inputs = []
+    no_text = captionfiles.VideoText().as_columns()
+    names_in: dict[Path, list[str]] = {}
     for index, shard in enumerate(planned):
-        table = pa.Table.from_pylist([_planned_row(v, texts.get(v.video_id), notes) for v in shard], schema=VIDEOS)
-        # The absolute path is no part of a video's identity: a moved folder does not redo anything.
-        inputs.append(ShardInput(index, table, shards.table_digest(table.drop_columns(["path"]))))
+        rows = [{**vars(v), "transcript": _read_sidecar(v, names_in, notes), **columns.get(v.video_id, no_text)} for v in shard]
+        table = pa.Table.from_pylist(rows, schema=VIDEOS)
+        # With the path: where a folder was moved, later stages must read the videos in their new place.
+        inputs.append(ShardInput(index, table, table_digest(table)))
     return Scan(inputs, notes)
 
 
-def _planned_row(video: ScannedVideo, text: captionfiles.VideoText | None, notes: list[str]) -> dict[str, Any]:
-    text = text or captionfiles.VideoText()
-    return {
-        **vars(video),
-        "transcript": _read_sidecar(video, notes),
-        **text.as_columns(),
-    }
+def _text_columns(
+    root: Path, found: Sequence[ScannedVideo], dataset_dir: Path, caption_files: Sequence[Path]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Captions, labels, questions and split by `video_id`, and notes."""
+    if not caption_files:
+        # What was given before stays when the command is repeated without it, to retry what failed.
+        names = [field.name for field in TEXT_FIELDS]
+        shard_paths = shards.list_shards(dataset_dir / "videos")
+        known = [row for path in shard_paths for row in shards.read_shard(path, ["video_id", *names]).to_pylist()]
+        return {row["video_id"]: {name: row[name] for name in names} for row in known}, []
+    planned = [v["video_id"] for shard in _read_plans(dataset_dir / "_plan") for v in shard]
+    rows = [row for path in caption_files for row in captionfiles.read_caption_file(path)]
+    sources = ", ".join(str(p) for p in caption_files)
+    texts, unmatched = captionfiles.match_rows(rows, [*(v.video_id for v in found), *planned], sources)
+    if not texts:
+        message = f"{sources} names none of the {len(found)} videos in {root}"
+        raise VbcliError(message, hint=f"a video here is called '{found[0].video_id}'")
+    notes = [f"{sources} names {len(unmatched)} videos that are not in {root}, first '{unmatched[0]}'"] if unmatched else []
+    return {video_id: text.as_columns() for video_id, text in texts.items()}, notes
 
 
-def _read_sidecar(video: ScannedVideo, notes: list[str]) -> list[dict[str, Any]]:
-    path = Path(video.path)
-    sidecar = transcripts.find_sidecar(path) if path.parent.is_dir() else None
+def _read_sidecar(video: ScannedVideo, names_in: dict[Path, list[str]], notes: list[str]) -> list[dict[str, Any]]:
+    path = Path(os.fsdecode(open_path(video.path)))
+    folder = path.parent
+    if folder not in names_in:
+        names_in[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []
+    sidecar = transcripts.find_sidecar(path, names_in[folder])
     if sidecar is None:
         return []
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -213,6 +213,9 @@ class CaptionTask(Task):
     Args:
         n_clips: clips of a video that the model is shown; None means all.
         label_smoothing: share of the target spread over all tokens.
+        feature_noise: length of the random vector added to each feature in training; features have a mean squared length of 1.
+        clip_drop: share of the clips whose feature is hidden in training.
+        token_drop: share of the visual tokens hidden behind [MASK] in training.
         max_caption_tokens: longer captions are cut, and counted in `notes`.
     """
 
@@ -228,6 +231,9 @@ class CaptionTask(Task):
         seed: int = 0,
         n_clips: int | None = None,
         label_smoothing: float = 0.1,
+        feature_noise: float = 0.5,
+        clip_drop: float = 0.1,
+        token_drop: float = 0.7,
         max_caption_tokens: int = 62,
     ) -> None:
         self.model = model
@@ -235,6 +241,9 @@ class CaptionTask(Task):
         self.seed = seed
         self.n_clips = n_clips
         self.label_smoothing = label_smoothing
+        self.feature_noise = feature_noise
+        self.clip_drop = clip_drop
+        self.token_drop = token_drop
         self.notes = []
         self.parts = [[(v, text.encode(c)) for v in part for c in v.captions] for part in (train, validation)]
         if not self.parts[0]:
@@ -265,6 +274,8 @@ class CaptionTask(Task):
         config = self.model.encoder.config
         device = next(self.model.parameters()).device
         packed = [self._pack(video, rng) for (video, _), rng in zip(pairs, rngs, strict=True)]
+        if not is_validation:
+            packed = [self._disturb(sequence, rng) for sequence, rng in zip(packed, rngs, strict=True)]
         batch = collate(packed, config.feature_dim, self.text.pad_id).to(device)
         inputs, targets = self._decoder_rows([ids for _, ids in pairs], device)
         logits = self.model(**batch.arguments(), decoder_input_ids=inputs)  # (B, T, R)
@@ -281,6 +292,15 @@ class CaptionTask(Task):
             chosen = chosen[start : start + self.budget]
         config = self.model.encoder.config
         return pack([], tokens[chosen], features[chosen, : config.feature_dim], self.text, config)
+
+    def _disturb(self, sequence: PackedSequence, rng: np.random.Generator) -> PackedSequence:
+        """Adds noise to features and hides some: a few hundred videos would otherwise be learned by heart."""
+        noise = rng.normal(0, self.feature_noise / max(1, sequence.features.shape[1]) ** 0.5, sequence.features.shape)
+        is_visual = sequence.feature_mask
+        is_shown = is_visual & (rng.random(len(is_visual)) >= self.clip_drop)
+        is_hidden = is_visual & (rng.random(len(is_visual)) < self.token_drop)
+        ids = np.where(is_hidden, self.text.mask_id, sequence.input_ids)
+        return replace(sequence, input_ids=ids, features=sequence.features + noise.astype(np.float32), feature_mask=is_shown)
 
     def _decoder_rows(self, captions: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
         config = self.model.decoder.config

@@ -1,0 +1,136 @@
+"""The whole chain, run as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+N_CLIPS = 14
+FAST = ["--max-steps", "40"]
+
+
+def vbcli(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert run.returncode == status, f"vbcli {' '.join(arguments)} ended with {run.returncode}\n{run.stdout}\n{run.stderr}"
+    assert "Traceback" not in run.stderr
+    return run
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, shared_data: Path) -> Path:
+    """A folder with some real clips and their captions."""
+    folder = tmp_path_factory.mktemp("clips")
+    with (shared_data / "clips" / "captions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_size = sorted(rows, key=lambda r: (shared_data / "clips" / r["video"]).stat().st_size)
+    chosen = [r for r in by_size if r["split"] == "train"][: N_CLIPS - 4] + [r for r in by_size if r["split"] == "val"][:4]
+    for row in chosen:
+        shutil.copy(shared_data / "clips" / row["video"], folder / row["video"])
+    with (folder / "captions.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(chosen[0]))
+        writer.writeheader()
+        writer.writerows(chosen)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, clips: Path) -> Path:
+    """A workspace where the four commands have run."""
+    place = tmp_path_factory.mktemp("work")
+    vbcli("extract", str(clips), "--captions", str(clips / "captions.csv"), cwd=place)
+    vbcli("build-vocab", cwd=place)
+    notes = vbcli("train", *FAST, cwd=place).stderr
+    assert "VideoBERT learns with the training captions as text" in notes
+    vbcli("caption", str(clips), cwd=place)
+    return place
+
+
+def test_four_commands_caption_every_clip(chain: Path):
+    (captions,) = (chain / "vbcli-work" / "captions").iterdir()
+    rows = duckdb.sql(f"select video_id, caption, score, decoding from '{captions}/shard-*.parquet'").fetchall()
+    assert len(rows) == N_CLIPS
+    assert all(json.loads(row[3])["n_beams"] == 4 for row in rows)
+
+
+def test_every_dataset_opens_in_duckdb(chain: Path):
+    work = chain / "vbcli-work"
+    counts = {
+        name: duckdb.sql(f"select count(*), count(distinct video_id) from '{work / name}/shard-*.parquet'").fetchone()
+        for name in ("frames", "features", "tokens")
+    }
+    assert all(count is not None and count[1] == N_CLIPS for count in counts.values())
+    assert counts["frames"] == counts["features"]
+    split = duckdb.sql(f"select split, count(*) from '{work}/frames/videos/shard-*.parquet' group by 1 order by 1").fetchall()
+    assert split == [("train", N_CLIPS - 4), ("val", 4)]
+    # Every visual token is in the vocabulary.
+    n_tokens = json.loads((work / "vocab" / "report.json").read_text())["n_tokens"]
+    widest = duckdb.sql(
+        f"select max(t[1]), min(t[1]) from (select unnest(visual_tokens) as t from '{work}/tokens/shard-*.parquet')"
+    ).fetchone()
+    assert widest is not None
+    assert 0 <= widest[1] <= widest[0] < n_tokens
+
+
+def test_frames_open_as_pictures_in_datasets(chain: Path):
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    frames = datasets.load_dataset(
+        "parquet", data_files=str(chain / "vbcli-work/frames/shard-*.parquet"), split="train", cache_dir=str(chain / "cache")
+    )
+    picture = frames[0]["image"]
+    assert picture.size == (frames[0]["width_px"], frames[0]["height_px"])
+    assert min(picture.size) == 224
+
+
+def test_scores_stand_beside_baselines(chain: Path):
+    table = json.loads(vbcli("evaluate", "--split", "val", "--no-meteor", "--json", cwd=chain).stdout)
+    assert set(table["scores"]) == {"captions", "nearest training video", "best constant", "shuffled videos"}
+    for row in table["scores"].values():
+        assert {"Bleu_4", "ROUGE_L", "CIDEr"} <= set(row)
+    printed = vbcli("evaluate", "--split", "val", "--no-meteor", cwd=chain).stdout
+    assert "nearest training video" in printed
+
+
+def test_second_runs_do_nothing(chain: Path, clips: Path):
+    before = {p: p.stat().st_mtime_ns for p in (chain / "vbcli-work").rglob("shard-*.parquet")}
+    assert "were there already" in vbcli("extract", str(clips), "--captions", str(clips / "captions.csv"), cwd=chain).stderr
+    assert "trained already" in vbcli("train", *FAST, cwd=chain).stderr
+    assert "were there already" in vbcli("caption", str(clips), cwd=chain).stderr
+    assert before == {p: p.stat().st_mtime_ns for p in (chain / "vbcli-work").rglob("shard-*.parquet")}
+
+
+def test_every_path_named_gives_the_same_captions(chain: Path, clips: Path, tmp_path: Path):
+    """The long forms, straight from the same steps, with another executor."""
+    vbcli("extract", str(clips), "frames", "--captions", str(clips / "captions.csv"), "--executor", "serial", cwd=tmp_path)
+    vbcli("encode", "frames", "features", "--executor", "serial", cwd=tmp_path)
+    vbcli("build-vocab", "features", "vocab", cwd=tmp_path)
+    vbcli("tokenize", "features", "tokens", "--vocab", "vocab", cwd=tmp_path)
+    vbcli("train", "tokens", "ckpt/pretrain", "--task", "pretrain", *FAST, cwd=tmp_path)
+    vbcli("train", "tokens", "ckpt/caption", "--task", "caption", "--init", "ckpt/pretrain", *FAST, cwd=tmp_path)
+    run = vbcli("caption", "tokens", "captions", "--checkpoint", "ckpt/caption", "--format", "srt", cwd=tmp_path)
+    assert "srt" in run.stderr
+    for stage in ("frames", "features", "tokens"):
+        for shard in (tmp_path / stage).glob("shard-*.parquet"):
+            assert shard.read_bytes() == (chain / "vbcli-work" / stage / shard.name).read_bytes(), shard
+    assert (tmp_path / "ckpt/caption/model.safetensors").read_bytes() == (
+        chain / "vbcli-work/checkpoints/caption/model.safetensors"
+    ).read_bytes()
+    subtitles = list((tmp_path / "captions/srt").glob("*.srt"))
+    assert len(subtitles) == N_CLIPS
+    assert " --> " in subtitles[0].read_text()
+    scored = vbcli("evaluate", "captions", str(clips / "captions.csv"), "--baselines", "tokens", "--no-meteor", "--json", cwd=tmp_path)
+    assert json.loads(scored.stdout)["scores"]["captions"]["CIDEr"] >= 0
+
+
+def test_inspect_tells_the_chain_back_to_the_videos(chain: Path):
+    (captions,) = (chain / "vbcli-work" / "captions").iterdir()
+    tokens = json.loads(vbcli("inspect", "vbcli-work/tokens", "--json", cwd=chain).stdout)
+    assert [link["stage"] for link in tokens["chain"]] == ["tokenize", "encode", "extract", "probe"]
+    assert json.loads(vbcli("inspect", str(captions), "--json", cwd=chain).stdout)["videos"] == N_CLIPS
+    assert "validation_loss" in vbcli("inspect", "vbcli-work/checkpoints/caption", cwd=chain).stdout

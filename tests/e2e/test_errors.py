@@ -1,0 +1,63 @@
+"""What a user can do wrong: one sentence, a hint, no traceback, the right status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = [
+    (["extract", "nowhere"], 1, "folder nowhere does not exist"),
+    (["extract", "empty"], 1, "empty holds no videos"),
+    (["extract", "videos", "--fps", "0"], 1, "--fps 0 is not above 0"),
+    (["extract", "videos", "--captions", "none.csv"], 1, "none.csv"),
+    (["extract", "videos", "--captions", "broken.csv"], 1, "broken.csv"),
+    (["extract"], 2, "Missing argument"),
+    (["encode", "nowhere"], 1, "nowhere does not exist"),
+    (["encode", "videos", "--encoder", "resnet50"], 1, "unknown encoder 'resnet50'"),
+    (["encode", "videos", "--encoder", "timm:resnet18"], 1, "needs weights"),
+    (["build-vocab", "empty"], 1, "empty is not a features dataset"),
+    (["tokenize"], 1, "is not a features dataset"),
+    (["train"], 1, "has no features and no tokens"),
+    (["train", "empty"], 1, "empty is not a tokens dataset"),
+    (["caption", "videos"], 1, "there is no checkpoint in vbcli-work/checkpoints/caption"),
+    (["caption", "videos", "--checkpoint", "empty"], 1, "there is no checkpoint in empty"),
+    (["caption", "videos", "--beams", "0"], 1, "n_beams is 0"),
+    (["evaluate"], 1, "has no captions"),
+    (["evaluate", "broken.csv", "broken.csv"], 1, "broken.csv"),
+    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint or vocabulary"),
+    (["paint"], 2, "No such command"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "empty").mkdir()
+    (folder / "videos").mkdir()
+    (folder / "videos" / "a.mp4").write_bytes(b"this is no video")
+    (folder / "broken.csv").write_text("name,text\na.mp4,hello\n")
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "status", "sentence"), CASES, ids=lambda value: " ".join(value) if isinstance(value, list) else None)
+def test_wrong_invocation(place: Path, arguments, status, sentence):
+    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", *arguments], cwd=place, capture_output=True, text=True)
+    assert run.returncode == status, run.stderr
+    assert sentence in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+    if status == 1:
+        first, *rest = run.stderr.strip().splitlines()
+        assert first.startswith("error: ")
+        assert not rest or rest[0] == ""
+        assert not rest or rest[1].startswith("hint: ")
+
+
+def test_a_broken_video_is_recorded_and_the_status_is_3(place: Path):
+    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", "extract", "videos", "frames"], cwd=place, capture_output=True, text=True)
+    assert run.returncode == 3
+    assert "a.mp4" in run.stderr
+    assert '"video_id": "a.mp4"' in (place / "frames/_errors/shard-00000.jsonl").read_text()

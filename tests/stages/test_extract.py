@@ -1,0 +1,119 @@
+"""Frame extraction: rows against the sampling rule, pictures against the decoder, options that make no sense."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from vbcli import shards
+from vbcli.errors import ItemFailure, VbcliError
+from vbcli.media import Geometry, find_ffmpeg, iter_images, probe_video
+from vbcli.pipeline import RunOptions, extract_videos
+from vbcli.schemas import FRAMES
+from vbcli.stages.extract import Extract
+
+MakeVideo = Callable[..., Path]
+SERIAL = RunOptions("serial")
+
+
+def test_rows_hold_the_sampled_frames_of_each_video_in_order(video_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "frames"
+    report = extract_videos(video_folder, out, Extract(fps=4, size_px=40), [video_folder / "captions.csv"], SERIAL)
+    rows = shards.read_shard(out / "shard-00000.parquet").to_pylist()
+    assert report.n_rows == len(rows) == 4 + 6 + 8 + 10
+    for name, duration_s in (("a.mp4", 1), ("b.mkv", 1.5), ("c.mp4", 2), ("more/d.mp4", 2.5)):
+        mine = [row for row in rows if row["video_id"] == name]
+        # Ten frames a second: the first one at or after k/4 s.
+        assert [row["pts_s"] for row in mine] == pytest.approx([np.ceil(k / 4 * 10 - 1e-9) / 10 for k in range(int(duration_s * 4))])
+        assert [row["frame_index"] for row in mine] == list(range(len(mine)))
+        path = str(video_folder / name)
+        images = [x for _, x in iter_images(path, probe_video(path), fps=4, geometry=Geometry(40), executable=find_ffmpeg())]
+        for row, image in zip(mine, images, strict=True):
+            picture = Image.open(io.BytesIO(row["image"]["bytes"]))
+            assert picture.format == "JPEG"
+            assert picture.size == (row["width_px"], row["height_px"]) == (54, 40)
+            assert np.abs(np.asarray(picture).mean((0, 1)) - image.mean((0, 1))).max() < 8
+    videos = {row["video_id"]: row for row in shards.read_shard(out / "videos" / "shard-00000.parquet").to_pylist()}
+    assert videos["b.mkv"]["split"] == "val"
+    manifest = shards.read_manifest(out, "frames")
+    assert (manifest.facts, [p["stage"] for p in manifest.parents]) == ({"fps": 4}, ["probe"])
+
+
+def test_datasets_decodes_the_pictures(video_folder: Path, tmp_path: Path) -> None:
+    extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32, fit="crop"), options=SERIAL)
+    shard = tmp_path / "frames" / "shard-00000.parquet"
+    loaded = datasets.Dataset.from_parquet(str(shard), cache_dir=str(tmp_path / "cache"))
+    assert isinstance(loaded, datasets.Dataset)
+    assert [row["image"].size for row in loaded] == [(32, 32)] * 2  # type: ignore[index]
+    assert shards.read_shard(shard).schema.metadata[b"huggingface"] == (FRAMES.metadata or {})[b"huggingface"]
+    assert set(json.loads((FRAMES.metadata or {})[b"huggingface"])["info"]["features"]) == set(FRAMES.names)
+
+
+def test_a_video_that_cannot_be_decoded_fails_alone(video_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(video_folder, root)
+    (root / "b.mkv").write_bytes(b"no video at all")
+    (root / "c.mp4").unlink()
+    (root / "c.mp4").symlink_to(tmp_path / "not fetched")
+    report = extract_videos(root, tmp_path / "frames", Extract(size_px=32), options=SERIAL)
+    assert (report.n_failed, report.exit_status, report.n_rows) == (2, 3, 2 + 5)
+    failures = shards.read_failures(tmp_path / "frames")
+    assert [(f.video_id, f.stage, f.error) for f in failures] == [("b.mkv", "extract", "MediaError"), ("c.mp4", "extract", "MediaError")]
+    assert all(str(root / f.video_id) in f.message for f in failures)
+    assert isinstance(failures[0], ItemFailure)
+
+
+def test_a_moved_folder_and_new_text_do_not_make_the_frames_again(video_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(video_folder, root)
+    extract_videos(root, tmp_path / "frames", Extract(size_px=32), options=SERIAL)
+    before = (tmp_path / "frames" / "shard-00000.parquet").stat()
+    moved = root.rename(tmp_path / "moved")
+    notes: list[str] = []
+    options = RunOptions("serial", on_note=notes.append)
+    report = extract_videos(moved, tmp_path / "frames", Extract(size_px=32), [moved / "captions.csv"], options)
+    assert (report.n_done, report.n_skipped, notes) == (0, 1, [])
+    after = (tmp_path / "frames" / "shard-00000.parquet").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    videos = shards.read_shard(tmp_path / "frames" / "videos" / "shard-00000.parquet").to_pylist()
+    assert [len(row["captions"]) for row in videos] == [1, 1, 0, 1]
+    assert videos[0]["path"] == str(moved / "a.mp4")
+    (tmp_path / "frames" / "shard-00000.parquet").unlink()
+    assert extract_videos(moved, tmp_path / "frames", Extract(size_px=32), options=SERIAL).exit_status == 0
+
+
+def test_another_ffmpeg_is_no_other_configuration(video_folder: Path, tmp_path: Path) -> None:
+    """But frames of another size are, and are refused before any video is read."""
+    extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32), options=SERIAL)
+    again = extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32, ffmpeg=find_ffmpeg()), options=SERIAL)
+    assert again.n_skipped == 1
+    before = {p: p.read_bytes() for p in (tmp_path / "frames").rglob("*") if p.is_file()}
+    with pytest.raises(VbcliError, match="was made with size_px = 32, not 48"):
+        extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=48), options=SERIAL)
+    assert {p: p.read_bytes() for p in (tmp_path / "frames").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fps": 0}, "--fps 0 is not a number above 0"),
+        ({"fps": -1}, "--fps -1"),
+        ({"fps": float("nan")}, "--fps nan"),
+        ({"fps": float("inf")}, "--fps inf"),
+        ({"size_px": 0}, "--size 0"),
+        ({"size_px": 33}, "--size 33 is not an even number"),
+        ({"quality": 1}, "--quality 1 "),
+        ({"quality": 32}, "--quality 32 "),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(VbcliError, match=message):
+        Extract(**options)  # type: ignore[arg-type]

@@ -1,0 +1,372 @@
+"""Probing and decoding, against PyAV's own decoder and the sampling rule applied by brute force."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vbcli.errors import MediaError, VbcliError
+from vbcli.media import Geometry, ffmpeg_build, find_ffmpeg, iter_images, iter_jpegs, open_path, probe_video
+
+MakeVideo = Callable[..., Path]
+SMALL = Geometry(32)
+LOSSLESS = ["-c:v", "ffv1"]
+
+
+def decode(path: Path | bytes, stream_index: int) -> list[tuple[Fraction, av.VideoFrame]]:
+    """Frames by PyAV with exact times from the container's start; damaged packets are passed over."""
+    frames = []
+    with av.open(os.fsdecode(path)) as container:
+        start = Fraction(container.start_time or 0, av.time_base)
+        for packet in container.demux(container.streams[stream_index]):
+            try:
+                decoded = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            for frame in decoded:
+                assert isinstance(frame, av.VideoFrame)
+                assert frame.pts is not None
+                assert frame.time_base is not None
+                frames.append((frame.pts * frame.time_base - start, frame))
+    return frames
+
+
+def sampled_times(times: Sequence[Fraction], fps: float) -> list[Fraction]:
+    """For k = 0, 1, 2, ... the first time that is k/fps or later; PyAV gives the start in whole microseconds only."""
+    step, slack = 1 / Fraction(fps), Fraction(1, 500_000)
+    n_steps = math.floor((times[-1] + slack) / step) + 1
+    return sorted({next(t for t in times if t >= k * step - slack) for k in range(n_steps)})
+
+
+def times_of(path: Path, fps: float) -> list[float]:
+    return [t for t, _ in iter_jpegs(str(path), probe_video(str(path)), fps=fps, geometry=SMALL, executable=find_ffmpeg())]
+
+
+def images_of(path: Path | str, fps: float = 1, geometry: Geometry = SMALL) -> list[np.ndarray]:
+    return [x for _, x in iter_images(str(path), probe_video(str(path)), fps=fps, geometry=geometry, executable=find_ffmpeg())]
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference of brightness; colours are stored at half the size, and programs differ in how they fill in."""
+    weights = np.array([0.299, 0.587, 0.114])
+    return float(np.abs(a @ weights - b @ weights).mean())
+
+
+# ---------------------------------------------------------------- times
+
+VIDEOS: dict[str, dict[str, Any]] = {
+    "plain.mp4": {},
+    "ntsc.mp4": {"fps": "30000/1001", "duration_s": 1.5},
+    "film.mkv": {"fps": "24000/1001", "duration_s": 1.5, "audio": True},
+    "fast.mov": {"fps": 60},
+    "slow.mp4": {"fps": 1.5, "duration_s": 4},
+    "uneven.mp4": {"fps": 12, "duration_s": 2, "variable": True},
+    "uneven.webm": {"fps": 12, "duration_s": 2, "variable": True, "arguments": ["-c:v", "libvpx", "-b:v", "200k"]},
+    "late.ts": {"fps": 25, "audio": True, "arguments": ["-output_ts_offset", "71.3"]},
+    "old.avi": {"fps": 15, "arguments": ["-c:v", "mpeg4", "-bf", "2"]},
+    "reordered.mp4": {"fps": 30, "arguments": ["-c:v", "libx264", "-bf", "3"]},
+    "moving.gif": {"fps": 10},
+    "turned.mp4": {"rotation": 90},
+    "odd.mkv": {"size": (61, 47), "arguments": ["-c:v", "ffv1"]},
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_frames_are_sampled_by_the_rule_at_pyavs_times(tmp_path: Path, make_video: MakeVideo, name: str) -> None:
+    path = make_video(tmp_path / name, **VIDEOS[name])
+    times = [t for t, _ in decode(path, probe_video(str(path)).stream_index)]
+    assert len(times) > 5
+    for fps in (2, 7.5, 1000):
+        assert times_of(path, fps) == pytest.approx([float(t) for t in sampled_times(times, fps)], abs=1e-3)
+
+
+def test_a_video_that_begins_after_the_sound_keeps_its_times(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    plain, path = make_video(tmp_path / "plain.mp4", audio=True), tmp_path / "late.mkv"
+    late = ["-i", plain, "-itsoffset", "0.7", "-i", plain, "-map", "0:a", "-map", "1:v", "-c", "copy", path]
+    subprocess.run([ffmpeg_exe, "-nostdin", "-v", "error", *late], check=True)
+    assert times_of(path, 2) == pytest.approx([0.7, 1.0, 1.5], abs=1e-3)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.integers(1, 900), min_size=1, max_size=20),
+    st.one_of(st.sampled_from([0.5, 1, 2, 3, 25, 30000 / 1001]), st.floats(0.3, 40)),
+)
+def test_the_rule_holds_for_any_times(tmp_path_factory: pytest.TempPathFactory, steps_ms: list[int], fps: float) -> None:
+    path = tmp_path_factory.mktemp("uneven") / "uneven.nut"
+    times_ms = [sum(steps_ms[:i]) for i in range(len(steps_ms))]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=1000)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 16, 16, "yuv420p", Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time_ms in times_ms:
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), "rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert times_of(path, fps) == pytest.approx([float(t) for t in sampled_times([Fraction(t, 1000) for t in times_ms], fps)], abs=1e-6)
+
+
+def test_a_picture_that_changes_its_size_on_the_way_adds_no_frame(tmp_path: Path, make_video: MakeVideo) -> None:
+    parts = [
+        make_video(tmp_path / "a.ts", fps=8, arguments=["-c:v", "mpeg2video"]),
+        make_video(tmp_path / "b.ts", fps=8, size=(48, 96), arguments=["-c:v", "mpeg2video", "-output_ts_offset", "1.125"]),
+    ]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(p.read_bytes() for p in parts))
+    times = [t for t, _ in decode(path, 0)]
+    for fps in (1, 2, 3):
+        assert times_of(path, fps) == pytest.approx([float(t) for t in sampled_times(times, fps)], abs=1e-3)
+    assert {x.shape for x in images_of(path, geometry=Geometry(32, 32))} == {(32, 32, 3)}
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_jpegs_are_the_same_bytes_again_and_show_the_frames(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video(tmp_path / "a.mkv", fps=10, duration_s=2, arguments=LOSSLESS)
+    info = probe_video(str(path))
+    runs = [list(iter_jpegs(str(path), info, fps=2, geometry=SMALL, quality=2, executable=find_ffmpeg())) for _ in range(2)]
+    assert runs[0] == runs[1]
+    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for _, data in runs[0]]
+    for picture, image in zip(pictures, images_of(path, fps=2), strict=True):
+        assert difference(picture, image) < 6
+    coarse = list(iter_jpegs(str(path), info, fps=2, geometry=SMALL, quality=31, executable=find_ffmpeg()))
+    assert sum(len(d) for _, d in coarse) < 0.7 * sum(len(d) for _, d in runs[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "geometry", "expected"),
+    [
+        ((64, 48), Geometry(32), (42, 32)),
+        ((48, 64), Geometry(32), (32, 42)),
+        ((61, 47), Geometry(32), (42, 32)),
+        ((64, 48), Geometry(96), (128, 96)),
+        ((64, 64), Geometry(32), (32, 32)),
+        ((64, 48), Geometry(32, 32), (32, 32)),
+        ((48, 64), Geometry(40, 24), (24, 24)),
+        ((64, 48), Geometry((30, 50)), (50, 30)),
+        ((64, 48), Geometry((30, 50), 20), (20, 20)),
+    ],
+)
+def test_pixels_are_those_of_a_bicubic_resize_by_pillow(
+    tmp_path: Path, make_video: MakeVideo, size: tuple[int, int], geometry: Geometry, expected: tuple[int, int]
+) -> None:
+    path = make_video(tmp_path / "a.mkv", size=size, arguments=LOSSLESS)
+    (image, *_) = images_of(path, geometry=geometry)
+    assert image.shape == (expected[1], expected[0], 3)
+    picture = Image.fromarray(decode(path, 0)[0][1].to_ndarray(format="rgb24"))
+    assert picture.size == size
+    if isinstance(geometry.resize_px, tuple):
+        height, width = geometry.resize_px
+    else:
+        width, height = (max(geometry.resize_px, 2 * round(side * geometry.resize_px / min(size) / 2)) for side in size)
+    side = geometry.crop_px
+    resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    if side is not None:
+        top, left = (height - side) // 2, (width - side) // 2
+        resized = resized[top : top + side, left : left + side]
+    shifted = [difference(np.roll(image, step, axis), resized) for step in (-2, 2) for axis in (0, 1)]
+    assert difference(image, resized) < min(3, *shifted)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_turned_picture_is_turned_back(tmp_path: Path, make_video: MakeVideo, rotation: int) -> None:
+    path = make_video(tmp_path / "turned.mp4", rotation=rotation)
+    (image, *_) = images_of(path, geometry=Geometry(48))
+    upright = decode(path, 0)[0][1].to_ndarray(format="rgb24")
+    assert upright.shape == (48, 64, 3)
+    differences = [difference(image, np.rot90(upright, k)) for k in range(4) if np.rot90(upright, k).shape == image.shape]
+    assert difference(image, np.rot90(upright, rotation // 90)) == min(differences) < 8
+    assert max(differences) > 30
+
+
+def test_pixels_that_are_not_square_are_stretched(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video(tmp_path / "wide.mkv", size=(64, 48), arguments=["-aspect", "16:9"])
+    assert images_of(path)[0].shape == (32, 56, 3)
+
+
+# ---------------------------------------------------------------- which stream
+
+
+def test_probing_says_what_the_container_holds(tmp_path: Path, make_video: MakeVideo) -> None:
+    info = probe_video(str(make_video(tmp_path / "a.mp4", size=(64, 48), fps="30000/1001", duration_s=2.002, audio=True)))
+    assert (info.width_px, info.height_px, info.codec, info.has_audio) == (64, 48, "h264", True)
+    assert info.fps == pytest.approx(30000 / 1001)
+    assert info.duration_s == pytest.approx(2.002, abs=1e-3)
+    assert not probe_video(str(make_video(tmp_path / "b.mkv"))).has_audio
+    assert probe_video(str(tmp_path / "b.mkv")).duration_s == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_best_of_several_streams_is_taken_and_never_a_cover(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    small, large = make_video(tmp_path / "small.mp4", size=(32, 32)), make_video(tmp_path / "large.mp4", audio=True)
+    cover = tmp_path / "cover.png"
+    Image.new("RGB", (400, 300), "red").save(cover)
+    run = [ffmpeg_exe, "-nostdin", "-v", "error"]
+    two, covered, sound = tmp_path / "two.mp4", tmp_path / "covered.mp4", tmp_path / "sound.m4a"
+    subprocess.run([*run, "-i", small, "-i", large, "-map", "0:v", "-map", "1", "-c", "copy", two], check=True)
+    cover_first = ["-map", "0", "-map", "1:v", "-c", "copy", "-disposition:v:0", "attached_pic", covered]
+    subprocess.run([*run, "-i", cover, "-i", large, *cover_first], check=True)
+    cover_only = ["-map", "1:a", "-map", "0", "-c", "copy", "-disposition:v:0", "attached_pic", sound]
+    subprocess.run([*run, "-i", cover, "-i", large, *cover_only], check=True)
+    (expected, *_) = images_of(large)
+    for path in (two, covered):
+        with av.open(str(path)) as container:
+            assert len(container.streams.video) == 2
+        info = probe_video(str(path))
+        assert (info.width_px, info.height_px) == (64, 48)
+        assert np.array_equal(images_of(path)[0], expected)
+    with av.open(str(sound)) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(MediaError, match=rf"{sound} has no video stream"):
+        probe_video(str(sound))
+
+
+# ---------------------------------------------------------------- what is no video
+
+
+def failure(path: Path) -> str:
+    with pytest.raises(MediaError) as caught:
+        list(iter_jpegs(str(path), probe_video(str(path)), fps=1, geometry=SMALL, executable=find_ffmpeg()))
+    return caught.value.message
+
+
+def test_files_that_are_no_videos_are_errors_that_name_them(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    video = make_video(tmp_path / "good.mp4", audio=True)
+    sound = tmp_path / "sound.mp4"
+    subprocess.run([ffmpeg_exe, "-nostdin", "-v", "error", "-i", video, "-map", "0:a", "-c", "copy", sound], check=True)
+    contents = {"text.mp4": b"A text is no video.\n" * 20, "empty.mkv": b"", "cut.mp4": video.read_bytes()[:600], "zero.avi": bytes(5000)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.mp4").mkdir()
+    for name in (*contents, "sound.mp4", "folder.mp4", "missing.mp4"):
+        assert str(tmp_path / name) in failure(tmp_path / name)
+
+
+def test_a_video_that_breaks_off_gives_the_frames_it_has(tmp_path: Path, make_video: MakeVideo) -> None:
+    """The index is at the front, the pictures are not all there."""
+    whole = make_video(tmp_path / "whole.mp4", duration_s=3, arguments=["-movflags", "faststart"])
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    times = times_of(path, 10)
+    assert times == times_of(whole, 10)[: len(times)]
+    assert 1 < len(times) < 30
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "concat:"])
+def test_lists_of_other_files_are_not_followed(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str, kind: str) -> None:
+    """A file from outside must not make us read, or fetch, another one."""
+    secret = make_video(tmp_path / "secret.ts")
+    texts = {
+        "m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret.name}\n#EXT-X-ENDLIST\n",
+        "ffconcat": f"ffconcat version 1.0\nfile {secret.name}\n",
+        "concat:": "",
+    }
+    path = tmp_path / ("list.mp4" if texts[kind] else f"concat:{secret.name}")
+    path.write_text(texts[kind])
+    if texts[kind]:
+        allow = ["-f", "hls" if kind == "m3u8" else "concat", "-allowed_extensions", "ALL"][: 4 if kind == "m3u8" else 2]
+        followed = subprocess.run([ffmpeg_exe, "-nostdin", "-v", "error", *allow, "-i", path, "-f", "null", "-"], capture_output=True)
+        assert followed.returncode == 0, followed.stderr
+    assert str(path) in failure(path)
+
+
+def test_an_ffmpeg_that_dies_costs_the_video_and_no_more(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    path = make_video(tmp_path / "a.mp4", duration_s=2)
+    info = probe_video(str(path))
+    for n_bytes, status in ((0, 1), (0, 0), (300, 1), (300, 0), (20_000, 1)):
+        dying = tmp_path / f"dies-{n_bytes}-{status}"
+        dying.write_text(f'#!/bin/sh\n"{ffmpeg_exe}" "$@" 2>/dev/null | head -c {n_bytes}\nexit {status}\n')
+        dying.chmod(0o755)
+        for iter_frames in (iter_jpegs, iter_images):
+            with pytest.raises(MediaError, match=str(path)):
+                list(iter_frames(str(path), info, fps=10, geometry=Geometry(64), executable=str(dying)))
+
+
+def test_an_ffmpeg_is_ended_when_nobody_reads_on(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    path = make_video(tmp_path / "a.mp4", duration_s=3)
+    noting = tmp_path / "noting"
+    noting.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/pid"\nexec "{ffmpeg_exe}" "$@"\n')
+    noting.chmod(0o755)
+    frames = iter_images(str(path), probe_video(str(path)), fps=10, geometry=Geometry(600), executable=str(noting))
+    next(frames)
+    process_id = int((tmp_path / "pid").read_text())
+    os.kill(process_id, 0)
+    frames.close()  # type: ignore[attr-defined]
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)
+
+
+def test_an_ffmpeg_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VbcliError, match=r"ffmpeg '.*none' does not exist"):
+        find_ffmpeg(str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(VbcliError, match="no ffmpeg on PATH"):
+        find_ffmpeg("system")
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\necho ffmpeg version 1 Copyright nobody\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    assert ffmpeg_build(find_ffmpeg("system")) == "ffmpeg version 1"
+
+
+# ---------------------------------------------------------------- names
+
+NAMES = [
+    b"with  spaces.mp4", b"-dash.mp4", "ünïcøde 視頻 🎬.mp4".encode(), b"new\nline.mp4", b"latin-\xe9\xff.mp4", b"100%.mp4",
+    b"%41.mp4", b"%d.mp4",
+    b"\xff%41.mp4", b"quote'\".mp4", b"file:pipe:0.mp4", b"[a]*?{b}.mp4", b"back\\slash,;=.mp4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_file_name_will_do(tmp_path: Path, video_folder: Path, name: bytes) -> None:
+    from vbcli.stages.scan import scan_folder
+
+    raw = os.path.join(os.fsencode(tmp_path), name)
+    shutil.copy(os.fsencode(video_folder / "a.mp4"), raw)
+    # What `escape_name` would make of other files must not hide this one.
+    (found,) = scan_folder(tmp_path)
+    assert found.video_id.isprintable() or b"\n" in name
+    assert open_path(found.path) == raw
+    assert np.array_equal(images_of(found.path), images_of(video_folder / "a.mp4"))
+
+
+def test_a_file_that_is_gone_is_not_taken_for_another(tmp_path: Path, video_folder: Path) -> None:
+    shutil.copy(video_folder / "a.mp4", tmp_path / "a b.mp4")
+    with pytest.raises(MediaError, match=r"a%20b\.mp4 cannot be opened: No such file"):
+        probe_video(str(tmp_path / "a%20b.mp4"))
+
+
+# ---------------------------------------------------------------- real files
+
+
+def test_hostile_files_give_true_times_or_an_error(shared_data: Path) -> None:
+    paths = sorted(p for p in (shared_data / "hostile").iterdir() if p.suffix != ".json")
+    assert len(paths) > 40
+    n_refused = 0
+    for path in paths:
+        try:
+            info = probe_video(str(path))
+            times = times_of(path, 2)
+        except MediaError:
+            assert str(path) in failure(path)
+            n_refused += 1
+            continue
+        known = np.array([float(t) for t, _ in decode(path, info.stream_index)])
+        assert times == sorted(set(times))
+        assert max(float(np.abs(known - t).min()) for t in times) < 1e-3, path
+    assert n_refused < 12

@@ -1,0 +1,309 @@
+"""Stages over shards: kills, retries and executors against one uninterrupted run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+
+from vbcli import shards
+from vbcli.config import config_hash
+from vbcli.errors import ItemFailure, VbcliError
+from vbcli.runner import Chain, Process, Rows, RunReport, SerialExecutor, ShardInput, Stage, dataset_inputs, open_executor, run_stage
+from vbcli.stages.extract import Extract
+
+LINES = pa.schema([pa.field("video_id", pa.string(), nullable=False), pa.field("line", pa.string()), pa.field("n_chars", pa.int32())])
+SEEN: list[str] = []
+
+
+@dataclass(frozen=True)
+class ReadLines(Stage):
+    """The lines of each "video", a text file; the file may be missing."""
+
+    name: ClassVar[str] = "read"
+    version: ClassVar[int] = 1
+    output_kind: ClassVar[str] = "lines"
+    input_columns: ClassVar[list[str] | None] = ["video_id"]
+
+    def output_schema(self) -> pa.Schema:
+        return LINES
+
+    def open(self) -> Process:
+        return self.process
+
+    def process(self, rows: Rows) -> Rows:
+        for table in rows:
+            assert not isinstance(table, ItemFailure)
+            video_id, path = (table.column(name)[0].as_py() for name in ("video_id", "path"))
+            SEEN.append(video_id)
+            try:
+                lines = Path(path).read_text().splitlines()
+            except FileNotFoundError:
+                yield ItemFailure(video_id, self.name, "FileNotFoundError", f"{video_id} is missing")
+                continue
+            yield pa.Table.from_pylist([{"video_id": video_id, "line": line, "n_chars": len(line)} for line in lines], schema=LINES)
+
+
+@dataclass(frozen=True)
+class Shout(Stage):
+    """Lines in capitals; a video with a line that is capital already fails, and a digit is a bug."""
+
+    mark: str = "!"
+
+    name: ClassVar[str] = "shout"
+    version: ClassVar[int] = 1
+    output_kind: ClassVar[str] = "lines"
+
+    def output_schema(self) -> pa.Schema:
+        return LINES
+
+    def open(self) -> Process:
+        return self.process
+
+    def process(self, rows: Rows) -> Rows:
+        for table in rows:
+            if isinstance(table, ItemFailure):
+                yield table
+                continue
+            lines = table.to_pylist()
+            if any(row["line"].isupper() for row in lines):
+                yield ItemFailure(lines[0]["video_id"], self.name, "ValueError", "loud already")
+                continue
+            if any(row["line"].isdigit() for row in lines):
+                raise ZeroDivisionError("a bug")
+            yield pa.Table.from_pylist([{**row, "line": row["line"].upper() + self.mark} for row in lines], schema=LINES)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Nine text files; `loud` ones fail in `Shout`."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(9):
+        lines = [f"line {i} {j}" for j in range(i + 1)] + (["LOUD"] if i in (3, 8) else [])
+        (folder / f"{i}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def inputs_of(folder: Path, per_shard: int = 3, salt: str = "") -> list[ShardInput]:
+    """Planned shards of text files 0 to 8, which may be missing."""
+    rows = [{"video_id": f"{i}.txt", "path": str(folder / f"{i}.txt")} for i in range(9)]
+    groups = [rows[i : i + per_shard] for i in range(0, len(rows), per_shard)]
+    return [
+        ShardInput(i, pa.Table.from_pylist(g), config_hash([r["video_id"] for r in g] + [salt * (i == 1)])) for i, g in enumerate(groups)
+    ]
+
+
+def run(stage: Stage, inputs: list[ShardInput], output_dir: Path, **options: Any) -> RunReport:
+    SEEN.clear()
+    return run_stage(stage, inputs, output_dir, SerialExecutor(), **options)
+
+
+def data_of(folder: Path) -> dict[str, bytes]:
+    """What must be equal between runs: everything but the record of runs."""
+    files = [p for p in folder.rglob("*") if p.is_file() and "_runs" not in p.parts]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shards.list_shards(folder)}
+
+
+def lines_in(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in shards.list_shards(folder) for row in shards.read_shard(path).to_pylist()]
+
+
+# ---------------------------------------------------------------- runs in one process
+
+
+def test_a_run_writes_every_row_in_order(texts: Path, tmp_path: Path) -> None:
+    report = run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    expected = [
+        {"video_id": f"{i}.txt", "line": t, "n_chars": len(t)} for i in range(9) for t in (texts / f"{i}.txt").read_text().splitlines()
+    ]
+    assert lines_in(tmp_path / "out") == expected
+    assert (report.n_shards, report.n_done, report.n_rows, report.n_failed, report.exit_status) == (3, 3, len(expected), 0, 0)
+    footer = shards.read_footer(tmp_path / "out" / "shard-00001.parquet")
+    assert (footer["stage"], footer["config"], footer["n_items"], footer["failed"]) == ("read", {}, 3, [])
+
+
+def test_the_same_run_again_does_nothing(texts: Path, tmp_path: Path) -> None:
+    (texts / "4.txt").unlink()
+    first = run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    before, made = stamps(tmp_path / "out"), data_of(tmp_path / "out")
+    again = run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    assert SEEN == []
+    assert (stamps(tmp_path / "out"), data_of(tmp_path / "out")) == (before, made)
+    assert (first.n_failed, first.n_waiting, first.exit_status) == (1, 0, 3)
+    assert (again.n_failed, again.n_waiting, again.exit_status) == (0, 1, 3)
+    assert (again.n_done, again.n_skipped, again.n_rows) == (0, 3, first.n_rows)
+    assert len(list((tmp_path / "out" / "_runs").iterdir())) == 1
+
+
+def test_failures_are_recorded_and_a_shard_of_failures_is_called_out(texts: Path, tmp_path: Path) -> None:
+    for i in (0, 6, 7, 8):
+        (texts / f"{i}.txt").unlink()
+    report = run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    assert [f.as_row() for f in shards.read_failures(tmp_path / "out")] == [
+        {"video_id": f"{i}.txt", "stage": "read", "error": "FileNotFoundError", "message": f"{i}.txt is missing"} for i in (0, 6, 7, 8)
+    ]
+    assert report.notes == [f"all 3 items of {tmp_path / 'out' / 'shard-00002.parquet'} failed"]
+    assert [shards.read_footer(p)["failed"] for p in shards.list_shards(tmp_path / "out")] == [["0.txt"], [], ["6.txt", "7.txt", "8.txt"]]
+    after = run(Shout(), dataset_inputs(tmp_path / "out", Shout()), tmp_path / "loud")
+    assert after.notes == []
+    assert {row["video_id"] for row in lines_in(tmp_path / "loud")} == {"1.txt", "2.txt", "4.txt", "5.txt"}
+
+
+def test_a_retry_redoes_the_failed_items_and_gives_what_one_run_would_have(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "one")
+    hidden = tmp_path / "hidden"
+    shutil.copytree(texts, hidden)
+    for i in (0, 1, 5, 6, 7, 8):
+        (texts / f"{i}.txt").unlink()
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    for returned, seen, n_failed in (((0, 6, 7), [0, 1, 5, 6, 7, 8], 3), ((1, 5, 8), [1, 5, 8], 0)):
+        for i in returned:
+            shutil.copy(hidden / f"{i}.txt", texts)
+        report = run(ReadLines(), inputs_of(texts), tmp_path / "out", is_retry=True)
+        assert [f"{i}.txt" for i in seen] == SEEN
+        assert (report.n_failed, report.n_waiting, report.exit_status) == (n_failed, 0, 3 if n_failed else 0)
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
+
+
+def test_a_retry_that_was_killed_between_its_two_files_loses_nothing(texts: Path, tmp_path: Path) -> None:
+    """The record of failures is of the retry, the shard is still the one before it."""
+    run(ReadLines(), inputs_of(texts), tmp_path / "one")
+    hidden = texts.rename(tmp_path / "hidden")
+    texts.mkdir()
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    shutil.copytree(hidden, texts, dirs_exist_ok=True)
+    shards.write_failures(tmp_path / "out", 0, [])
+    shards.write_failures(tmp_path / "out", 1, shards.read_failures(tmp_path / "out", 1)[:1])
+    run(ReadLines(), inputs_of(texts), tmp_path / "out", is_retry=True)
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
+
+
+def test_a_changed_input_redoes_its_shard_alone_and_says_so(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    before = stamps(tmp_path / "out")
+    (texts / "4.txt").write_text("new")
+    report = run(ReadLines(), inputs_of(texts, salt="changed"), tmp_path / "out")
+    assert SEEN == ["3.txt", "4.txt", "5.txt"]
+    assert report.notes == [f"{tmp_path / 'out' / 'shard-00001.parquet'} is made again: its input changed"]
+    changed = {name for name, stamp in stamps(tmp_path / "out").items() if stamp != before[name]}
+    assert changed == {"shard-00001.parquet"}
+    assert [row["line"] for row in lines_in(tmp_path / "out") if row["video_id"] == "4.txt"] == ["new"]
+
+
+def test_another_configuration_is_refused_before_any_work(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "lines")
+    (texts / "3.txt").write_text("quiet")
+    run(Shout(), dataset_inputs(tmp_path / "lines", Shout()), tmp_path / "out")
+    made = data_of(tmp_path / "out")
+    with pytest.raises(VbcliError, match='was made with mark = "!", not "\\?"'):
+        run(Shout("?"), dataset_inputs(tmp_path / "lines", Shout()), tmp_path / "out")
+    assert data_of(tmp_path / "out") == made
+
+
+def test_a_chain_is_its_stages_one_after_the_other(texts: Path, tmp_path: Path) -> None:
+    (texts / "2.txt").unlink()
+    run(ReadLines(), inputs_of(texts), tmp_path / "lines")
+    run(Shout(), dataset_inputs(tmp_path / "lines", Shout()), tmp_path / "apart")
+    report = run(Chain((ReadLines(), Shout())), inputs_of(texts), tmp_path / "chained")
+    assert lines_in(tmp_path / "chained") == lines_in(tmp_path / "apart")
+    assert {row["video_id"] for row in lines_in(tmp_path / "chained")} == {f"{i}.txt" for i in (0, 1, 4, 5, 6, 7)}
+    apart = [f for d in ("lines", "apart") for f in shards.read_failures(tmp_path / d)]
+    assert sorted(shards.read_failures(tmp_path / "chained"), key=str) == sorted(apart, key=str)
+    assert [(f.video_id, f.stage) for f in shards.read_failures(tmp_path / "chained")] == [
+        ("2.txt", "read"),
+        ("3.txt", "shout"),
+        ("8.txt", "shout"),
+    ]
+    assert (report.n_failed, report.exit_status) == (3, 3)
+
+
+def test_a_chain_keeps_one_video_in_memory_at_a_time(texts: Path) -> None:
+    process = Chain((ReadLines(), Shout())).open()
+    rows = process(iter(shards.split_by_video(inputs_of(texts, per_shard=9)[0].source)))  # type: ignore[arg-type]
+    SEEN.clear()
+    next(rows)
+    assert SEEN == ["0.txt"]
+
+
+def test_a_bug_stops_the_run_and_leaves_no_shard(texts: Path, tmp_path: Path) -> None:
+    (texts / "5.txt").write_text("fine\n5")
+    stage = Chain((ReadLines(), Shout()))
+    with pytest.raises(ZeroDivisionError):
+        run(stage, inputs_of(texts), tmp_path / "out")
+    assert sorted(data_of(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
+    before = stamps(tmp_path / "out")
+    (texts / "5.txt").write_text("fine")
+    report = run(stage, inputs_of(texts), tmp_path / "out")
+    assert (report.n_done, report.n_skipped) == (2, 1)
+    assert stamps(tmp_path / "out")["shard-00000.parquet"] == before["shard-00000.parquet"]
+
+
+def test_a_damaged_output_shard_is_an_error_that_says_what_to_do(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    made = data_of(tmp_path / "out")
+    path = tmp_path / "out" / "shard-00001.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(VbcliError, match=str(path)) as caught:
+        run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    assert "remove it" in str(caught.value.hint)
+    path.unlink()
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    assert data_of(tmp_path / "out") == made
+
+
+def test_the_videos_dataset_is_carried_along(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "videos")
+    run(Shout(), dataset_inputs(tmp_path / "videos", Shout()), tmp_path / "out", videos_dir=tmp_path / "videos")
+    source = {k: v for k, v in data_of(tmp_path / "videos").items() if not k.startswith("_errors")}
+    assert data_of(tmp_path / "out" / "videos") == source
+    (texts / "4.txt").write_text("new")
+    run(ReadLines(), inputs_of(texts, salt="changed"), tmp_path / "videos")
+    run(Shout(), dataset_inputs(tmp_path / "videos", Shout()), tmp_path / "out", videos_dir=tmp_path / "videos")
+    assert data_of(tmp_path / "out" / "videos") == {k: v for k, v in data_of(tmp_path / "videos").items() if not k.startswith("_errors")}
+
+
+# ---------------------------------------------------------------- worker processes
+
+
+def video_inputs(paths: Sequence[Path], per_shard: int) -> list[ShardInput]:
+    rows = [{"video_id": p.name, "path": str(p), "bytes": p.stat().st_size, "mtime_ns": 0} for p in paths]
+    groups = [rows[i : i + per_shard] for i in range(0, len(rows), per_shard)]
+    return [ShardInput(i, pa.Table.from_pylist(g), config_hash(g)) for i, g in enumerate(groups)]
+
+
+def test_worker_processes_give_the_bytes_of_one_process_and_survive_one_that_is_killed(video_folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    paths = [*sorted(video_folder.rglob("*.m*")), broken]
+    inputs = video_inputs(paths, per_shard=2)
+    serial = run(Extract(size_px=32), inputs, tmp_path / "serial")
+    assert (serial.n_shards, serial.n_failed, serial.n_rows) == (3, 1, 2 + 3 + 4 + 5)
+
+    killer = tmp_path / "killer"
+    killer.write_text("#!/bin/sh\nkill -9 $PPID\n")
+    killer.chmod(0o755)
+    with pytest.raises(VbcliError) as caught, open_executor("processes", 2) as executor:
+        run_stage(Extract(size_px=32, ffmpeg=str(killer)), inputs[:1], tmp_path / "out", executor)
+    assert caught.value.message == f"a worker process died while making {tmp_path / 'out' / 'shard-00000.parquet'}"
+    assert "run the same command again" in str(caught.value.hint)
+    assert shards.list_shards(tmp_path / "out") == []
+
+    with open_executor("processes", 2) as executor:
+        report = run_stage(Extract(size_px=32), inputs, tmp_path / "out", executor)
+        # A bug in a worker stops the run, too.
+        unplanned = [ShardInput(0, pa.table({"video_id": ["a"]}), "")]
+        with pytest.raises(KeyError, match="path"):
+            run_stage(Extract(), unplanned, tmp_path / "bug", executor)
+    assert shards.list_shards(tmp_path / "bug") == []
+    assert (report.n_done, report.n_rows, report.n_failed, report.exit_status) == (3, serial.n_rows, 1, 3)
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "serial")
