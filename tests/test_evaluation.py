@@ -70,8 +70,11 @@ def test_other_systems_need_the_same_videos():
 
 def test_both_sides_are_read_from_files_and_datasets(tmp_path):
     (tmp_path / "refs.csv").write_text("video,caption,split\na,one,val\na,two,val\nb,three,train\n")
-    assert read_references(tmp_path / "refs.csv", ["a.mp4", "b.mp4"]) == {"a.mp4": ["one", "two"], "b.mp4": ["three"]}
-    assert read_references(tmp_path / "refs.csv", ["a.mp4", "b.mp4"], "val") == {"a.mp4": ["one", "two"]}
+    references = read_references(tmp_path / "refs.csv", ["a.mp4", "b.mp4"])
+    assert references.captions == {"a.mp4": ["one", "two"], "b.mp4": ["three"]}
+    assert references.held_out(["a.mp4", "b.mp4"], None) == ["a.mp4"]
+    assert references.held_out(["a.mp4", "b.mp4"], "train") == ["b.mp4"]
+    assert references.held_out(["b.mp4"], None) == ["b.mp4"]
     (tmp_path / "captions.csv").write_text("video,caption\na.mp4,hello\n")
     assert read_captions(tmp_path / "captions.csv") == {"a.mp4": "hello"}
     with pytest.raises(VbcliError, match="several captions for a"):
@@ -93,7 +96,7 @@ def test_both_sides_are_read_from_files_and_datasets(tmp_path):
             writer.write(pa.Table.from_pylist([row], schema=schema))
             writer.close({})
     assert read_captions(dataset) == {"a.mp4": "hi"}
-    assert read_references(dataset, []) == {"a.mp4": ["hi there"]}
+    assert read_references(dataset, []).captions == {"a.mp4": ["hi there"]}
 
 
 def _video_row():

@@ -102,7 +102,7 @@ def test_a_video_that_begins_after_the_sound_keeps_its_times(tmp_path: Path, mak
     assert times_of(path, 2) == pytest.approx([0.7, 1.0, 1.5], abs=1e-3)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     st.lists(st.integers(1, 900), min_size=1, max_size=20),
     st.one_of(st.sampled_from([0.5, 1, 2, 3, 25, 30000 / 1001]), st.floats(0.3, 40)),

@@ -215,7 +215,7 @@ def cut(rows: list[dict[str, Any]], cuts: Sequence[int]) -> list[pa.Table]:
     return [table_of(rows[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(ROWS, st.lists(st.integers(0, 12), max_size=5))
 def test_a_shard_does_not_depend_on_how_its_rows_came(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], cuts: list[int]
@@ -231,7 +231,7 @@ def test_a_shard_does_not_depend_on_how_its_rows_came(
     assert whole.read_bytes() == pieces.read_bytes() == slices.read_bytes() == reread.read_bytes()
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(ROWS.filter(bool), st.data())
 def test_the_digest_of_a_shard_changes_with_any_value(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], data: st.DataObject
@@ -319,6 +319,7 @@ def test_a_damaged_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- failures and manifests
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT), max_size=4))
 def test_failures_are_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str, str]]) -> None:
     folder = tmp_path_factory.mktemp("frames")

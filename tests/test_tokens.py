@@ -71,9 +71,7 @@ def test_windows_cover_everything_and_overlap(n, size, overlap):
     assert windows[0][0] == 0
     assert windows[-1][1] == n
     assert all(end - start == min(n, size) for start, end in windows)
-    assert all(
-        b_start <= a_end - overlap and b_start > a_start for (a_start, a_end), (b_start, _) in itertools.pairwise(windows)
-    )
+    assert all(b_start <= a_end - overlap and b_start > a_start for (a_start, a_end), (b_start, _) in itertools.pairwise(windows))
 
 
 def test_without_transcript_sixteen_clips_a_segment():

@@ -152,7 +152,7 @@ def load_encoder(
     """
     keep_freed_memory()
     if clip_s is not None and not 0 < clip_s < math.inf:
-        raise VbcliError(f"--clip-s {clip_s:g} is not a number above 0")
+        raise VbcliError(f"--clip-s {clip_s:g} is not above 0 and finite")
     library, _, rest = name.partition(":")
     if library not in _LOADERS or not rest:
         raise VbcliError(
@@ -262,6 +262,7 @@ def _no_weights(name: str) -> VbcliError:
 
 def _load_timm(architecture: str, weights: str) -> _Backbone:
     import timm
+    from timm.data import resolve_model_data_config
 
     if not timm.is_model(architecture):
         raise VbcliError(f"timm has no model '{architecture}'", hint="see timm.list_models()")
@@ -270,12 +271,12 @@ def _load_timm(architecture: str, weights: str) -> _Backbone:
         raise _no_weights(f"timm:{architecture}")
     is_download = weights not in ("", "random") and not Path(weights).exists()
     try:
-        module = timm.create_model(f"{architecture}.{weights}" if is_download else architecture, pretrained=is_download, num_classes=0)
+        module: Any = timm.create_model(f"{architecture}.{weights}" if is_download else architecture, pretrained=is_download, num_classes=0)
     except (RuntimeError, OSError, ValueError) as error:
         raise VbcliError(
             f"timm:{architecture}/{weights} cannot be loaded: {error}", hint="without a network, give the path of a local file"
         ) from error
-    config = timm.data.resolve_model_data_config(module)
+    config = resolve_model_data_config(module)
     size, mean, std, crop_pct = config["input_size"][-1], config["mean"], config["std"], config["crop_pct"]
     if is_embedded:
         _load_embedded_efficientnet(module)
@@ -318,7 +319,7 @@ def _load_open_clip(architecture: str, weights: str) -> _Backbone:
     model_name = f"local-dir:{path.resolve()}" if is_local_dir else architecture
     pretrained = None if weights == "random" or is_local_dir else weights
     try:
-        model = open_clip.create_model(model_name, pretrained=pretrained, weights_only=True)
+        model: Any = open_clip.create_model(model_name, pretrained=pretrained, weights_only=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise VbcliError(
             f"open_clip:{architecture}/{weights} cannot be loaded: {str(error).splitlines()[0]}",

@@ -166,15 +166,28 @@ def read_captions(path: Path) -> dict[str, str]:
     return captions
 
 
-def read_references(path: Path, video_ids: Sequence[str], split: str | None = None) -> dict[str, list[str]]:
-    """Reference captions by video: of any dataset (its videos carry the captions), or of a caption file.
+@dataclass(frozen=True)
+class References:
+    """Captions of people by video, and the split of each video (None where none is named)."""
+
+    captions: dict[str, list[str]]
+    splits: dict[str, str | None]
+
+    def held_out(self, video_ids: Sequence[str], split: str | None) -> list[str]:
+        """The videos to score: those of `split`; without one those that are not for training, or all where all are."""
+        if split is not None:
+            return [v for v in video_ids if self.splits.get(v) == split]
+        return [v for v in video_ids if self.splits.get(v) != "train"] or list(video_ids)
+
+
+def read_references(path: Path, video_ids: Sequence[str]) -> References:
+    """References of any dataset (its videos carry the captions), or of a caption file.
 
     Args:
         video_ids: the captioned videos; the names in a file are matched to them.
-        split: only videos of this split.
     """
     if (path / "manifest.json").is_file():
         rows = read_videos(path).select(["video_id", "captions", "split"]).to_pylist()
-        return {r["video_id"]: [c["text"] for c in r["captions"]] for r in rows if split is None or r["split"] == split}
+        return References({r["video_id"]: [c["text"] for c in r["captions"]] for r in rows}, {r["video_id"]: r["split"] for r in rows})
     texts = captionfiles.match_rows(captionfiles.read_caption_file(path), video_ids, str(path)).texts
-    return {v: [c[0] for c in text.captions] for v, text in texts.items() if split is None or text.split == split}
+    return References({v: [c[0] for c in text.captions] for v, text in texts.items()}, {v: text.split for v, text in texts.items()})

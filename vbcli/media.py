@@ -253,7 +253,7 @@ def _running(command: list[bytes | str], path: str) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as messages:
         # Its own process group: an interrupt at the terminal is for us, and must not look like a video that cannot be decoded.
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 20, process_group=0
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=0, process_group=0
         ) as process:
             assert process.stdout is not None
             try:
@@ -277,7 +277,8 @@ def _iter_packets(path: str, command: list[bytes | str], fps: float) -> Iterator
     last = -math.inf
     with _running(command, path) as stdout:
         try:
-            with av.open(stdout, format="nut", mode="r") as container:
+            # The descriptor, not the file: PyAV drops an interrupt that comes while it reads from a Python object.
+            with av.open("fd:", format="nut", mode="r", options={"fd": str(stdout.fileno())}) as container:
                 video = container.streams.video[0]
                 for packet in container.demux(video):
                     if packet.pts is None or packet.time_base is None or packet.size == 0:

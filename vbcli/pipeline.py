@@ -28,6 +28,7 @@ from vbcli.runner import (
     ShardInput,
     Stage,
     dataset_inputs,
+    last_run,
     open_executor,
     run_stage,
 )
@@ -121,6 +122,9 @@ def _run(
     videos_dir: Path | None = None,
 ) -> RunReport:
     build = ffmpeg_build(find_ffmpeg(options.ffmpeg))
+    before = last_run(output_dir).get("ffmpeg", build)
+    if before != build:
+        options.on_note(f"{output_dir} was begun with {before}, and goes on with {build}: frames may differ in their last bits")
     report = run_stage(
         stage,
         inputs,

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -290,6 +290,11 @@ def open_executor(name: ExecutorName, n_workers: int) -> Iterator[Executor]:
     pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield ProcessExecutor(pool, n_workers)
+    except KeyboardInterrupt:
+        # Unfinished shards are made anew by the next run: there is nothing to wait for.
+        for worker in active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -437,6 +442,12 @@ def _record_run(report: RunReport, started: float, environment: dict[str, Any]) 
         **environment,
     }
     shards.write_json(report.output_dir / "_runs" / f"{stamp}-{platform.node()}-{os.getpid()}.json", json.loads(json.dumps(record)))
+
+
+def last_run(output_dir: Path) -> dict[str, Any]:
+    """The record of the newest run that did something; empty where there is none."""
+    records = sorted((output_dir / "_runs").glob("*.json"))
+    return shards.read_json(records[-1]) if records else {}
 
 
 def _package_version(name: str) -> str | None:

@@ -32,10 +32,10 @@ def assign_splits(video_ids: Sequence[str], given: Sequence[str | None], feature
     for group, video_id in sorted(zip(groups, video_ids, strict=True), key=lambda pair: pair[1]):
         first.setdefault(group, video_id)
     chosen = {group: _is_validation(video_id, seed) for group, video_id in first.items()}
-    if len(first) > 1 and len(set(chosen.values())) == 1:
-        # A handful of videos may all fall on one side: the one whose hash is smallest validates.
+    if len(set(chosen.values())) == 1:
+        # A handful of videos may all fall on one side: the one whose hash is smallest validates, unless it is the only one.
         chosen = dict.fromkeys(chosen, False)
-        chosen[min(first, key=lambda g: _hash(first[g], seed))] = True
+        chosen[min(first, key=lambda g: _hash(first[g], seed))] = len(first) > 1
     return ["val" if chosen[g] else "train" for g in groups]
 
 
@@ -59,17 +59,10 @@ def group_duplicates(features: np.ndarray, cosine: float = DUPLICATE_COSINE, blo
         The number of its group for each row; groups are numbered by their first row.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    parent = list(range(len(unit)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    groups = np.arange(len(unit))
     for start in range(0, len(unit), block):
-        similar = unit[start : start + block] @ unit.T >= cosine
-        for i, j in zip(*np.nonzero(similar), strict=True):
-            a, b = root(int(i) + start), root(int(j))
-            parent[max(a, b)] = min(a, b)
-    return [root(i) for i in range(len(unit))]
+        for similar in unit[start : start + block] @ unit.T >= cosine:
+            joined = np.unique(groups[similar])
+            if len(joined) > 1:
+                groups[np.isin(groups, joined)] = joined[0]
+    return groups.tolist()

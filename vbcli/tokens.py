@@ -35,14 +35,10 @@ class TextVocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str = "tokenizer") -> None:
-        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
-        missing = [token for token, i in ids.items() if i is None]
-        if missing:
-            raise VbcliError(f"{source} has no token {missing[0]}: it is not a BERT vocabulary")
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[t] for t in SPECIAL_TOKENS)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (_id_of(tokenizer, t, source) for t in SPECIAL_TOKENS)
 
     @property
     def n_tokens(self) -> int:
@@ -65,6 +61,13 @@ class TextVocabulary:
     def to_json(self) -> str:
         """The tokenizers library's JSON form."""
         return self.tokenizer.to_str()
+
+
+def _id_of(tokenizer: Tokenizer, token: str, source: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise VbcliError(f"{source} has no token {token}: it is not a BERT vocabulary")
+    return found
 
 
 def load_text_vocabulary(path: Path) -> TextVocabulary:

@@ -23,6 +23,11 @@ def vbcli(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedPr
     return run
 
 
+def query(statement: str) -> list[tuple]:
+    with duckdb.connect() as connection:
+        return connection.execute(statement).fetchall()
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory, shared_data: Path) -> Path:
     """A folder with some real clips and their captions."""
@@ -54,7 +59,7 @@ def chain(tmp_path_factory, clips: Path) -> Path:
 
 def test_four_commands_caption_every_clip(chain: Path):
     (captions,) = (chain / "vbcli-work" / "captions").iterdir()
-    rows = duckdb.sql(f"select video_id, caption, score, decoding from '{captions}/shard-*.parquet'").fetchall()
+    rows = query(f"select video_id, caption, score, decoding from '{captions}/shard-*.parquet'")
     assert len(rows) == N_CLIPS
     assert all(json.loads(row[3])["n_beams"] == 4 for row in rows)
 
@@ -62,19 +67,16 @@ def test_four_commands_caption_every_clip(chain: Path):
 def test_every_dataset_opens_in_duckdb(chain: Path):
     work = chain / "vbcli-work"
     counts = {
-        name: duckdb.sql(f"select count(*), count(distinct video_id) from '{work / name}/shard-*.parquet'").fetchone()
+        name: query(f"select count(*), count(distinct video_id) from '{work / name}/shard-*.parquet'")[0]
         for name in ("frames", "features", "tokens")
     }
-    assert all(count is not None and count[1] == N_CLIPS for count in counts.values())
+    assert all(count[1] == N_CLIPS for count in counts.values())
     assert counts["frames"] == counts["features"]
-    split = duckdb.sql(f"select split, count(*) from '{work}/frames/videos/shard-*.parquet' group by 1 order by 1").fetchall()
+    split = query(f"select split, count(*) from '{work}/frames/videos/shard-*.parquet' group by 1 order by 1")
     assert split == [("train", N_CLIPS - 4), ("val", 4)]
     # Every visual token is in the vocabulary.
     n_tokens = json.loads((work / "vocab" / "report.json").read_text())["n_tokens"]
-    widest = duckdb.sql(
-        f"select max(t[1]), min(t[1]) from (select unnest(visual_tokens) as t from '{work}/tokens/shard-*.parquet')"
-    ).fetchone()
-    assert widest is not None
+    widest = query(f"select max(t[1]), min(t[1]) from (select unnest(visual_tokens) as t from '{work}/tokens/shard-*.parquet')")[0]
     assert 0 <= widest[1] <= widest[0] < n_tokens
 
 
@@ -89,7 +91,7 @@ def test_frames_open_as_pictures_in_datasets(chain: Path):
 
 
 def test_scores_stand_beside_baselines(chain: Path):
-    table = json.loads(vbcli("evaluate", "--split", "val", "--no-meteor", "--json", cwd=chain).stdout)
+    table = json.loads(vbcli("evaluate", "--no-meteor", "--json", cwd=chain).stdout)
     assert set(table["scores"]) == {"captions", "nearest training video", "best constant", "shuffled videos"}
     for row in table["scores"].values():
         assert {"Bleu_4", "ROUGE_L", "CIDEr"} <= set(row)

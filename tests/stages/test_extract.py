@@ -104,7 +104,7 @@ def test_another_ffmpeg_is_no_other_configuration(video_folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fps": 0}, "--fps 0 is not a number above 0"),
+        ({"fps": 0}, "--fps 0 is not above 0"),
         ({"fps": -1}, "--fps -1"),
         ({"fps": float("nan")}, "--fps nan"),
         ({"fps": float("inf")}, "--fps inf"),

@@ -241,3 +241,15 @@ def test_smoothed_caption_loss_equals_torch_on_each_row():
         logits = task.model(**batch.arguments(), decoder_input_ids=inputs)[0]
         expected += float(F.cross_entropy(logits, torch.tensor([*ids, TEXT.sep_id]), label_smoothing=0.1, reduction="sum").detach())
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_visual_rows_stay_at_their_centroids(tmp_path):
+    task = caption_task()
+    model = task.model.encoder
+    first = model.config.first_visual_id
+    before = model.token_embedding.weight.detach().clone()
+    model.freeze_visual_rows()
+    Trainer(task, SETTINGS, tmp_path, {}, lambda now: None).run()
+    after = model.token_embedding.weight.detach()
+    assert torch.equal(after[first:], before[first:])
+    assert not torch.equal(after[TEXT.cls_id], before[TEXT.cls_id])

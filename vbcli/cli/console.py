@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from vbcli.errors import VbcliError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# No emoji: `:b:` in the name of a file stays as it is.
+out = Console(soft_wrap=True, highlight=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def note(text: str) -> None:
@@ -26,18 +28,14 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """A message on what may be wrong."""
-    err.print(f"[yellow]warning:[/] {_escaped(text)}")
+    err.print(f"[yellow]warning:[/] {escape(text)}")
 
 
 def show_error(error: VbcliError) -> None:
     """`error: ...`, an empty line, `hint: ...`."""
-    err.print(f"[bold red]error:[/] {_escaped(error.message)}")
+    err.print(f"[bold red]error:[/] {escape(error.message)}")
     if error.hint:
-        err.print(f"\n[cyan]hint:[/] {_escaped(error.hint)}")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+        err.print(f"\n[cyan]hint:[/] {escape(error.hint)}")
 
 
 def print_json(value: Any) -> None:
@@ -59,7 +57,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(_escaped(cell) for cell in row))
+        table.add_row(*(escape(cell) for cell in row))
     out.print(table)
 
 

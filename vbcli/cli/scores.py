@@ -22,7 +22,7 @@ def evaluate(
     also: Annotated[list[Path] | None, typer.Option(help="Captions of another system, for a row of their own. May be repeated.")] = None,
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
-    split: Annotated[str | None, typer.Option(help="Score the videos of this split only.")] = None,
+    split: Annotated[str | None, typer.Option(help="Score the videos of this split; all but train if left out.")] = None,
     meteor: Annotated[bool, typer.Option(help="Compute METEOR, too; its Java program takes many seconds.")] = True,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
@@ -44,13 +44,17 @@ def evaluate(
     if not against.exists():
         raise VbcliError(f"{against} does not exist", hint="name a caption file or a dataset as REFERENCES")
     rows = read_captions(given)
-    truths = read_references(against, list(rows), split)
-    if split is not None:
-        rows = {v: c for v, c in rows.items() if v in truths}
+    truths = read_references(against, list(rows))
+    scored = truths.held_out(list(rows), split)
+    if len(scored) < len(rows):
+        console.note(
+            f"evaluate: {len(rows) - len(scored)} captions of videos in other splits are left out; --split train scores training videos"
+        )
+    rows = {v: rows[v] for v in scored}
     tokens_dir = baselines or next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
     others = {path.name: read_captions(path) for path in also or ()}
     named = load_lexicon(lexicon) if lexicon else None
-    evaluation = evaluate_captions(rows, truths, others=others, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor)
+    evaluation = evaluate_captions(rows, truths.captions, others=others, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
     _show(evaluation, given, against, as_json)

@@ -64,6 +64,18 @@ class VideoBert(nn.Module):
         self.alignment = nn.Linear(width, 2)
         init_weights(self, config.initializer_range)
 
+    def freeze_visual_rows(self) -> None:
+        """Keeps the rows of the visual tokens as they are in training, so that rare tokens cannot be learned by heart.
+
+        Source: Sun et al. 2019 (VideoBERT), section 4.3: visual rows stay at their centroids.
+        """
+        first = self.config.first_visual_id
+
+        def without_visual_rows(gradient: Tensor) -> Tensor:
+            return torch.cat([gradient[:first], torch.zeros_like(gradient[first:])])
+
+        self.token_embedding.weight.register_hook(without_visual_rows)
+
     def forward(
         self,
         input_ids: Tensor,

@@ -45,7 +45,7 @@ class Extract(Stage):
 
     def __post_init__(self) -> None:
         if not 0 < self.fps < math.inf:
-            raise VbcliError(f"--fps {self.fps:g} is not a number above 0")
+            raise VbcliError(f"--fps {self.fps:g} is not above 0 and finite")
         if self.size_px < 2 or self.size_px % 2:
             raise VbcliError(f"--size {self.size_px} is not an even number of pixels")
         if not 2 <= self.quality <= 31:

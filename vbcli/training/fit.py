@@ -58,7 +58,7 @@ class FitOptions:
     device: str = "cpu"
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 2000, "caption": 4000}
+DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "caption": 2500}
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def fit(
     visual = load_vocabulary(tokens_dir / "vocab")
     checkpoint = _build_checkpoint(options, visual, tokens_dir / "vocab", train, on_note)
     checkpoint.model.to(options.device)
+    checkpoint.encoder.freeze_visual_rows()
     task = _build_task(checkpoint, train, validation, options)
     for sentence in task.notes:
         on_note(sentence)
@@ -182,7 +183,7 @@ def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note:
             segment.text = video.captions[i % len(video.captions)] if video.captions else ""
 
 
-def _build_task(checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions) -> Task:
+def _build_task(checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions) -> Task[Any]:
     if isinstance(checkpoint.model, VideoBert):
         return PretrainTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed)
     return CaptionTask(

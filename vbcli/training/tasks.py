@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -38,14 +39,17 @@ class StepResult:
     n_tokens: int
 
 
-class Task(ABC):
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class Task(ABC, Generic[ModelT]):
     """Rows to learn from and the losses of a model on them.
 
     Everything random about a row is drawn from (seed, epoch, row), never from its batch.
     """
 
     name: str
-    model: nn.Module
+    model: ModelT
     n_train: int
     n_validation: int
     notes: list[str]
@@ -88,7 +92,7 @@ def _rng(seed: int, epoch: int, row: int) -> np.random.Generator:
 # ---------------------------------------------------------------- pretrain
 
 
-class PretrainTask(Task):
+class PretrainTask(Task[VideoBert]):
     """Masked modelling of text and visual tokens, and alignment of the two.
 
     Each row is a segment. By its draw it is shown as text and video (with the text of another segment in half of these:
@@ -207,7 +211,7 @@ class PretrainTask(Task):
 # ---------------------------------------------------------------- caption
 
 
-class CaptionTask(Task):
+class CaptionTask(Task[Captioner]):
     """Teacher forcing of captions: every (video, caption) pair is a row.
 
     Args:
@@ -215,7 +219,6 @@ class CaptionTask(Task):
         label_smoothing: share of the target spread over all tokens.
         feature_noise: length of the random vector added to each feature in training; features have a mean squared length of 1.
         clip_drop: share of the clips whose feature is hidden in training.
-        token_drop: share of the visual tokens hidden behind [MASK] in training.
         max_caption_tokens: longer captions are cut, and counted in `notes`.
     """
 
@@ -233,7 +236,6 @@ class CaptionTask(Task):
         label_smoothing: float = 0.1,
         feature_noise: float = 0.5,
         clip_drop: float = 0.1,
-        token_drop: float = 0.7,
         max_caption_tokens: int = 62,
     ) -> None:
         self.model = model
@@ -243,7 +245,6 @@ class CaptionTask(Task):
         self.label_smoothing = label_smoothing
         self.feature_noise = feature_noise
         self.clip_drop = clip_drop
-        self.token_drop = token_drop
         self.notes = []
         self.parts = [[(v, text.encode(c)) for v in part for c in v.captions] for part in (train, validation)]
         if not self.parts[0]:
@@ -296,11 +297,8 @@ class CaptionTask(Task):
     def _disturb(self, sequence: PackedSequence, rng: np.random.Generator) -> PackedSequence:
         """Adds noise to features and hides some: a few hundred videos would otherwise be learned by heart."""
         noise = rng.normal(0, self.feature_noise / max(1, sequence.features.shape[1]) ** 0.5, sequence.features.shape)
-        is_visual = sequence.feature_mask
-        is_shown = is_visual & (rng.random(len(is_visual)) >= self.clip_drop)
-        is_hidden = is_visual & (rng.random(len(is_visual)) < self.token_drop)
-        ids = np.where(is_hidden, self.text.mask_id, sequence.input_ids)
-        return replace(sequence, input_ids=ids, features=sequence.features + noise.astype(np.float32), feature_mask=is_shown)
+        is_shown = sequence.feature_mask & (rng.random(len(sequence.feature_mask)) >= self.clip_drop)
+        return replace(sequence, features=sequence.features + noise.astype(np.float32), feature_mask=is_shown)
 
     def _decoder_rows(self, captions: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
         config = self.model.decoder.config

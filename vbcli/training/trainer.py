@@ -31,7 +31,7 @@ class TrainConfig:
         batch_size: rows a step.
         learning_rate: at its highest, after the warm-up; it falls along a cosine to a tenth.
         warmup_steps: of linear warm-up.
-        weight_decay: of AdamW; not on biases, norms and embeddings' padding.
+        weight_decay: of AdamW, on matrices only.
         clip_norm: largest norm of the gradient.
         eval_every: steps between validations (and saved states).
         patience: validations without a better loss before training stops.
@@ -80,7 +80,12 @@ class Trainer:
     """
 
     def __init__(
-        self, task: Task, config: TrainConfig, checkpoint_dir: Path, identity: dict[str, Any], on_progress: Callable[[TrainProgress], None]
+        self,
+        task: Task[Any],
+        config: TrainConfig,
+        checkpoint_dir: Path,
+        identity: dict[str, Any],
+        on_progress: Callable[[TrainProgress], None],
     ) -> None:
         self.task = task
         self.config = config
@@ -227,6 +232,8 @@ def _mean_loss(result: StepResult) -> Tensor:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
+    """Matrices decay; biases, norms and embedding tables do not (rows that are kept fixed would shrink)."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in tables]
+    plain = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

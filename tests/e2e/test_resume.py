@@ -1,0 +1,263 @@
+"""Runs that are killed, interrupted and taken up again end with the bytes of a run that nothing happened to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vbcli import shards
+from vbcli.cli.app import main
+from vbcli.encoders import load_encoder
+from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
+from vbcli.stages.extract import Extract
+
+MakeVideo = Callable[..., Path]
+ENCODER = "timm:test_convnext/random"
+N_VIDEOS = 72
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> Path:
+    """Three shards of videos, one of which is none."""
+    folder = tmp_path_factory.mktemp("many")
+    drawn = [make_video(folder / f"{i}.mp4", duration_s=0.5, hue=90 * i) for i in range(4)]
+    for i in range(4, N_VIDEOS):
+        shutil.copy(drawn[i % 4], folder / f"{i}.mp4")
+    (folder / "40.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frames(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes without a break."""
+    out = tmp_path_factory.mktemp("once") / "frames"
+    extract_videos(videos, out, Extract(size_px=32), options=RunOptions("serial"))
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that must be equal between runs; a killed process may not be buried yet, and then what it left stays for now."""
+    files = [p for p in folder.rglob("*") if p.is_file() and "_runs" not in p.parts and ".tmp-" not in p.name]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shards.list_shards(folder)}
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A command in its own process group; the group is dead at the end of the block."""
+    command = [sys.executable, "-m", "vbcli.cli.app", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if living(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def living(group_id: int) -> list[int]:
+    """Processes of a group that are not dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(group) == group_id and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(is_so: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def is_writing(folder: Path) -> bool:
+    """A shard is begun and not finished."""
+    return any(folder.glob(".shard-*"))
+
+
+# ---------------------------------------------------------------- killed
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_an_extraction_that_is_killed_again_and_again_ends_as_if_it_had_not_been(videos: Path, frames: Path, tmp_path: Path) -> None:
+    out = tmp_path / "frames"
+    command = ("extract", videos, out, "--size", "32")
+
+    with running(*command, "--executor", "serial") as process:
+        wait_until(lambda: is_writing(out), process)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, messages = process.communicate(timeout=20)
+        assert (process.returncode, messages.splitlines()[-1].split(":")[0]) == (130, "interrupted")
+    assert (stamps(out), is_writing(out), shards.read_failures(out)) == ({}, False, [])
+
+    with running(*command, "--workers", "2") as process:
+        wait_until(lambda: is_writing(out), process)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        started = time.monotonic()
+        _, messages = process.communicate(timeout=20)
+        assert time.monotonic() - started < 5
+        assert (process.returncode, messages) == (130, "interrupted: what is finished stays; the same command goes on from there\n")
+    assert (stamps(out), shards.read_failures(out)) == ({}, [])
+
+    with running(*command, "--workers", "2") as process:
+        wait_until(lambda: is_writing(out), process)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 5
+        while living(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert living(process.pid) == []
+    assert (stamps(out), is_writing(out)) == ({}, True)
+
+    with running(*command, "--workers", "2") as process:
+        wait_until(lambda: stamps(out), process)
+        os.killpg(process.pid, signal.SIGKILL)
+    finished = stamps(out)
+    assert 0 < len(finished) < 3
+
+    with running(*command, "--workers", "2", "--json") as process:
+        result, _ = process.communicate(timeout=60)
+        assert process.returncode == 3
+    assert {k: v for k, v in stamps(out).items() if k in finished} == finished
+    assert (json.loads(result)["n_done"], json.loads(result)["n_skipped"]) == (3 - len(finished), len(finished))
+    assert contents(out) == contents(frames)
+
+
+def test_an_encoding_that_is_killed_ends_as_if_it_had_not_been(frames: Path, tmp_path: Path) -> None:
+    """Worker processes until the kill, one process after it: whoever made a shard, its bytes are the same."""
+    out = tmp_path / "features"
+    with running("encode", frames, out, "--encoder", ENCODER, "--pool", "mean", "--precision", "float32", "--workers", "2") as process:
+        wait_until(lambda: stamps(out), process)
+        os.killpg(process.pid, signal.SIGKILL)
+    finished = stamps(out)
+    assert 0 < len(finished) < 3
+    spec = load_encoder(ENCODER, pool="mean", precision="float32").spec
+    encode_dataset(frames, tmp_path / "once", spec, options=RunOptions("serial"))
+    report = encode_dataset(frames, out, spec, options=RunOptions("serial"))
+    assert (report.n_skipped, report.n_done) == (len(finished), 3 - len(finished))
+    assert {k: v for k, v in stamps(out).items() if k in finished} == finished
+    assert contents(out) == contents(tmp_path / "once")
+
+
+# ---------------------------------------------------------------- repeated
+
+
+def vbcli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> tuple[int, Any, str]:
+    """Runs a command in this process: its status, the JSON on its stdout, its stderr."""
+    monkeypatch.setattr(sys, "argv", ["vbcli", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    result, messages = capsys.readouterr()
+    return int(ended.value.code or 0), json.loads(result) if result else None, messages
+
+
+def counts(result: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(result[k] for k in ("n_done", "n_skipped", "n_rows", "n_failed", "n_waiting"))
+
+
+def test_failed_videos_wait_until_they_are_asked_for(
+    video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "frames"
+    shutil.copytree(video_folder, folder)
+    whole = folder / "c.mp4"
+    data, stamp = whole.read_bytes(), 1_700_000_000_000_000_000
+    whole.write_bytes(bytes(len(data)))
+    os.utime(whole, ns=(stamp, stamp))
+    command = ("extract", folder, out, "--size", "32", "--executor", "serial", "--json")
+
+    status, result, _ = vbcli(capsys, monkeypatch, *command, "--captions", folder / "captions.csv")
+    assert (status, counts(result)) == (3, (1, 0, 2 + 3 + 5, 1, 0))
+    assert [f["video_id"] for f in result["failures"]] == ["c.mp4"]
+    before = stamps(out)
+    status, result, _ = vbcli(capsys, monkeypatch, *command)
+    assert (status, counts(result), stamps(out)) == (3, (0, 1, 10, 0, 1), before)
+    status, result, _ = vbcli(capsys, monkeypatch, *command, "--retry-failed")
+    assert (status, counts(result)) == (3, (1, 0, 10, 1, 0))
+
+    # Mended without a trace, so that nothing but the retry can find it.
+    whole.write_bytes(data)
+    os.utime(whole, ns=(stamp, stamp))
+    status, result, _ = vbcli(capsys, monkeypatch, *command)
+    assert (status, counts(result)) == (3, (0, 1, 10, 0, 1))
+    status, result, _ = vbcli(capsys, monkeypatch, *command, "--retry-failed")
+    assert (status, counts(result), result["failures"]) == (0, (1, 0, 14, 0, 0), [])
+    status, result, _ = vbcli(capsys, monkeypatch, *command, "--retry-failed")
+    assert (status, counts(result)) == (0, (0, 1, 14, 0, 0))
+    extract_videos(folder, tmp_path / "once", Extract(size_px=32), [folder / "captions.csv"], RunOptions("serial"))
+    # What probing said of it stays until the file has another date.
+    made, once = ({k: v for k, v in contents(d).items() if not k.startswith("videos/")} for d in (out, tmp_path / "once"))
+    assert made == once
+
+
+def test_a_mended_video_is_found_by_its_new_date(
+    video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "frames"
+    shutil.copytree(video_folder, folder)
+    (folder / "c.mp4").write_text("no video")
+    command = ("extract", folder, out, "--size", "32", "--executor", "serial")
+    status, _, messages = vbcli(capsys, monkeypatch, *command)
+    assert status == 3
+    assert f"warning: c.mp4: {folder}/c.mp4 cannot be opened" in messages
+    status, _, messages = vbcli(capsys, monkeypatch, *command)
+    assert status == 3
+    assert "1 videos that failed before wait for --retry-failed" in messages
+    shutil.copy(video_folder / "c.mp4", folder)
+    status, _, messages = vbcli(capsys, monkeypatch, *command, "--retry-failed")
+    assert status == 0
+    assert "1 videos changed since they were planned, first c.mp4" in messages
+    assert f"{out}/shard-00000.parquet is made again: its input changed" in messages
+
+
+def test_another_option_in_the_same_folder_is_refused(
+    video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "frames"
+    command = ("extract", video_folder, out, "--executor", "serial", "--size")
+    assert vbcli(capsys, monkeypatch, *command, "32")[0] == 0
+    before = contents(out)
+    status, result, messages = vbcli(capsys, monkeypatch, *command, "48")
+    assert (status, result) == (1, None)
+    assert messages == (
+        f"error: {out} was made with size_px = 32, not 48\n\n"
+        "hint: name another output folder, remove this one, or give the same options again\n"
+    )
+    assert contents(out) == before
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Markup and emoji codes in the names of files are neither obeyed nor stumbled over."""
+    folder = tmp_path / "[red]:b:"
+    folder.mkdir()
+    names = ["x\\[/bold].mp4", ":smile:.mp4", "[bold]y.mp4"]
+    (folder / names[0]).parent.mkdir()
+    for name in names:
+        (folder / name).write_text("no video")
+    status, _, messages = vbcli(capsys, monkeypatch, "extract", folder, tmp_path / "frames", "--executor", "serial")
+    assert status == 3
+    for name in names:
+        assert f"warning: {name}: {folder}/{name} cannot be opened" in messages
