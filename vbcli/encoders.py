@@ -262,7 +262,7 @@ def _no_weights(name: str) -> VbcliError:
 
 def _load_timm(architecture: str, weights: str) -> _Backbone:
     import timm
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     if not timm.is_model(architecture):
         raise VbcliError(f"timm has no model '{architecture}'", hint="see timm.list_models()")

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from vbcli import shards
-from vbcli.config import from_dict
+from vbcli.config import config_hash, from_dict
 from vbcli.errors import VbcliError
 from vbcli.shards import read_json, write_atomic, write_json
 from vbcli.splits import assign_splits
@@ -255,7 +255,8 @@ def assign_descent(tree: Tree, vectors: np.ndarray) -> np.ndarray:
 class Vocabulary:
     """A visual vocabulary: projection, tree and where it comes from.
 
-    `encoder` is the specification of the encoder whose features it was fitted on; `sha256` the hash of the tensors.
+    `encoder` is the specification of the encoder whose features it was fitted on; `sha256` the hash of the tensors; `source` that of the
+    features and splits; `splits` says where each video went when the data did not.
     """
 
     config: VocabConfig
@@ -265,6 +266,7 @@ class Vocabulary:
     sha256: str = ""
     report: dict[str, Any] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def n_tokens(self) -> int:
@@ -368,12 +370,26 @@ def feature_matrix(table: pa.Table) -> np.ndarray:
 def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -> Vocabulary:
     """Fits a vocabulary on the training videos of a features dataset and saves it with its exemplars.
 
-    Where the dataset names no split, one is assigned and stored with the vocabulary, so that later stages use the same.
+    A vocabulary that is there already is loaded. Where the dataset names no split, one is assigned and stored with the vocabulary, so that
+    later stages use the same.
 
     Raises:
-        VbcliError: the dataset holds no features, or too few.
+        VbcliError: the dataset holds no features, or too few, or the folder a vocabulary of other options or features.
     """
     manifest = shards.read_manifest(features_dir, "features")
+    digests = [shards.input_digest(p, None) for p in shards.list_shards(features_dir)]
+    named_splits = [shards.input_digest(p, ["video_id", "split"]) for p in shards.list_shards(features_dir / "videos")]
+    source = config_hash([digests, named_splits])
+    if (vocab_dir / "config.json").is_file():
+        found = load_vocabulary(vocab_dir)
+        if found.config != config or found.source != source:
+            differs = "options" if found.config != config else "features"
+            raise VbcliError(
+                f"{vocab_dir} holds a visual vocabulary built with other {differs}",
+                hint="name another vocabulary folder, or remove this one",
+            )
+        found.report = shards.read_json(vocab_dir / "report.json")
+        return found
     tables = [table for path in shards.list_shards(features_dir) for table in shards.iter_videos(path)]
     if not tables:
         raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")
@@ -386,6 +402,7 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     training = [t for t, split in zip(tables, splits, strict=True) if split == "train"] or tables
     features = np.concatenate([feature_matrix(t) for t in training])
     vocabulary = fit_vocabulary(features, config, manifest.facts["encoder"])
+    vocabulary.source = source
     vocabulary.splits = {} if any(given) else dict(zip(video_ids, splits, strict=True))
     projected = vocabulary.project(features)
     origin = [(v, s) for t in training for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
@@ -414,6 +431,7 @@ def save_vocabulary(vocabulary: Vocabulary, vocab_dir: Path, exemplars: list[dic
             "sha256": vocabulary.sha256,
             "variance_kept": vocabulary.projection.kept,
             "splits": vocabulary.splits,
+            "source": vocabulary.source,
         },
     )
 
@@ -445,4 +463,4 @@ def load_vocabulary(vocab_dir: Path) -> Vocabulary:
     projection = Projection(tensors["projection.mean"], tensors["projection.components"], values["variance_kept"])
     tree = Tree(*(tensors[f"tree.{k}"] for k in ("centroids", "first_child", "n_children", "children", "tokens")))
     config = from_dict(VocabConfig, values["config"], str(path))
-    return Vocabulary(config, projection, tree, values["encoder"], values["sha256"], splits=values["splits"])
+    return Vocabulary(config, projection, tree, values["encoder"], values["sha256"], splits=values["splits"], source=values["source"])

@@ -102,6 +102,10 @@ def test_scores_stand_beside_baselines(chain: Path):
 def test_second_runs_do_nothing(chain: Path, clips: Path):
     before = {p: p.stat().st_mtime_ns for p in (chain / "vbcli-work").rglob("shard-*.parquet")}
     assert "were there already" in vbcli("extract", str(clips), "--captions", str(clips / "captions.csv"), cwd=chain).stderr
+    vbcli("build-vocab", cwd=chain)
+    assert "built with other options" in vbcli("build-vocab", "--branching", "3", cwd=chain, status=1).stderr
+    assert "was made with fps = 2.0, not 4.0" in vbcli("extract", str(clips), "--fps", "4", cwd=chain, status=1).stderr
+    assert "trained with other options" in vbcli("train", "--max-steps", "41", cwd=chain, status=1).stderr
     assert "trained already" in vbcli("train", *FAST, cwd=chain).stderr
     assert "were there already" in vbcli("caption", str(clips), cwd=chain).stderr
     assert before == {p: p.stat().st_mtime_ns for p in (chain / "vbcli-work").rglob("shard-*.parquet")}

@@ -168,7 +168,6 @@ def build_vocab(
     from vbcli.vocab import VocabConfig, build_vocabulary
 
     config = VocabConfig(branching, levels, n_components, whitening, min_points, seed=seed)
-    console.note(f"build-vocab: clustering the features of {source}")
     report = build_vocabulary(source, target, config).report
     _show_vocabulary(report, target, as_json)
 

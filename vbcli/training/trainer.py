@@ -45,7 +45,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     eval_every: int = 100
-    patience: int = 8
+    patience: int = 5
     seed: int = 0
 
 
