@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbcli import shards
+from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.shards import Manifest, ShardWriter
 
@@ -84,6 +85,15 @@ def test_an_exclusive_write_leaves_what_is_there(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["deep/plan.json"]
 
 
+def test_a_file_that_is_replaced_is_whole_for_who_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    shards.write_json(path, "before")
+    with path.open() as reader:
+        shards.write_json(path, "after")
+        assert json.load(reader) == "before"
+    assert shards.read_json(path) == "after"
+
+
 def test_exactly_one_of_several_processes_claims_a_name(tmp_path: Path) -> None:
     code = "import sys; from vbcli.shards import write_atomic; from pathlib import Path\n"
     code += "print(write_atomic(Path(sys.argv[1]), sys.argv[2].encode(), is_exclusive=True))"
@@ -114,6 +124,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing(tmp_path
 import os, resource, signal, sys
 from pathlib import Path
 import pyarrow as pa
+from vbcli.digests import table_digest
 from vbcli.errors import VbcliError
 from vbcli.shards import ShardWriter, write_atomic
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -249,6 +260,31 @@ def test_the_digest_of_a_shard_changes_with_any_value(
     narrow = [shards.input_digest(p, ["video_id", "pts_s"]) for p in paths]
     assert (narrow[0] == narrow[1]) == (repr(rows[at]["pts_s"]) == repr(other[at]["pts_s"]))
     assert shards.input_digest(paths[0], None) == digests[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        (pa.string(), ["ab", "c"], ["a", "bc"]),
+        (pa.string(), ["", None], [None, ""]),
+        (pa.binary(), [b"a\0", b""], [b"a", b"\0"]),
+        (pa.list_(pa.int32()), [[1], [2, 3]], [[1, 2], [3]]),
+        (pa.list_(pa.int32()), [[], None], [None, []]),
+        (pa.list_(pa.string()), [["a"], ["b", "c"]], [["a", "b"], ["c"]]),
+        (pa.struct([("x", pa.int8()), ("y", pa.int8())]), [{"x": 1, "y": None}], [{"x": None, "y": 1}]),
+        (pa.struct([("x", pa.int8())]), [None], [{"x": None}]),
+        (pa.int64(), [0, None], [None, 0]),
+        (pa.bool_(), [True, False], [False, True]),
+        (pa.list_(pa.float16(), 2), [[1, 2], [3, 4]], [[1, 3], [2, 4]]),
+    ],
+)
+def test_rows_that_are_alike_when_run_together_have_other_digests(kind: pa.DataType, one: list[Any], other: list[Any]) -> None:
+    tables = [pa.table({"a": pa.array(values, kind)}) for values in (one, other)]
+    assert table_digest(tables[0]) != table_digest(tables[1])
+    again = pa.table({"a": pa.chunked_array([pa.array(one[:1], kind), pa.array(one[1:], kind)])})
+    assert table_digest(again) == table_digest(tables[0])
+    assert table_digest(again.rename_columns(["b"])) != table_digest(tables[0])
+    assert table_digest(pa.table({"a": pa.array([None, *one, None], kind)}).slice(1, len(one))) == table_digest(tables[0])
 
 
 def test_videos_are_put_together_again_across_row_groups(tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def wait_until(is_so: Callable[[], object], process: subprocess.Popen[str]) -> N
         time.sleep(0.002)
 
 
-def is_writing(folder: Path) -> bool:
-    """A shard is begun and not finished."""
-    return any(folder.glob(".shard-*"))
+def unfinished(folder: Path) -> set[str]:
+    """Names of shards that are begun and not finished, or were when their process was killed."""
+    return {p.name for p in folder.glob(".shard-*")}
 
 
 # ---------------------------------------------------------------- killed
@@ -104,15 +104,15 @@ def test_an_extraction_that_is_killed_again_and_again_ends_as_if_it_had_not_been
     command = ("extract", videos, out, "--size", "32")
 
     with running(*command, "--executor", "serial") as process:
-        wait_until(lambda: is_writing(out), process)
+        wait_until(lambda: unfinished(out), process)
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
         _, messages = process.communicate(timeout=20)
         assert (process.returncode, messages.splitlines()[-1].split(":")[0]) == (130, "interrupted")
-    assert (stamps(out), is_writing(out), shards.read_failures(out)) == ({}, False, [])
+    assert (stamps(out), unfinished(out), shards.read_failures(out)) == ({}, set(), [])
 
     with running(*command, "--workers", "2") as process:
-        wait_until(lambda: is_writing(out), process)
+        wait_until(lambda: unfinished(out), process)
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
         started = time.monotonic()
@@ -121,15 +121,16 @@ def test_an_extraction_that_is_killed_again_and_again_ends_as_if_it_had_not_been
         assert (process.returncode, messages) == (130, "interrupted: what is finished stays; the same command goes on from there\n")
     assert (stamps(out), shards.read_failures(out)) == ({}, [])
 
+    left = unfinished(out)
     with running(*command, "--workers", "2") as process:
-        wait_until(lambda: is_writing(out), process)
+        wait_until(lambda: unfinished(out) - left, process)
         process.kill()
         process.wait()
         deadline = time.monotonic() + 5
         while living(process.pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert living(process.pid) == []
-    assert (stamps(out), is_writing(out)) == ({}, True)
+    assert stamps(out) == {}
 
     with running(*command, "--workers", "2") as process:
         wait_until(lambda: stamps(out), process)
