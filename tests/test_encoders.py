@@ -6,6 +6,7 @@ import contextlib
 import io
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import video
 
-from vbcli.encoders import EncoderSpec, load_encoder, read_weights
+from vbcli.encoders import Encoder, EncoderSpec, load_encoder, read_weights
 from vbcli.errors import VbcliError
 from vbcli.media import Geometry, find_ffmpeg, iter_images, probe_video
 
@@ -119,6 +120,14 @@ def test_a_feature_is_the_same_bits_in_any_company() -> None:
     assert encoder.encode(clips[:0]).shape == (0, encoder.spec.width)
 
 
+def test_every_batch_has_the_same_shape() -> None:
+    """Kernels may be chosen by the size of a batch; here one that tells it."""
+    spec = load_encoder(f"{SMALL}/random", pool="mean").spec
+    encoder = Encoder(spec, 4, lambda batch: [torch.full((len(batch), 1, 1), float(len(batch)))], torch.device("cpu"))
+    for n in (1, 3, 4, 5, 9):
+        assert encoder.encode(random_clips(spec, n)).ravel().tolist() == [4.0] * n
+
+
 def test_a_specification_survives_json_and_declares_the_clip() -> None:
     spec = load_encoder(f"{SMALL}/random", pool="mean", clip_s=0.8).spec
     assert (spec.clip_s, spec.fps, spec.n_cells, spec.width) == (pytest.approx(0.8), pytest.approx(1.25), 1, spec.dim)
@@ -132,7 +141,7 @@ def test_a_specification_survives_json_and_declares_the_clip() -> None:
 
 @torch.inference_mode()
 def test_a_torchvision_encoder_sees_the_frames_of_a_clip_in_order() -> None:
-    encoder = load_encoder("torchvision:r3d_18/random", pool="grid2", precision="float32")
+    encoder = replace(load_encoder("torchvision:r3d_18/random", pool="grid2", precision="float32"), batch_size=2)
     spec = encoder.spec
     assert (spec.n_frames, spec.fps, spec.block_dims, spec.width) == (16, 15.0, (512,), 2048)
     with torch.random.fork_rng():
@@ -237,6 +246,7 @@ class Planted:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_files_that_are_no_weights_are_refused_and_never_run(tmp_path: Path) -> None:
     planted = tmp_path / "planted"
     (tmp_path / "pickled.pt").write_bytes(pickle.dumps(Planted(planted)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ SMALL = Geometry(32)
 LOSSLESS = ["-c:v", "ffv1"]
 
 
-def decode(path: Path | bytes, stream_index: int) -> list[tuple[Fraction, av.VideoFrame]]:
+def decode(path: Path | bytes, stream_index: int, until_s: float = math.inf) -> list[tuple[Fraction, av.VideoFrame]]:
     """Frames by PyAV with exact times from the container's start; damaged packets are passed over."""
     frames = []
     with av.open(os.fsdecode(path)) as container:
@@ -43,6 +44,8 @@ def decode(path: Path | bytes, stream_index: int) -> list[tuple[Fraction, av.Vid
                 assert frame.pts is not None
                 assert frame.time_base is not None
                 frames.append((frame.pts * frame.time_base - start, frame))
+            if frames and frames[-1][0] > until_s:
+                break
     return frames
 
 
@@ -284,7 +287,10 @@ def test_lists_of_other_files_are_not_followed(tmp_path: Path, make_video: MakeV
         allow = ["-f", "hls" if kind == "m3u8" else "concat", "-allowed_extensions", "ALL"][: 4 if kind == "m3u8" else 2]
         followed = subprocess.run([ffmpeg_exe, "-nostdin", "-v", "error", *allow, "-i", path, "-f", "null", "-"], capture_output=True)
         assert followed.returncode == 0, followed.stderr
-    assert str(path) in failure(path)
+    with pytest.raises(MediaError, match=re.escape(str(path))):
+        probe_video(str(path))
+    with pytest.raises(MediaError, match=re.escape(str(path))):
+        list(iter_jpegs(str(path), probe_video(str(secret)), fps=1, geometry=SMALL, executable=find_ffmpeg()))
 
 
 def test_an_ffmpeg_that_dies_costs_the_video_and_no_more(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
@@ -308,6 +314,8 @@ def test_an_ffmpeg_is_ended_when_nobody_reads_on(tmp_path: Path, make_video: Mak
     next(frames)
     process_id = int((tmp_path / "pid").read_text())
     os.kill(process_id, 0)
+    # An interrupt at the terminal goes to a whole group: it must not end the decoder before it ends us.
+    assert os.getpgid(process_id) != os.getpgid(0)
     frames.close()  # type: ignore[attr-defined]
     with pytest.raises(ProcessLookupError):
         os.kill(process_id, 0)
@@ -367,7 +375,7 @@ def test_hostile_files_give_true_times_or_an_error(shared_data: Path) -> None:
             assert str(path) in failure(path)
             n_refused += 1
             continue
-        known = np.array([float(t) for t, _ in decode(path, info.stream_index)])
         assert times == sorted(set(times))
-        assert max(float(np.abs(known - t).min()) for t in times) < 1e-3, path
+        known = np.array([float(t) for t, _ in decode(path, info.stream_index, until_s=3)])
+        assert max(float(np.abs(known - t).min()) for t in times if t < 3) < 1e-3, path
     assert n_refused < 12

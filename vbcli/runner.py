@@ -282,7 +282,8 @@ def open_executor(name: ExecutorName, n_workers: int) -> Iterator[Executor]:
         name: `serial` or `processes`.
         n_workers: worker processes; 0 means one a core.
     """
-    n_workers = n_workers or len(os.sched_getaffinity(0))
+    # Only Linux knows of cores that are not for us.
+    n_workers = n_workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if name == "serial" or n_workers == 1:
         yield SerialExecutor()
         return

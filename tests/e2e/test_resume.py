@@ -24,7 +24,7 @@ from vbcli.stages.extract import Extract
 
 MakeVideo = Callable[..., Path]
 ENCODER = "timm:test_convnext/random"
-N_VIDEOS = 72
+N_VIDEOS = 70
 
 
 @pytest.fixture(scope="module")

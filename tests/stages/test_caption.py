@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 
 
 def video(name: str, n_clips: int) -> VideoTokens:
-    tokens = RNG.integers(0, 9, n_clips).astype(np.int32)
+    tokens = RNG.integers(0, 3, n_clips).astype(np.int32)
     return VideoTokens(name, [SegmentRow(name, 0, n_clips / 2, tokens, RNG.normal(size=(n_clips, 6)).astype(np.float32), "")])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -169,6 +171,27 @@ def test_a_video_that_fails_on_the_way_leaves_the_others_right(video_folder: Pat
     assert all(np.array_equal(features, expected[name]) for name, features in found.items())
     failure = ItemFailure("x", "extract", "MediaError", "no video")
     assert next(iter(process(iter([failure])))) == failure
+
+
+def test_a_long_video_is_never_in_memory(spec: EncoderSpec) -> None:
+    """Of two hundred and fifty pictures only those of a batch are held at a time."""
+    side = spec.preprocessing.geometry.crop_px
+    assert side is not None
+    data = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(data, "JPEG")
+    row = {"video_id": "long", "shot_index": 0, "image": {"bytes": data.getvalue(), "path": None}, "width_px": side, "height_px": side}
+    table = pa.Table.from_pylist([{**row, "frame_index": i, "pts_s": i / 10} for i in range(250)], schema=FRAMES)
+    process = Encode(spec, "frames").open()
+    tracemalloc.start()
+    try:
+        (features,) = process(iter([table]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not isinstance(features, ItemFailure)
+    assert features.num_rows == 250
+    picture = side * side * 3
+    assert 32 * picture < peak < 150 * picture
 
 
 def test_features_from_frames_and_from_videos_are_near(video_folder: Path, tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ def test_another_ffmpeg_is_no_other_configuration(video_folder: Path, tmp_path: 
     extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32), options=SERIAL)
     again = extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32, ffmpeg=find_ffmpeg()), options=SERIAL)
     assert again.n_skipped == 1
+    other = tmp_path / "other"
+    other.write_text(f'#!/bin/sh\n[ "$1" = -version ] && echo ffmpeg version 0 && exit\nexec "{find_ffmpeg()}" "$@"\n')
+    other.chmod(0o755)
+    notes: list[str] = []
+    stage, options = Extract(size_px=32, ffmpeg=str(other)), RunOptions("serial", ffmpeg=str(other), on_note=notes.append)
+    assert extract_videos(video_folder / "a.mp4", tmp_path / "frames", stage, options=options).n_skipped == 1
+    assert "goes on with ffmpeg version 0" in notes[0]
     before = {p: p.read_bytes() for p in (tmp_path / "frames").rglob("*") if p.is_file()}
     with pytest.raises(VbcliError, match="was made with size_px = 32, not 48"):
         extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=48), options=SERIAL)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 # No emoji: `:b:` in the name of a file stays as it is.
-WIDE = 240
-out = Console(soft_wrap=True, highlight=False, emoji=False)
+# A pipe or file has no width of its own: nothing is folded there.
+out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
 err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
@@ -59,8 +59,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    # A pipe or file has no width of its own: nothing is folded there.
-    out.print(table, width=None if out.is_terminal else WIDE, soft_wrap=False)
+    out.print(table, soft_wrap=False)
 
 
 @contextmanager

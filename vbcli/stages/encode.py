@@ -173,9 +173,8 @@ def _encode_videos(
     encoder: Encoder, videos: Iterable[ItemFailure | tuple[str, Iterator[tuple[float, np.ndarray]]]], schema: pa.Schema
 ) -> Rows:
     """Encodes clips in full batches that may span videos, and yields one table a video, in order."""
-    queue: list[ItemFailure | tuple[str, list[Clip]]] = []
+    queue: list[ItemFailure | tuple[str, list[Clip], list[np.ndarray]]] = []
     pending: list[tuple[Clip, list[np.ndarray]]] = []
-    features: dict[str, list[np.ndarray]] = {}
 
     def flush() -> None:
         if pending:
@@ -185,16 +184,9 @@ def _encode_videos(
             pending.clear()
 
     def finished() -> Rows:
-        while queue:
-            entry = queue[0]
-            if isinstance(entry, ItemFailure):
-                yield entry
-            else:
-                video_id, clips = entry
-                if len(features[video_id]) < len(clips):
-                    return
-                yield _feature_table(video_id, clips, features.pop(video_id), schema)
-            queue.pop(0)
+        for entry in queue:
+            yield entry if isinstance(entry, ItemFailure) else _feature_table(*entry, schema)
+        queue.clear()
 
     for entry in videos:
         if isinstance(entry, ItemFailure):
@@ -202,21 +194,20 @@ def _encode_videos(
             continue
         video_id, frames = entry
         clips: list[Clip] = []
-        features[video_id] = rows = []
+        rows: list[np.ndarray] = []
         try:
             for clip in iter_clips(frames, encoder.spec):
                 pending.append((clip, rows))
-                # The pixels live only until they are encoded.
-                clips.append(Clip(clip.index, clip.start_s, clip.end_s, clip.n_frames, clip.pixels[:0]))
+                # A copy, not a view: the pixels live only until they are encoded.
+                clips.append(Clip(clip.index, clip.start_s, clip.end_s, clip.n_frames, clip.pixels[:0].copy()))
                 if len(pending) == encoder.batch_size:
                     flush()
                     yield from finished()
         except (MediaError, OSError) as error:
             pending[:] = [p for p in pending if p[1] is not rows]
-            del features[video_id]
             queue.append(ItemFailure(video_id, Encode.name, type(error).__name__, getattr(error, "message", str(error))))
             continue
-        queue.append((video_id, clips))
+        queue.append((video_id, clips, rows))
     flush()
     yield from finished()
 

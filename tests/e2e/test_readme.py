@@ -1,0 +1,57 @@
+"""The README's commands, as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COLOURS = ("red", "green", "blue", "white")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
+    """An empty directory but for what the README says that a user has."""
+    folder = tmp_path_factory.mktemp("readme")
+    lines = ["video,caption"]
+    for i in range(12):
+        make_video(folder / "videos" / f"v{i}.mp4", hue=90 * (i % 4), duration_s=3)
+        lines.append(f"v{i}.mp4,a {COLOURS[i % 4]} test picture that counts")
+    make_video(folder / "folder" / "new.mp4", hue=90, duration_s=2)
+    (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+    (folder / "references.csv").write_text("video,caption\nnew,a green test picture that counts\n")
+    return folder
+
+
+def test_shell_commands_in_order(place: Path):
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("vbcli ")]
+    assert len(commands) >= 14
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        run = subprocess.run(command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
+        assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+    assert (place / "captions" / "srt" / "new.mp4.srt").is_file()
+
+
+def test_python_block(place: Path):
+    (code,) = blocks("python")
+    run = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    n_rows, n_failed = map(int, run.stdout.split())
+    assert n_rows == 12 * 6
+    assert n_failed == 0
+
+
+def test_every_file_that_the_documentation_names_is_there():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
