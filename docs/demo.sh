@@ -12,7 +12,10 @@ captions=$VBCLI_WORKSPACE/captions
 say() { printf '\n== %s\n' "$*" >&2; }
 
 say "a world of coloured things that do something, with narration, captions and questions"
-[ -f "$world/lexicon.json" ] || vbcli demo-data "$world" --n-videos 1500
+if [ ! -f "$world/README.txt" ]; then
+  rm -rf "$world" # half made
+  vbcli demo-data "$world" --n-videos 1500
+fi
 
 say "frames, features, visual vocabulary"
 vbcli extract "$world/videos" --captions "$world/captions.csv" --captions "$world/questions.jsonl"

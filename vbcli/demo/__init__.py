@@ -72,8 +72,9 @@ def write_demo_data(out_dir: Path, n_videos: int = 400, seed: int = 0) -> DemoSu
     readme = README.format(
         n_videos=n_videos, seed=seed, n_colours=len(COLOURS), n_shapes=len(SHAPES), n_actions=len(ACTIONS), n_captions=N_CAPTIONS
     )
-    (out_dir / "README.txt").write_text(readme, encoding="utf-8")
     _write_videos(clips, videos_dir)
+    # Last: a world with this file is whole.
+    (out_dir / "README.txt").write_text(readme, encoding="utf-8")
     n_of = {split: sum(clip.split == split for clip in clips) for split in ("train", "val", "test")}
     n_two = sum(len(clip.events) == 2 for clip in clips)
     return DemoSummary(n_videos, n_of["train"], n_of["val"], n_of["test"], n_two, n_captions, n_questions)
