@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from vbcli import captionfiles, shards
 from vbcli.errors import VbcliError
@@ -152,7 +151,7 @@ def read_captions(path: Path) -> dict[str, str]:
     """
     if (path / "manifest.json").is_file():
         shards.read_manifest(path, "captions")
-        tables = [pq.read_table(p, columns=["video_id", "caption"]).to_pylist() for p in shards.list_shards(path)]
+        tables = [shards.read_shard(p, columns=["video_id", "caption"]).to_pylist() for p in shards.list_shards(path)]
         pairs = [(row["video_id"], row["caption"]) for rows in tables for row in rows]
     else:
         pairs = [(row.video, row.caption or "") for row in captionfiles.read_caption_file(path)]

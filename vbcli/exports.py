@@ -8,8 +8,6 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from vbcli import shards
 from vbcli.transcripts import TranscriptSegment, format_srt, format_vtt
 
@@ -23,7 +21,7 @@ def export_captions(captions_dir: Path, file_format: str) -> Path:
     Returns:
         The file or folder written.
     """
-    rows = [row for path in shards.list_shards(captions_dir) for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in shards.list_shards(captions_dir) for row in shards.read_shard(path).to_pylist()]
     if file_format in ("srt", "vtt"):
         return _write_subtitles(captions_dir / file_format, rows, file_format)
     target = captions_dir / f"captions.{file_format}"

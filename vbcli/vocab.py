@@ -17,7 +17,6 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -394,7 +393,7 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     if not tables:
         raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")
     video_ids = [table.column("video_id")[0].as_py() for table in tables]
-    rows = pa.concat_tables(pq.read_table(p, columns=["video_id", "split"]) for p in shards.list_shards(features_dir / "videos"))
+    rows = pa.concat_tables(shards.read_shard(p, columns=["video_id", "split"]) for p in shards.list_shards(features_dir / "videos"))
     named = dict(zip(rows.column("video_id").to_pylist(), rows.column("split").to_pylist(), strict=True))
     given = [named.get(v) for v in video_ids]
     means = np.stack([feature_matrix(t).mean(0, dtype=np.float32) for t in tables])

@@ -215,9 +215,7 @@ def _after_captioning(target: Path, file_format: CaptionFormat) -> None:
 
 
 def _caption_rows(target: Path) -> list[tuple[str, str]]:
-    import pyarrow.parquet as pq
+    from vbcli.shards import list_shards, read_shard
 
-    from vbcli.shards import list_shards
-
-    tables = [pq.read_table(path, columns=["video_id", "caption"]).to_pylist() for path in list_shards(target)]
+    tables = [read_shard(path, columns=["video_id", "caption"]).to_pylist() for path in list_shards(target)]
     return [(row["video_id"], row["caption"]) for rows in tables for row in rows]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vbcli import captionfiles, shards
 from vbcli.config import config_hash
@@ -112,7 +111,7 @@ class VideoRows:
     def __init__(self, videos_dir: Path) -> None:
         self._shard_of = {}
         for path in shards.list_shards(videos_dir):
-            for video_id in pq.read_table(path, columns=["video_id"]).column("video_id").to_pylist():
+            for video_id in shards.read_shard(path, columns=["video_id"]).column("video_id").to_pylist():
                 self._shard_of[video_id] = path
         self._loaded: OrderedDict[Path, dict[str, dict[str, Any]]] = OrderedDict()
 
@@ -126,7 +125,7 @@ class VideoRows:
         if path is None:
             raise VbcliError(f"video {video_id} is not in the videos dataset")
         if path not in self._loaded:
-            self._loaded[path] = {row["video_id"]: row for row in pq.read_table(path).to_pylist()}
+            self._loaded[path] = {row["video_id"]: row for row in shards.read_shard(path).to_pylist()}
             if len(self._loaded) > 2:
                 self._loaded.popitem(last=False)
         return self._loaded[path][video_id]
@@ -170,7 +169,7 @@ def relabel_inputs(dataset_dir: Path, caption_files: Sequence[Path]) -> list[Sha
         raise VbcliError(f"{names} names none of the videos of {dataset_dir}")
     inputs = []
     for path in shards.list_shards(dataset_dir / "videos"):
-        relabelled = [{**row, **_text_columns(texts.get(row["video_id"]))} for row in pq.read_table(path).to_pylist()]
+        relabelled = [{**row, **_text_columns(texts.get(row["video_id"]))} for row in shards.read_shard(path).to_pylist()]
         table = pa.Table.from_pylist(relabelled, schema=VIDEOS)
         inputs.append(ShardInput(shards.shard_index(path), table, shards.table_digest(table)))
     return inputs
