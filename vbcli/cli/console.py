@@ -6,37 +6,54 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.markup import escape
 
 from vbcli.errors import VbcliError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
-# No emoji: `:b:` in the name of a file stays as it is.
-# A pipe or file has no width of its own: nothing is folded there.
-out = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
-err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+@lru_cache
+def out() -> Console:
+    """The console on stdout."""
+    from rich.console import Console
+
+    # A pipe or file has no width of its own: nothing is folded there. No emoji: `:b:` in the name of a file stays as it is.
+    return Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
+
+
+@lru_cache
+def err() -> Console:
+    """The console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def note(text: str) -> None:
     """A message on what happens."""
-    err.print(text, markup=False)
+    err().print(text, markup=False)
 
 
 def warn(text: str) -> None:
     """A message on what may be wrong."""
-    err.print(f"[yellow]warning:[/] {escape(text)}")
+    err().print(f"[yellow]warning:[/] {_escaped(text)}")
 
 
 def show_error(error: VbcliError) -> None:
     """`error: ...`, an empty line, `hint: ...`."""
-    err.print(f"[bold red]error:[/] {escape(error.message)}")
+    err().print(f"[bold red]error:[/] {_escaped(error.message)}")
     if error.hint:
-        err.print(f"\n[cyan]hint:[/] {escape(error.hint)}")
+        err().print(f"\n[cyan]hint:[/] {_escaped(error.hint)}")
 
 
 def print_json(value: Any) -> None:
@@ -58,8 +75,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    out.print(table, soft_wrap=False)
+        table.add_row(*(_escaped(cell) for cell in row))
+    out().print(table, soft_wrap=False)
 
 
 @contextmanager
@@ -76,6 +93,6 @@ def progress_bar(description: str, unit: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=err(), disable=not err().is_terminal, transient=True) as progress:
         progress.add_task(description, total=None, text="")
         yield progress

@@ -210,7 +210,7 @@ def _after_captioning(target: Path, file_format: CaptionFormat) -> None:
     for sentence in caption_alarms([text for _, text in rows]):
         console.warn(sentence)
     shown = 10
-    if console.out.is_terminal:
+    if console.out().is_terminal:
         console.print_table("Captions", ("video", "caption"), rows[:shown], f"{len(rows)} in all" if len(rows) > shown else "")
 
 
