@@ -29,6 +29,7 @@ from vbcli.runner import (
     Stage,
     dataset_inputs,
     last_run,
+    no_progress,
     open_executor,
     run_stage,
 )
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
     from vbcli.encoders import EncoderSpec
     from vbcli.models.decoding import DecodingConfig
-
-
-def _ignore_progress(done: int, total: int, text: str) -> None:
-    del done, total, text
 
 
 def _ignore_note(text: str) -> None:
@@ -66,7 +63,7 @@ class RunOptions:
     is_retry: bool = False
     ffmpeg: str = "bundled"
     on_note: Callable[[str], None] = field(default=_ignore_note, compare=False)
-    on_progress: Progress = field(default=_ignore_progress, compare=False)
+    on_progress: Progress = field(default=no_progress, compare=False)
 
     @contextmanager
     def open(self) -> Iterator[Executor]:

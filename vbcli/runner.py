@@ -325,7 +325,8 @@ Progress = Callable[[int, int, str], None]
 """Called with (shards done, shards in all, a word on what was done)."""
 
 
-def _no_progress(done: int, total: int, text: str) -> None:
+def no_progress(done: int, total: int, text: str) -> None:
+    """Shows nothing."""
     del done, total, text
 
 
@@ -353,7 +354,7 @@ def run_stage(
     parents: list[dict[str, Any]] | None = None,
     videos_dir: Path | None = None,
     is_retry: bool = False,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     environment: dict[str, Any] | None = None,
 ) -> RunReport:
     """Makes every output shard that is missing or made from something else, and leaves the others alone.
