@@ -14,7 +14,7 @@ say() { printf '\n== %s\n' "$*" >&2; }
 say "a world of coloured things that do something, with narration, captions and questions"
 if [ ! -f "$world/README.txt" ]; then
   rm -rf "$world" # half made
-  vbcli demo-data "$world" --n-videos 1500
+  vbcli demo-data "$world" --n-videos 2000
 fi
 
 say "frames, features, visual vocabulary"

@@ -19,12 +19,14 @@ import pytest
 from vbcli import shards
 from vbcli.cli.app import main
 from vbcli.encoders import load_encoder
-from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
+from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
 from vbcli.stages.extract import Extract
+from vbcli.vocab import VocabConfig, build_vocabulary
 
 MakeVideo = Callable[..., Path]
 ENCODER = "timm:test_convnext/random"
 N_VIDEOS = 70
+FEW_STEPS = ("--max-steps", "60")
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,132 @@ def test_an_encoding_that_is_killed_ends_as_if_it_had_not_been(frames: Path, tmp
     assert (report.n_skipped, report.n_done) == (len(finished), 3 - len(finished))
     assert {k: v for k, v in stamps(out).items() if k in finished} == finished
     assert contents(out) == contents(tmp_path / "once")
+
+
+@pytest.fixture(scope="module")
+def features(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("once") / "features"
+    encode_dataset(frames, out, load_encoder(ENCODER, pool="mean", precision="float32").spec, options=RunOptions("serial"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def vocab(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("once") / "vocab"
+    build_vocabulary(features, out, VocabConfig())
+    return out
+
+
+@pytest.fixture(scope="module")
+def caption_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "captions.csv"
+    colours = ("red", "green", "blue", "white")
+    lines = [f"{i}.mp4,a {colours[i % 4]} picture number {i},{'val' if i % 8 == 0 else 'train'}" for i in range(N_VIDEOS)]
+    path.write_text("\n".join(["video,caption,split", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokens(features: Path, vocab: Path, caption_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("once") / "tokens"
+    tokenize_dataset(features, out, vocab, caption_files=[caption_file], options=RunOptions("serial"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train` gives without a break: pretrain/ and caption/."""
+    out = tmp_path_factory.mktemp("once") / "checkpoints"
+    with running("train", tokens, out, *FEW_STEPS) as process:
+        _, messages = process.communicate(timeout=120)
+        assert process.returncode == 0, messages
+    return out
+
+
+def killed_between_shards(out: Path, *command: str | Path) -> dict[str, tuple[int, int]]:
+    """Kills a command when some of its shards are done and some are not, and gives the done ones.
+
+    Shards that take milliseconds may all be done before the kill arrives: then it starts again from nothing.
+    """
+    for _ in range(20):
+        with running(*command) as process:
+            wait_until(lambda: stamps(out), process)
+            os.killpg(process.pid, signal.SIGKILL)
+        if len(stamps(out)) < 3:
+            return stamps(out)
+        shutil.rmtree(out)
+    raise AssertionError("never killed in time")
+
+
+def killed_within_a_shard(out: Path, *command: str | Path) -> None:
+    """Kills a command when it has begun to write a shard."""
+    with running(*command) as process:
+        wait_until(lambda: unfinished(out), process)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def finish(*command: str | Path) -> dict[str, Any]:
+    with running(*command, "--json") as process:
+        result, messages = process.communicate(timeout=120)
+        assert process.returncode == 0, messages
+    return json.loads(result)
+
+
+@pytest.mark.parametrize(("first", "then"), [("processes", "serial"), ("serial", "processes")])
+def test_a_tokenisation_that_is_killed_ends_as_if_it_had_not_been(
+    features: Path, vocab: Path, tokens: Path, caption_file: Path, tmp_path: Path, first: str, then: str
+) -> None:
+    out = tmp_path / "tokens"
+    command = ("tokenize", features, out, "--vocab", vocab, "--captions", caption_file, "--executor")
+    killed_within_a_shard(out, *command, first)
+    finished = killed_between_shards(out, *command, first)
+    report = finish(*command, then)
+    assert (report["n_done"], report["n_skipped"]) == (3 - len(finished), len(finished))
+    assert {k: v for k, v in stamps(out).items() if k in finished} == finished
+    assert contents(out) == contents(tokens)
+
+
+@pytest.mark.parametrize(("source", "first", "then"), [("tokens", "processes", "serial"), ("videos", "serial", "processes")])
+def test_captioning_that_is_killed_ends_as_if_it_had_not_been(
+    videos: Path, tokens: Path, checkpoints: Path, tmp_path: Path, source: str, first: str, then: str
+) -> None:
+    """From tokens, and streaming from videos to sentences."""
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    (folder / "40.mp4").unlink()
+    out = tmp_path / "captions"
+    named = (tokens if source == "tokens" else folder, out, "--checkpoint", checkpoints / "caption")
+    killed_within_a_shard(out, "caption", *named, "--executor", first)
+    finished = killed_between_shards(out, "caption", *named, "--executor", first)
+    report = finish("caption", *named, "--executor", then)
+    assert (report["n_done"], report["n_skipped"]) == (3 - len(finished), len(finished))
+    assert {k: v for k, v in stamps(out).items() if k in finished} == finished
+    once = (named[0], tmp_path / "once", *named[2:])
+    finish("caption", *once, "--executor", first)
+    assert contents(out) == contents(tmp_path / "once")
+
+
+def test_a_vocabulary_whose_building_is_killed_ends_as_if_it_had_not_been(features: Path, vocab: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vocab"
+    with running("build-vocab", features, out) as process:
+        wait_until(lambda: list(tmp_path.rglob("*")), process)
+        os.killpg(process.pid, signal.SIGKILL)
+    finish("build-vocab", features, out)
+    assert contents(out) == contents(vocab)
+
+
+def test_training_that_is_killed_ends_with_the_weights_of_one_that_was_not(tokens: Path, checkpoints: Path, tmp_path: Path) -> None:
+    """Killed in pre-training and again in the captioner's training, each time after a state was saved."""
+    out = tmp_path / "checkpoints"
+    for task in ("pretrain", "caption"):
+        with running("train", tokens, out, *FEW_STEPS) as process:
+            wait_until((out / task / "_training" / "state.pt").exists, process)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert not (out / task / "config.json").exists()
+    finish("train", tokens, out, *FEW_STEPS)
+    for task in ("pretrain", "caption"):
+        for name in ("model.safetensors", "metrics.jsonl"):
+            assert (out / task / name).read_bytes() == (checkpoints / task / name).read_bytes(), (task, name)
 
 
 # ---------------------------------------------------------------- repeated

@@ -9,7 +9,16 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from vbcli.models.transformer import FeedForward, LayerCache, MultiHeadAttention, TransformerBlock, causal_mask, init_weights, key_mask
+from vbcli.models.transformer import (
+    FeedForward,
+    LayerCache,
+    MultiHeadAttention,
+    TransformerBlock,
+    causal_mask,
+    init_weights,
+    key_mask,
+    shrink_and_perturb,
+)
 
 B, T, S, D, H = 3, 4, 5, 12, 3
 
@@ -152,3 +161,22 @@ def test_initial_weights() -> None:
         assert abs(weight.mean().item()) < 5e-4
     assert torch.equal(linear["bias"], torch.zeros(300))
     assert torch.equal(norm["weight"], torch.ones(300))
+
+
+def test_shrunk_weights_keep_their_share_and_get_noise_of_the_stated_size() -> None:
+    block = TransformerBlock(64, 2, 128, dropout=0.0, attention_dropout=0.0, layer_norm_eps=1e-12)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for value in block.parameters():
+            value.normal_(0.5, 1)
+    before = {k: v.detach().clone() for k, v in block.state_dict().items()}
+    shrink_and_perturb(block, 1.0, 0.0, torch.Generator())
+    assert all(torch.equal(v, before[k]) for k, v in block.state_dict().items())
+    shrink_and_perturb(block, 0.25, 0.1, torch.Generator().manual_seed(1))
+    after = block.state_dict()
+    assert torch.allclose(after["self_norm.weight"], 1 + 0.25 * (before["self_norm.weight"] - 1))
+    assert torch.allclose(after["self_norm.bias"], 0.25 * before["self_norm.bias"])
+    assert torch.allclose(after["feed_forward.up.bias"], 0.25 * before["feed_forward.up.bias"])
+    noise = after["feed_forward.up.weight"] - 0.25 * before["feed_forward.up.weight"]
+    assert float(noise.std()) == pytest.approx(0.1, rel=0.03)  # 8,192 draws
+    assert abs(float(noise.mean())) < 0.004

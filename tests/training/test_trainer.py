@@ -14,7 +14,9 @@ from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.videobert import VideoBert
 from vbcli.tokens import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens, choose_clips, collate
-from vbcli.training.tasks import CaptionTask, PretrainTask, split_videos
+from vbcli.training.captioning import CaptionTask
+from vbcli.training.pretrain import PretrainTask
+from vbcli.training.tasks import split_videos
 from vbcli.training.trainer import TrainConfig, Trainer
 
 COLOURS = ("red", "green", "blue", "white")
@@ -61,10 +63,11 @@ def curve(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 @pytest.mark.parametrize("make", [caption_task, lambda: PretrainTask(encoder(), TEXT, VIDEOS, VALIDATION)])
-def test_interrupted_training_resumes_to_the_same_curve_and_weights(tmp_path, make):
-    whole = make()
-    Trainer(whole, SETTINGS, tmp_path / "whole", {}, lambda now: None).run()
+def test_interrupted_training_resumes_to_the_same_curve_and_weights(tmp_path, make, ema_decay):
+    whole, settings = make(), replace(SETTINGS, ema_decay=ema_decay)
+    Trainer(whole, settings, tmp_path / "whole", {}, lambda now: None).run()
 
     class Stop(Exception):
         pass
@@ -75,11 +78,11 @@ def test_interrupted_training_resumes_to_the_same_curve_and_weights(tmp_path, ma
 
     broken = tmp_path / "broken"
     with pytest.raises(Stop):
-        Trainer(make(), SETTINGS, broken, {}, stop_at).run()
+        Trainer(make(), settings, broken, {}, stop_at).run()
     assert len(curve(broken)) == 4
     resumed = make()
     steps = []
-    Trainer(resumed, SETTINGS, broken, {}, lambda now: steps.append(now.step)).run()
+    Trainer(resumed, settings, broken, {}, lambda now: steps.append(now.step)).run()
     assert steps[0] == 5
     assert curve(broken) == curve(tmp_path / "whole")
     for name, value in whole.model.state_dict().items():
@@ -124,6 +127,34 @@ def test_weights_with_the_best_validation_loss_are_kept(tmp_path):
     again = task.step(range(task.n_validation), 0, is_validation=True).losses["caption"]
     assert float(again.total.detach()) / again.count == pytest.approx(result.best_loss, rel=1e-5)
     assert result.best_loss == min(row["validation"]["loss"] for row in trainer.history if "validation" in row)
+
+
+def test_the_running_mean_is_what_is_kept(tmp_path):
+    """Against the mean written out: m <- d m + (1 - d) w, with d = min(0.5, (1 + t) / (10 + t))."""
+    settings = replace(SETTINGS, max_steps=5, eval_every=5, ema_decay=0.5)
+    seen: list[torch.Tensor] = []
+    name = "decoder.embedder.norm.weight"
+    plain = caption_task()
+    start = plain.model.state_dict()[name].clone()
+    Trainer(
+        plain, replace(settings, ema_decay=0.0), tmp_path / "a", {}, lambda now: seen.append(plain.model.state_dict()[name].clone())
+    ).run()
+    mean = start
+    for step, weights in enumerate(seen):
+        decay = min(0.5, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * weights
+    averaged = caption_task()
+    Trainer(averaged, settings, tmp_path / "b", {}, lambda now: None).run()
+    assert torch.allclose(averaged.model.state_dict()[name], mean, atol=1e-7)
+    assert not torch.allclose(seen[-1], mean, atol=1e-4)
+
+
+def test_small_gains_do_not_keep_training_alive(tmp_path):
+    settings = replace(SETTINGS, learning_rate=1e-7, max_steps=100, eval_every=2, patience=3)
+    result = Trainer(caption_task(), settings, tmp_path / "a", {}, lambda now: None).run()
+    assert (result.n_steps, result.is_early) == (8, True)  # the first validation is a gain, three are not
+    result = Trainer(caption_task(), replace(settings, min_gain=0.0), tmp_path / "b", {}, lambda now: None).run()
+    assert result.n_steps > 8
 
 
 def test_a_loss_that_is_no_number_stops(tmp_path):

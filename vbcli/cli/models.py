@@ -15,7 +15,7 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.training.fit import FitOptions
+    from vbcli.training.fit import FitOptions, FitReport
     from vbcli.training.trainer import TrainProgress
 
 ESTIMATE_AFTER_STEPS = 10
@@ -60,6 +60,9 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate; falls with the model's width if left out.")] = None,
     label_smoothing: Annotated[float, typer.Option(help="Of the captioner's targets.")] = 0.1,
+    keep_init: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of pre-trained weights that a captioner starts from; the rest starts fresh.")
+    ] = 0.4,
     n_clips: Annotated[
         int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")
     ] = None,
@@ -87,6 +90,7 @@ def train(
             batch_size,
             learning_rate,
             label_smoothing,
+            keep_init,
             n_clips,
             seed,
             threads,
@@ -96,14 +100,17 @@ def train(
         if n_clips is not None and task is TaskName.pretrain:
             raise UsageError("--n-clips is for --task caption")
         target = checkpoint_dir or places.checkpoints_dir / task.value
-        _fit(source, target, options(task.value, init), as_json)
-        return
-    base = checkpoint_dir or places.checkpoints_dir
-    _fit(source, base / "pretrain", options("pretrain", init), as_json)
-    if not _has_captions(source, split):
-        console.note("train: no captions, so no captioner: give them with vbcli tokenize --captions FILE")
-        return
-    _fit(source, base / "caption", options("caption", str(base / "pretrain")), as_json)
+        reports = [_fit(source, target, options(task.value, init))]
+    else:
+        base = checkpoint_dir or places.checkpoints_dir
+        reports = [_fit(source, base / "pretrain", options("pretrain", init))]
+        if _has_captions(source, split):
+            reports.append(_fit(source, base / "caption", options("caption", str(base / "pretrain"))))
+        else:
+            console.note("train: no captions, so no captioner: give them with vbcli tokenize --captions FILE")
+    if as_json:
+        rows = [{"checkpoint_dir": str(r.checkpoint_dir), "is_new": r.result is not None, "trained_on": r.trained_on} for r in reports]
+        console.print_json({"checkpoints": rows})
 
 
 def _workspace_tokens(places: Places) -> Path:
@@ -122,12 +129,13 @@ def _workspace_tokens(places: Places) -> Path:
 
 
 def _has_captions(tokens_dir: Path, split: str) -> bool:
-    from vbcli.training.batches import read_tokens
+    from vbcli.shards import list_shards, read_shard
 
-    return any(v.captions for v in read_tokens(tokens_dir) if (v.split or "train") == split)
+    tables = (read_shard(path, columns=["captions", "split"]) for path in list_shards(tokens_dir))
+    return any(row["captions"] for table in tables for row in table.to_pylist() if (row["split"] or "train") == split)
 
 
-def _fit(tokens_dir: Path, checkpoint_dir: Path, options: FitOptions, as_json: bool) -> None:
+def _fit(tokens_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitReport:
     from vbcli.training.fit import fit
 
     with console.progress_bar(f"train {options.task}", "steps") as progress:
@@ -145,13 +153,12 @@ def _fit(tokens_dir: Path, checkpoint_dir: Path, options: FitOptions, as_json: b
         report = fit(
             tokens_dir, checkpoint_dir, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress
         )
-    if as_json:
-        console.print_json({"checkpoint_dir": str(checkpoint_dir), "is_new": report.result is not None, "trained_on": report.trained_on})
-    elif report.result is None:
+    if report.result is None:
         console.note(f"{checkpoint_dir}: trained already with these options and data")
     else:
         found = report.result
         console.note(f"{checkpoint_dir}: {found.n_steps} steps, best validation loss {found.best_loss:.4f} at step {found.best_step}")
+    return report
 
 
 def _duration(seconds: float) -> str:

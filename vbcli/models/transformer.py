@@ -220,3 +220,24 @@ def init_weights(model: nn.Module, std: float) -> None:
             nn.init.normal_(module.weight, std=std)
             if module.padding_idx is not None:
                 nn.init.zeros_(module.weight[module.padding_idx])
+
+
+@torch.no_grad()
+def shrink_and_perturb(module: nn.Module, keep: float, std: float, generator: torch.Generator) -> None:
+    """Brings trained weights nearer to a fresh start, in place: w becomes keep * w + normal(0, std); norms go back towards 1.
+
+    A network that begins where another task ended keeps what it learned there, and generalises worse than a fresh one; shrunk, it keeps
+    the directions and learns as a fresh one does.
+
+    Args:
+        keep: in [0, 1]; 1 with std 0 changes nothing.
+
+    Source: Ash and Adams 2020, "On warm-starting neural network training", section 4.
+    """
+    for part in module.modules():
+        is_norm = isinstance(part, nn.LayerNorm)
+        for name, value in part.named_parameters(recurse=False):
+            centre = 1.0 if is_norm and name == "weight" else 0.0
+            value.mul_(keep).add_(centre * (1 - keep))
+            if value.ndim > 1:
+                value.add_(torch.randn(value.shape, generator=generator).to(value) * std)

@@ -17,10 +17,13 @@ from vbcli.errors import VbcliError
 from vbcli.memory import keep_freed_memory
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, init_visual_rows, load_checkpoint, read_checkpoint_config, save_checkpoint
+from vbcli.models.transformer import shrink_and_perturb
 from vbcli.models.videobert import VideoBert, load_bert_state
 from vbcli.tokens import TextVocabulary, load_text_vocabulary, train_text_vocabulary
 from vbcli.training.batches import VideoTokens, read_tokens
-from vbcli.training.tasks import CaptionTask, PretrainTask, Task, split_videos
+from vbcli.training.captioning import CaptionTask
+from vbcli.training.pretrain import PretrainTask
+from vbcli.training.tasks import Task, split_videos
 from vbcli.training.trainer import TrainConfig, Trainer, TrainProgress, TrainResult
 from vbcli.vocab import Vocabulary, load_vocabulary
 
@@ -28,6 +31,11 @@ TaskName = Literal["pretrain", "caption"]
 VisualInput = Literal["tokens", "features", "both"]
 # A captioner's norm: BERT's 1e-12 becomes BART's 1e-5 when it is initialised, before it is fine-tuned.
 BART_LAYER_NORM_EPS = 1e-5
+# A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
+KEPT_OF_PRETRAINING = 0.4
+PERTURBATION = 0.01
+# Of the running mean of a captioner's weights: about the last 500 steps.
+CAPTION_EMA_DECAY = 0.998
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class FitOptions:
         split: what to learn from.
         max_steps: None is the task's default.
         learning_rate: None falls with the model's width.
+        keep_init: share of the pre-trained blocks' weights that a captioner starts from (`shrink_and_perturb`); 1 takes them as they are.
         n_clips: clips of a video that a captioner is shown; None is all.
     """
 
@@ -52,6 +61,7 @@ class FitOptions:
     batch_size: int = 32
     learning_rate: float | None = None
     label_smoothing: float = 0.1
+    keep_init: float = KEPT_OF_PRETRAINING
     n_clips: int | None = None
     seed: int = 0
     threads: int = 0
@@ -166,6 +176,7 @@ def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainCon
         learning_rate=options.learning_rate or 0.128 / hidden_size,
         warmup_steps=min(100, max(1, max_steps // 10)),
         eval_every=min(max(two_epochs, 20), 200, max_steps),
+        ema_decay=CAPTION_EMA_DECAY if options.task == "caption" else 0.0,
         seed=options.seed,
     )
 
@@ -218,7 +229,13 @@ def _build_checkpoint(
             raise VbcliError(
                 f"the checkpoint {init} was trained with another visual vocabulary than the dataset", hint="tokenize with its vocab folder"
             )
+        if options.task == source.task:
+            source.vocab_dir, source.n_clips = vocab_dir, options.n_clips
+            source.model.train()
+            return source
         encoder, text = source.encoder, source.text
+        if source.task == "pretrain":
+            _shrink(encoder, options)
     elif init is not None:
         encoder, text = _from_bert(Path(init), options, visual)
     else:
@@ -228,6 +245,14 @@ def _build_checkpoint(
     if options.task == "pretrain":
         return Checkpoint("pretrain", encoder, text, visual, vocab_dir)
     return Checkpoint("caption", _build_captioner(encoder, text, options), text, visual, vocab_dir, n_clips=options.n_clips)
+
+
+def _shrink(encoder: VideoBert, options: FitOptions) -> None:
+    if options.keep_init < 1:
+        generator = torch.Generator().manual_seed(options.seed)
+        for part in (encoder.blocks, encoder.feature_projection):
+            if part is not None:
+                shrink_and_perturb(part, options.keep_init, PERTURBATION, generator)
 
 
 def _encoder_config(options: FitOptions, visual: Vocabulary, text: TextVocabulary) -> VideoBertConfig:

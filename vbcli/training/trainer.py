@@ -34,7 +34,9 @@ class TrainConfig:
         weight_decay: of AdamW, on matrices only.
         clip_norm: largest norm of the gradient.
         eval_every: steps between validations (and saved states).
-        patience: validations without a better loss before training stops.
+        patience: validations without a gain before training stops.
+        min_gain: share by which the validation loss must fall to count as a gain.
+        ema_decay: of the running mean of the weights that is validated and kept; 0 keeps the weights themselves.
         seed: of initial weights, order, masks and dropout.
     """
 
@@ -46,6 +48,8 @@ class TrainConfig:
     clip_norm: float = 1.0
     eval_every: int = 100
     patience: int = 5
+    min_gain: float = 0.002
+    ema_decay: float = 0.0
     seed: int = 0
 
 
@@ -99,7 +103,9 @@ class Trainer:
         self.step = 0
         self.best_step, self.best_loss = 0, math.inf
         self.best_state: dict[str, Tensor] = {}
-        self.n_without_gain = 0
+        # The running mean of the weights; empty where none is kept.
+        self.mean_state: dict[str, Tensor] = _copy_state(task.model) if config.ema_decay else {}
+        self.n_without_gain, self.last_gain = 0, math.inf
 
     @property
     def _state_path(self) -> Path:
@@ -152,7 +158,17 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         self.optimizer.step()
+        self._update_mean()
         return float(loss.detach()), result.n_tokens
+
+    @torch.no_grad()
+    def _update_mean(self) -> None:
+        """Source: Polyak and Juditsky 1992; the decay rises with the steps, so that the first weights are soon forgotten."""
+        if self.mean_state:
+            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+            values = self.task.model.state_dict()
+            for name, mean in self.mean_state.items():
+                mean.lerp_(values[name], 1 - decay)
 
     def _rows_of(self, step: int) -> tuple[list[int], int]:
         n, size = self.task.n_train, self.config.batch_size
@@ -170,7 +186,10 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        self.task.model.eval()
+        model, own_state = self.task.model.eval(), {}
+        if self.mean_state:
+            own_state = _copy_state(model)
+            model.load_state_dict(self.mean_state)
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         size = self.config.batch_size
@@ -182,10 +201,14 @@ class Trainer:
         losses = {name: sums[name] / counts[name] for name in sorted(sums)}
         losses["loss"] = sum(losses.values())
         if losses["loss"] < self.best_loss:
-            self.best_loss, self.best_step, self.n_without_gain = losses["loss"], self.step, 0
-            self.best_state = {k: v.detach().clone() for k, v in self.task.model.state_dict().items()}
+            self.best_loss, self.best_step = losses["loss"], self.step
+            self.best_state = _copy_state(model)
+        if losses["loss"] < self.last_gain * (1 - self.config.min_gain):
+            self.n_without_gain, self.last_gain = 0, losses["loss"]
         else:
             self.n_without_gain += 1
+        if own_state:
+            model.load_state_dict(own_state)
         return losses
 
     def _save_state(self) -> None:
@@ -196,8 +219,9 @@ class Trainer:
                 "step": self.step,
                 "model": self.task.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "best": [self.best_step, self.best_loss, self.n_without_gain],
+                "best": [self.best_step, self.best_loss, self.n_without_gain, self.last_gain],
                 "best_state": self.best_state,
+                "mean_state": self.mean_state,
                 "history": json.dumps(self.history),
             },
             buffer,
@@ -221,9 +245,13 @@ class Trainer:
         self.step = state["step"]
         self.task.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.best_step, self.best_loss, self.n_without_gain = state["best"]
-        self.best_state = state["best_state"]
+        self.best_step, self.best_loss, self.n_without_gain, self.last_gain = state["best"]
+        self.best_state, self.mean_state = state["best_state"], state["mean_state"]
         self.history = json.loads(state["history"])
+
+
+def _copy_state(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 
 def _mean_loss(result: StepResult) -> Tensor:

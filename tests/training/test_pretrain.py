@@ -1,0 +1,93 @@
+"""The rows of pre-training: stretches of neighbouring segments, and what is asked of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vbcli.config import VideoBertConfig
+from vbcli.models.videobert import VideoBert
+from vbcli.tokens import train_text_vocabulary
+from vbcli.training.batches import SegmentRow, VideoTokens
+from vbcli.training.pretrain import MAX_JOINED, MAX_STRIDE, MIN_STRIDED, PretrainTask
+from vbcli.training.tasks import IGNORED
+
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def talk(n_segments: int, n_clips: int, name: str = "v.mp4") -> VideoTokens:
+    """Segment i says its number, and its clips have tokens 10 i, 10 i + 1 ... and features equal to them."""
+    segments = []
+    for i in range(n_segments):
+        tokens = np.arange(10 * i, 10 * i + n_clips, dtype=np.int32)
+        features = np.repeat(tokens[:, None], 2, 1).astype(np.float32)
+        segments.append(SegmentRow(name, i, i + 1, tokens, features, WORDS[i]))
+    return VideoTokens(name, segments, [], "train")
+
+
+TEXT = train_text_vocabulary([" ".join(WORDS), "yes no"])
+NUMBER = {tuple(TEXT.encode(word)): i for i, word in enumerate(WORDS)}
+
+
+def task(videos: list[VideoTokens], **changes) -> PretrainTask:
+    torch.manual_seed(0)
+    config = VideoBertConfig(1, 16, 2, 32, n_text_tokens=TEXT.n_tokens, n_visual_tokens=100, feature_dim=2)
+    return PretrainTask(VideoBert(config), TEXT, videos, videos, feature_noise=0.0, **changes)
+
+
+def test_a_stretch_is_of_neighbours_and_holds_its_row():
+    video = talk(10, 3)
+    made = task([video])
+    lengths, offsets = set(), set()
+    for draw in range(600):
+        row = draw % 10
+        rng = np.random.default_rng(draw)
+        n_joined = int(rng.integers(1, MAX_JOINED + 1))
+        ids, visual, features = made._stretch((video, row), n_joined, rng)
+        said = [NUMBER[tuple(TEXT.encode(word))] for word in TEXT.decode(ids).split()]
+        assert said == list(range(said[0], said[0] + len(said)))
+        assert row in said
+        assert len(said) <= n_joined
+        whole = np.concatenate([video.segments[i].visual_tokens for i in said])
+        strides = [k for k in range(1, MAX_STRIDE + 1) if whole[::k].tolist() == visual.tolist()]
+        assert strides
+        assert len(visual) >= min(len(whole), MIN_STRIDED)
+        assert (features[:, 0] == visual).all()
+        lengths.add(len(said))
+        offsets.add(row - said[0])
+    assert lengths == set(range(1, MAX_JOINED + 1))
+    assert offsets == set(range(MAX_JOINED))
+
+
+def test_every_stride_is_drawn_on_a_long_stretch_and_none_on_a_short_one():
+    long, short = talk(10, 10), talk(1, 5)
+    made = task([long, short])
+    steps = {int(np.diff(made._stretch((long, 4), MAX_JOINED, np.random.default_rng(i))[1][:2])[0]) for i in range(100)}
+    assert steps == set(range(1, MAX_STRIDE + 1))
+    assert all(len(made._stretch((short, 0), 3, np.random.default_rng(i))[1]) == 5 for i in range(50))
+
+
+def test_the_text_of_another_is_not_asked_for():
+    made = task([talk(10, 3, f"{i}.mp4") for i in range(3)], regime_weights=(1, 0, 0))
+    n_misaligned = 0
+    for row in range(30):
+        packed, targets, aligned = made._draw(made.parts[0], row, 0)
+        is_text = packed.token_type_ids == 0
+        assert (targets[~is_text] != IGNORED).any()
+        if aligned == 1:
+            n_misaligned += 1
+            assert (targets[is_text] == IGNORED).all()
+            # Whether a text is another's cannot be read off its masks.
+        elif aligned == 0:
+            assert (targets[is_text] != IGNORED).any()
+    assert 5 < n_misaligned < 25
+
+
+@pytest.mark.parametrize(("weights", "has_text", "has_video"), [((0, 1, 0), True, False), ((0, 0, 1), False, True)])
+def test_regimes_show_one_modality(weights, has_text, has_video):
+    made = task([talk(10, 3)], regime_weights=weights)
+    for row in range(10):
+        packed, _, aligned = made._draw(made.parts[0], row, 0)
+        n_text = int((packed.token_type_ids == 0).sum()) - 2
+        assert (n_text > 0, bool((packed.token_type_ids[:-1] == 1).any()), aligned) == (has_text, has_video, IGNORED)

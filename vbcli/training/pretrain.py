@@ -1,0 +1,160 @@
+"""Pre-training VideoBERT: masked modelling of text and visual tokens, and alignment of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vbcli.models.videobert import VideoBert
+from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
+from vbcli.training.batches import VideoTokens, collate
+from vbcli.training.masking import mask_tokens
+from vbcli.training.tasks import IGNORED, Loss, StepResult, Task, row_rng
+
+MAX_JOINED = 8
+"""Most neighbouring segments that are shown as one."""
+MAX_STRIDE = 5
+"""Of the video tokens of a stretch every second, third ... is shown, up to this one,"""
+MIN_STRIDED = 8
+"""as long as so many are left."""
+
+
+class PretrainTask(Task[VideoBert]):
+    """Masked modelling of text and visual tokens, and alignment of the two.
+
+    A row is a segment, joined with a random number of its neighbours, because what is said is often not said while it can be seen; of its
+    video tokens every k-th is shown, for a random k, because things happen at different speeds. By its draw it is shown as text and video
+    (in half of these with the text of another stretch: alignment), as text only or as video only. Where the text is another's, its
+    masked tokens are not asked for: they would teach to ignore the video.
+
+    Args:
+        train: videos to learn from; `SegmentRow.text` is their text.
+        regime_weights: of video-text, text-only and video-only.
+        feature_noise: length of the random vector added to each feature; features have a mean squared length of 1.
+
+    Source: Sun et al. 2019 (VideoBERT), sections 3.2 and 4.3.
+    """
+
+    name = "pretrain"
+
+    def __init__(
+        self,
+        model: VideoBert,
+        text: TextVocabulary,
+        train: Sequence[VideoTokens],
+        validation: Sequence[VideoTokens],
+        *,
+        seed: int = 0,
+        regime_weights: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        feature_noise: float = 0.5,
+    ) -> None:
+        self.model = model
+        self.text = text
+        self.seed = seed
+        self.feature_noise = feature_noise
+        self.notes = []
+        self.regimes = np.array(regime_weights) / sum(regime_weights)
+        self.parts = [[(v, i) for v in part for i in range(len(v.segments))] for part in (train, validation)]
+        self.n_train, self.n_validation = (len(p) for p in self.parts)
+        self.text_ids = {id(s): text.encode(s.text) for v in (*train, *validation) for s in v.segments}
+        budget = model.config.max_positions - N_FRAMING_TOKENS
+        segments = [s for v in train for s in v.segments]
+        n_cut = sum(len(self.text_ids[id(s)]) + len(s.visual_tokens) > budget for s in segments)
+        if n_cut:
+            self.notes.append(f"{n_cut} of {self.n_train} segments are longer than {budget} positions: a random window of each is used")
+
+    def step(self, rows: Sequence[int], epoch: int, *, is_validation: bool = False) -> StepResult:
+        part = self.parts[is_validation]
+        # Validation rows are drawn alike in every epoch.
+        drawn = [self._draw(part, row, 0 if is_validation else epoch) for row in rows]
+        config = self.model.config
+        device = next(self.model.parameters()).device
+        batch = collate([d[0] for d in drawn], config.feature_dim, self.text.pad_id).to(device)
+        length = batch.input_ids.shape[1]
+        targets = np.full((len(drawn), length), IGNORED, np.int64)
+        for i, (packed, wanted, _) in enumerate(drawn):
+            targets[i, : len(packed.input_ids)] = wanted
+        hidden = self.model(**batch.arguments())  # (B, S, D)
+        losses = self._masked_losses(hidden, torch.from_numpy(targets).to(device), batch.token_type_ids)
+        aligned = torch.tensor([d[2] for d in drawn], device=device)
+        known = aligned != IGNORED
+        if known.any():
+            logits = self.model.alignment_logits(hidden[known])
+            losses["alignment"] = Loss(F.cross_entropy(logits, aligned[known], reduction="sum"), int(known.sum()))
+        return StepResult(losses, int(batch.attention_mask.sum()))
+
+    def _masked_losses(self, hidden: Tensor, targets: Tensor, types: Tensor) -> dict[str, Loss]:
+        chosen = targets != IGNORED
+        # Only the rows that must be predicted go through the wide output layer.
+        logits = self.model.masked_logits(hidden[chosen])
+        each = F.cross_entropy(logits, targets[chosen], reduction="none")
+        is_visual = types[chosen] == 1
+        parts = {"text": each[~is_visual], "visual": each[is_visual]}
+        return {name: Loss(values.sum(), values.numel()) for name, values in parts.items() if values.numel()}
+
+    def _draw(self, part: list[tuple[VideoTokens, int]], row: int, epoch: int) -> tuple[PackedSequence, np.ndarray, int]:
+        """One row as the model sees it, what it must say at each position, and its alignment class."""
+        rng = row_rng(self.seed, epoch, row)
+        n_joined = int(rng.integers(1, MAX_JOINED + 1))
+        text_ids, visual, features = self._stretch(part[row], n_joined, rng)
+        aligned, config = IGNORED, self.model.config
+        has_text, has_video = len(text_ids) > 0, len(visual) > 0
+        if has_text and has_video:
+            regime = rng.choice(3, p=self.regimes)
+            if regime == 0:
+                aligned = int(rng.random() < 0.5 and len(part) > 1)
+                if aligned:
+                    other = part[(row + int(rng.integers(1, len(part)))) % len(part)]
+                    other_ids = self._stretch(other, n_joined, rng)[0]
+                    if not other_ids or other_ids == text_ids:
+                        aligned = 0
+                    else:
+                        text_ids = other_ids
+            has_text, has_video = regime != 2, regime != 1
+        if not has_text:
+            text_ids = []
+        if not has_video:
+            visual, features = visual[:0], features[:0]
+        text_ids, visual, features = self._window(text_ids, visual, features, rng)
+        features = features + rng.normal(0, self.feature_noise / max(1, features.shape[1]) ** 0.5, features.shape).astype(np.float32)
+        packed, targets = self._mask(pack(text_ids, visual, features[:, : config.feature_dim], self.text, config), rng)
+        if aligned == 1:
+            targets[packed.token_type_ids == 0] = IGNORED
+        return packed, targets, aligned
+
+    def _stretch(self, place: tuple[VideoTokens, int], n_joined: int, rng: np.random.Generator) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Text ids, visual tokens and features of up to `n_joined` neighbouring segments, the given one among them."""
+        video, index = place
+        first = max(0, index - int(rng.integers(n_joined)))
+        segments = video.segments[first : first + n_joined]
+        text_ids = [i for s in segments for i in self.text_ids[id(s)]]
+        visual = np.concatenate([s.visual_tokens for s in segments])
+        features = np.concatenate([s.features for s in segments])
+        stride = min(int(rng.integers(1, MAX_STRIDE + 1)), max(1, len(visual) // MIN_STRIDED))
+        return text_ids, visual[::stride], features[::stride]
+
+    def _window(
+        self, text_ids: list[int], visual: np.ndarray, features: np.ndarray, rng: np.random.Generator
+    ) -> tuple[list[int], np.ndarray, np.ndarray]:
+        budget = self.model.config.max_positions - N_FRAMING_TOKENS
+        text_ids = text_ids[: budget // 2] if len(visual) else text_ids[:budget]
+        room = budget - len(text_ids)
+        start = int(rng.integers(0, max(1, len(visual) - room + 1)))
+        return text_ids, visual[start : start + room], features[start : start + room]
+
+    def _mask(self, packed: PackedSequence, rng: np.random.Generator) -> tuple[PackedSequence, np.ndarray]:
+        config = self.model.config
+        ids = packed.input_ids
+        is_text = (packed.token_type_ids == 0) & ~np.isin(ids, [*self.text.special_ids, config.boundary_token_id])
+        text = mask_tokens(ids, is_text, (len(self.text.special_ids), config.n_text_tokens), self.text.mask_id, rng)
+        visual = mask_tokens(
+            ids, packed.feature_mask, (config.first_visual_id, max(config.n_tokens, config.first_visual_id + 1)), self.text.mask_id, rng
+        )
+        hidden_ids = np.where(packed.feature_mask, visual.input_ids, text.input_ids)
+        targets = np.where(text.is_target | visual.is_target, ids, IGNORED)
+        masked = PackedSequence(hidden_ids, packed.token_type_ids, packed.feature_mask & ~visual.is_hidden, packed.features)
+        return masked, targets
