@@ -29,6 +29,7 @@ class VideoBertConfig:
     n_visual_tokens: int = 0
     feature_dim: int = 0
     visual_input: Literal["tokens", "features", "both"] = "both"
+    fusion: Literal["joint", "cross"] = "joint"
     max_positions: int = 512
     dropout: float = 0.1
     attention_dropout: float = 0.1

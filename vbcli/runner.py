@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -258,7 +258,8 @@ class ProcessExecutor(Executor):
             while True:
                 # Handing out one job a worker at a time keeps an interrupt short: nothing is queued behind it.
                 while len(running) < self.n_workers and (job := next(waiting, None)) is not None:
-                    running[self.pool.submit(_run_in_worker, stage, job)] = job
+                    with _interrupts_blocked():
+                        running[self.pool.submit(_run_in_worker, stage, job)] = job
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -272,6 +273,21 @@ class ProcessExecutor(Executor):
                 f"a worker process died while making {names}",
                 hint="often out of memory: give fewer --workers; run the same command again to go on",
             ) from error
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that start in the block never hear of an interrupt, not even while they load; ours comes after the block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Starting the tracker unblocks the signal: it must run before.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from vbcli.cli.app import main
 from vbcli.encoders import load_encoder
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
 from vbcli.stages.extract import Extract
-from vbcli.vocab import VocabConfig, build_vocabulary
 
 MakeVideo = Callable[..., Path]
 ENCODER = "timm:test_convnext/random"
@@ -174,7 +173,7 @@ def features(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def vocab(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("once") / "vocab"
-    build_vocabulary(features, out, VocabConfig())
+    finish("build-vocab", features, out)
     return out
 
 

@@ -27,8 +27,8 @@ texts = st.lists(st.integers(10, 99), max_size=60).map(lambda ids: np.array(ids,
 seeds = st.integers(0, 2**32 - 1)
 
 
-def within_three_errors(found: float, expected: float, variance: float, n: int) -> bool:
-    return abs(found - expected) <= 3 * math.sqrt(variance / n)
+def within_three_errors(found: float, expected: float, variance: float, n: int, n_errors: float = 3) -> bool:
+    return abs(found - expected) <= n_errors * math.sqrt(variance / n)
 
 
 def test_masked_and_deleted_shares():
@@ -68,7 +68,8 @@ def test_spans_lie_anywhere_alike():
     for length in range(5):
         by_place = [starts[(length, place)] for place in range(6 - length + 1)]
         total, p = sum(by_place), 1 / len(by_place)
-        assert all(within_three_errors(count / total, p, p * (1 - p), total / 1.5) for count in by_place), (length, by_place)
+        # 25 shares are looked at, hence the wider bound.
+        assert all(within_three_errors(count / total, p, p * (1 - p), total, 4) for count in by_place), (length, by_place)
 
 
 def test_every_order_and_every_rotation_comes_as_often():

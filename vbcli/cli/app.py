@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vbcli import __version__
-from vbcli.cli import console, data, models, scores
+from vbcli.cli import console, data, models, scores, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("build-vocab")(data.build_vocab)
 app.command("tokenize")(data.tokenize)
 app.command("train")(models.train)
 app.command("caption")(models.caption)
+app.command("export")(weights.export)
 app.command("evaluate")(scores.evaluate)
 app.command("inspect")(scores.inspect)
 app.command("demo-data")(data.demo_data)

@@ -15,7 +15,8 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.training.fit import FitOptions, FitReport
+    from vbcli.training.fit import FitReport
+    from vbcli.training.options import FitOptions
     from vbcli.training.trainer import TrainProgress
 
 ESTIMATE_AFTER_STEPS = 10
@@ -34,6 +35,13 @@ class VisualInput(StrEnum):
     tokens = "tokens"
     features = "features"
     both = "both"
+
+
+class Fusion(StrEnum):
+    """How text and video meet."""
+
+    joint = "joint"
+    cross = "cross"
 
 
 class CaptionFormat(StrEnum):
@@ -56,6 +64,9 @@ def train(
     init: Annotated[str | None, typer.Option(help="Start from a checkpoint, a folder with a Hugging Face BERT, or 'minilm'.")] = None,
     split: Annotated[str, typer.Option(help="Learn from the videos of this split.")] = "train",
     visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
+    fusion: Annotated[
+        Fusion, typer.Option(help="One stream of text and video, or two that read each other in every layer.")
+    ] = Fusion.joint,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps; early stopping may end before.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate; falls with the model's width if left out.")] = None,
@@ -77,7 +88,7 @@ def train(
     """
     places = Places(workspace)
     source = tokens_dir or _workspace_tokens(places)
-    from vbcli.training.fit import FitOptions
+    from vbcli.training.options import FitOptions
 
     def options(name: str, start: str | None) -> FitOptions:
         return FitOptions(
@@ -86,6 +97,7 @@ def train(
             start,
             split,
             visual_input.value,
+            fusion.value,
             max_steps,
             batch_size,
             learning_rate,

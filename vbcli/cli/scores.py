@@ -64,16 +64,18 @@ def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> 
     if as_json:
         console.print_json({"captions": str(given), "references": str(against), **vars(evaluation)})
         return
-    names = list(evaluation.scores["captions"])
-    rows = []
-    for row, scores in evaluation.scores.items():
-        cells = [f"{scores[n]:.4f}" if n in scores else "-" for n in names]
-        if row == "shuffled videos":
-            cells = [f"{scores[n]:.4f} ±{evaluation.spread[n]:.4f}" if n in scores else "-" for n in names]
-        rows.append((row, *cells))
-    console.print_table(f"{given} against {against}", ("", *names), rows)
+    systems = list(evaluation.scores)
+    rows = [(name, *(_cell(evaluation, system, name) for system in systems)) for name in evaluation.scores["captions"]]
+    console.print_table(f"{given} against {against}", ("", *systems), rows)
     for sentence in evaluation.notes:
         console.note(sentence)
+
+
+def _cell(evaluation: Evaluation, system: str, name: str) -> str:
+    if name not in evaluation.scores[system]:
+        return "-"
+    spread = f" ±{evaluation.spread[name]:.3f}" if system == "shuffled videos" else ""
+    return f"{evaluation.scores[system][name]:.3f}{spread}"
 
 
 def inspect(

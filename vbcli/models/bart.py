@@ -321,6 +321,21 @@ def to_bart_state(model: Bart) -> dict[str, Tensor]:
     return state | {"model.encoder.embed_tokens.weight": table, "model.decoder.embed_tokens.weight": table, "lm_head.weight": table}
 
 
+def decoder_to_bart_state(decoder: BartDecoder) -> dict[str, Tensor]:
+    """Renames a decoder's weights, but for its table of tokens, to those of `transformers.BartForConditionalGeneration`."""
+    return {_bart_name(f"decoder.{n}"): tensor for n, tensor in decoder.state_dict().items() if n != "token_embedding.weight"}
+
+
+def bart_block_name(half: str, name: str) -> str:
+    """BART's name of a block's tensor.
+
+    Args:
+        half: `encoder` or `decoder`.
+        name: within the list of blocks, such as `0.self_attention.q.weight`.
+    """
+    return _bart_name(f"{half}.blocks.{name}")
+
+
 def load_bart_state(model: Bart, state: Mapping[str, Tensor], source: str) -> None:
     """Fills the model from the weights of a BART, in place; a bare `BartModel` (no `model.` prefix) is read, too.
 

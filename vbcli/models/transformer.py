@@ -158,12 +158,23 @@ class TransformerBlock(nn.Module):
         Returns:
             float (B, T, D).
         """
-        keys, values = self.self_attention.keys_values(hidden)  # (B, H, T, E)
-        hidden = self.self_norm(hidden + self.dropout(self.self_attention(hidden, keys, values, mask)))  # (B, T, D)
+        hidden = self.attend(hidden, mask)  # (B, T, D)
         if memory is not None:
-            keys, values = self.cross_attention.keys_values(memory)  # (B, H, S, E)
-            hidden = self._read_memory(hidden, keys, values, memory_mask)  # (B, T, D)
-        return self._feed(hidden)  # (B, T, D)
+            hidden = self.read(hidden, memory, memory_mask)  # (B, T, D)
+        return self.feed(hidden)  # (B, T, D)
+
+    def attend(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """The self-attention sublayer: float (B, T, D) to float (B, T, D)."""
+        keys, values = self.self_attention.keys_values(hidden)  # (B, H, T, E)
+        return self.self_norm(hidden + self.dropout(self.self_attention(hidden, keys, values, mask)))  # (B, T, D)
+
+    def read(self, hidden: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """The cross-attention sublayer: float (B, T, D), reading memory float (B, S, D), to float (B, T, D).
+
+        Where the mask leaves nothing to read, only the residual and its norm are left.
+        """
+        keys, values = self.cross_attention.keys_values(memory)  # (B, H, S, E)
+        return self._read_memory(hidden, keys, values, memory_mask)  # (B, T, D)
 
     def step(self, hidden: Tensor, cache: LayerCache) -> Tensor:
         """Runs the block over one new position of each beam, and puts its keys and values into the cache.
@@ -184,12 +195,13 @@ class TransformerBlock(nn.Module):
         hidden = self.self_norm(hidden + self.dropout(attended.view_as(hidden)))  # (B, N, D)
         # The beams of a video are its query positions here, so all of them read one copy of the memory.
         hidden = self._read_memory(hidden, cache.memory_keys, cache.memory_values, cache.memory_mask)  # (B, N, D)
-        return self._feed(hidden)  # (B, N, D)
+        return self.feed(hidden)  # (B, N, D)
 
     def _read_memory(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         return self.cross_norm(hidden + self.dropout(self.cross_attention(hidden, keys, values, mask)))  # (B, T, D)
 
-    def _feed(self, hidden: Tensor) -> Tensor:
+    def feed(self, hidden: Tensor) -> Tensor:
+        """The feed-forward sublayer: float (B, T, D) to float (B, T, D)."""
         return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))  # (B, T, D)
 
 

@@ -1,4 +1,4 @@
-"""VideoBERT with joint fusion: one BERT over text tokens, special tokens and visual tokens.
+"""VideoBERT: one BERT over text tokens, special tokens and visual tokens, or two that read each other.
 
 Notation, with shapes at line ends:
 
@@ -10,7 +10,15 @@ Notation, with shapes at line ends:
 
 A sequence is `[CLS] text [>] video [SEP]`, so S = T + V + 3. `attention_mask` is True on real tokens.
 
-Source: Sun et al. 2019, "VideoBERT", section 3; Devlin et al. 2019 for the network.
+Fusion `joint` is the paper's: every position attends to every other. Fusion `cross` has two streams, of the video (V positions)
+and of all else (T + 3), each with its own weights; in each layer both first attend to themselves, giving V and T, and then read
+each other:
+
+    V~ = LN(V + MultiHead(Q = V, K = T, V = T))        T~ = LN(T + MultiHead(Q = T, K = V, V = V))
+
+and go through a feed-forward sublayer each. Neither sees the other's update, and an empty stream leaves the other as it is.
+
+Source: Sun et al. 2019, "VideoBERT", section 3; Devlin et al. 2019 for the network; Lu et al. 2019, "ViLBERT", for two streams.
 """
 
 from __future__ import annotations
@@ -46,17 +54,8 @@ class VideoBert(nn.Module):
         self.feature_projection = nn.Linear(config.feature_dim, width) if has_features else None
         self.embedding_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                width,
-                config.n_heads,
-                config.intermediate_size,
-                dropout=config.dropout,
-                attention_dropout=config.attention_dropout,
-                layer_norm_eps=eps,
-            )
-            for _ in range(config.n_layers)
-        )
+        build_layer = CrossLayer if config.fusion == "cross" else _build_block
+        self.blocks = nn.ModuleList(build_layer(config) for _ in range(config.n_layers))
         self.pooler = nn.Linear(width, width)
         self.masked_dense = nn.Linear(width, width)
         self.masked_norm = nn.LayerNorm(width, eps=eps)
@@ -97,10 +96,24 @@ class VideoBert(nn.Module):
             float (B, S, D); rows of padding positions mean nothing.
         """
         hidden = self._embed(input_ids, token_type_ids, features, feature_mask)  # (B, S, D)
+        if self.config.fusion == "cross":
+            return self._fuse(hidden, token_type_ids, attention_mask)  # (B, S, D)
         mask = key_mask(attention_mask)  # (B, 1, 1, S)
         for block in self.blocks:
             hidden = block(hidden, mask)  # (B, S, D)
         return hidden
+
+    def _fuse(self, hidden: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Takes the streams apart, runs the layers, and puts every position back in its place."""
+        follows = F.pad(attention_mask[:, 1:], (0, 1))  # (B, S), whether a real token follows
+        is_visual = (token_type_ids == 1) & attention_mask & follows  # (B, S), [SEP] is the last real token
+        is_text = attention_mask & ~is_visual  # (B, S)
+        text, text_mask = _take(hidden, is_text)  # (B, T + 3, D), (B, T + 3)
+        visual, visual_mask = _take(hidden, is_visual)  # (B, V, D), (B, V)
+        for layer in self.blocks:
+            visual, text = layer(visual, text, visual_mask, text_mask)  # (B, V, D), (B, T + 3, D)
+        place = torch.where(is_visual, text.shape[1] + is_visual.cumsum(1) - 1, is_text.cumsum(1) - 1).clamp_min(0)  # (B, S)
+        return torch.cat([text, visual], 1).gather(1, place[..., None].expand_as(hidden))  # (B, S, D)
 
     def pool(self, hidden: Tensor) -> Tensor:
         """Summarises a sequence by its [CLS] position: float (B, S, D) to float (B, D), in (-1, 1)."""
@@ -144,6 +157,64 @@ class VideoBert(nn.Module):
         return self.dropout(self.embedding_norm(tokens + positions + self.type_embedding(token_type_ids)))  # (B, S, D)
 
 
+class CrossLayer(nn.Module):
+    """A layer of fusion `cross`: two blocks, one a stream, that read each other.
+
+    Args:
+        config: shape.
+    """
+
+    def __init__(self, config: VideoBertConfig) -> None:
+        super().__init__()
+        self.visual = _build_block(config, has_cross_attention=True)
+        self.text = _build_block(config, has_cross_attention=True)
+
+    def forward(self, visual: Tensor, text: Tensor, visual_mask: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs both streams through the layer.
+
+        Args:
+            visual: float (B, V, D).
+            text: float (B, T, D).
+            visual_mask: bool (B, V), True on real positions; so is `text_mask`.
+
+        Returns:
+            float (B, V, D) and float (B, T, D).
+        """
+        visual_keys, text_keys = key_mask(visual_mask), key_mask(text_mask)  # (B, 1, 1, V), (B, 1, 1, T)
+        visual, text = self.visual.attend(visual, visual_keys), self.text.attend(text, text_keys)  # (B, V, D), (B, T, D)
+        seen, said = self.visual.read(visual, text, text_keys), self.text.read(text, visual, visual_keys)  # (B, V, D), (B, T, D)
+        return self.visual.feed(seen), self.text.feed(said)  # (B, V, D), (B, T, D)
+
+
+def _build_block(config: VideoBertConfig, has_cross_attention: bool = False) -> TransformerBlock:
+    return TransformerBlock(
+        config.hidden_size,
+        config.n_heads,
+        config.intermediate_size,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        layer_norm_eps=config.layer_norm_eps,
+        has_cross_attention=has_cross_attention,
+    )
+
+
+def _take(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen positions of each row, in order, padded to the longest (at least one).
+
+    Args:
+        hidden: float (B, S, D).
+        mask: bool (B, S).
+
+    Returns:
+        float (B, L, D) and bool (B, L), True where a position was chosen.
+    """
+    counts = mask.sum(1)  # (B,)
+    length = max(1, int(counts.max()))
+    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :length]  # (B, L)
+    is_real = torch.arange(length, device=mask.device) < counts[:, None]  # (B, L)
+    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[2])), is_real  # (B, L, D), (B, L)
+
+
 _BERT_BLOCK = {
     "self_attention.q": "attention.self.query",
     "self_attention.k": "attention.self.key",
@@ -171,8 +242,13 @@ def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
 
     Returns:
         Tensors by name, sharing memory with the model. The map of continuous features has no place in BERT and is left out.
+
+    Raises:
+        VbcliError: the model has two streams, which BERT has not.
     """
-    state = {_bert_name(name): tensor for name, tensor in model.state_dict().items() if not name.startswith("feature_projection.")}
+    if model.config.fusion == "cross":
+        raise VbcliError("a VideoBERT with fusion 'cross' has no equal among BERTs", hint="train one with --fusion joint")
+    state = {_bert_name(name): tensor for name, tensor in model.state_dict().items() if _bert_name(name)}
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]
     return state
@@ -182,7 +258,8 @@ def load_bert_state(model: VideoBert, state: Mapping[str, Tensor], source: str) 
     """Fills the model from the weights of a BERT, in place.
 
     A checkpoint with the text rows only fills those rows; the special and visual rows stay as they are. A bare `BertModel`
-    (no heads, no `bert.` prefix) is read, too, and so are its first `max_positions` positions if it has more.
+    (no heads, no `bert.` prefix) is read, too, and so are its first `max_positions` positions if it has more. With fusion `cross` it fills
+    the text's stream.
 
     Args:
         model: its rows are R, of which the first `n_text_tokens` are text.
@@ -199,7 +276,7 @@ def load_bert_state(model: VideoBert, state: Mapping[str, Tensor], source: str) 
     missing = []
     fitting: list[tuple[Tensor, Tensor]] = []
     for name, target in model.state_dict().items():
-        tensor = None if name.startswith("feature_projection.") else found.get(_bert_name(name))
+        tensor = found.get(_bert_name(name))
         if tensor is None:
             missing.append(name)
             continue
@@ -222,14 +299,15 @@ def load_bert_state(model: VideoBert, state: Mapping[str, Tensor], source: str) 
 
 
 def _bert_name(name: str) -> str:
-    """BERT's name of one of our tensors."""
+    """BERT's name of one of our tensors; empty where BERT has none. Of two streams, the text's is BERT."""
     if name == "masked_bias":
         return "cls.predictions.bias"
     module, leaf = name.rsplit(".", 1)
     if module.startswith("blocks."):
         _, index, part = module.split(".", 2)
-        return f"bert.encoder.layer.{index}.{_BERT_BLOCK[part]}.{leaf}"
-    return f"{_BERT_MODULES[module]}.{leaf}"
+        part = _BERT_BLOCK.get(part.removeprefix("text."))
+        return f"bert.encoder.layer.{index}.{part}.{leaf}" if part else ""
+    return f"{_BERT_MODULES[module]}.{leaf}" if module in _BERT_MODULES else ""
 
 
 def _published_name(name: str) -> str:

@@ -1,0 +1,106 @@
+"""What training starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vbcli.errors import VbcliError
+from vbcli.models.checkpoint import save_checkpoint
+from vbcli.training.batches import SegmentRow, VideoTokens
+from vbcli.training.build import build_checkpoint
+from vbcli.training.options import FitOptions
+from vbcli.vocab import VocabConfig, Vocabulary, fit_vocabulary, load_vocabulary, save_vocabulary
+
+PRETRAIN, CAPTION = FitOptions("pretrain"), FitOptions("caption")
+
+
+@pytest.fixture(scope="module")
+def vocab_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("vocab")
+    features = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    save_vocabulary(
+        fit_vocabulary(features, VocabConfig(branching=3, levels=1, n_components=4), {"name": "none", "block_dims": [6]}), out, []
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def visual(vocab_dir: Path) -> Vocabulary:
+    return load_vocabulary(vocab_dir)
+
+
+def videos() -> list[VideoTokens]:
+    segment = SegmentRow("v.mp4", 0, 1, np.zeros(2, np.int32), np.zeros((2, 4), np.float32), "a red ball falls")
+    return [VideoTokens("v.mp4", [segment], ["a ball"], "train")]
+
+
+def build(options: FitOptions, visual: Vocabulary, vocab_dir: Path):
+    torch.manual_seed(options.seed)
+    return build_checkpoint(options, visual, vocab_dir, videos(), lambda text: None)
+
+
+@pytest.fixture(scope="module")
+def pretrained(visual: Vocabulary, vocab_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("checkpoint")
+    made = build(PRETRAIN, visual, vocab_dir)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for value in made.encoder.parameters():
+            value.add_(torch.randn_like(value))
+    save_checkpoint(made, out)
+    return out
+
+
+def test_a_captioner_starts_from_a_share_of_the_blocks_and_from_all_text_rows(pretrained: Path, visual: Vocabulary, vocab_dir: Path):
+    source = build(replace(PRETRAIN, init=str(pretrained)), visual, vocab_dir).encoder
+    whole = build(replace(CAPTION, init=str(pretrained), keep_init=1.0), visual, vocab_dir).captioner
+    for name, value in source.state_dict().items():
+        assert torch.equal(whole.encoder.state_dict()[name], value), name
+    part = build(replace(CAPTION, init=str(pretrained), keep_init=0.25), visual, vocab_dir).captioner
+    n_text = source.config.n_text_tokens
+    assert torch.equal(part.decoder.token_embedding.weight, source.token_embedding.weight[:n_text])
+    assert torch.equal(part.encoder.position_embedding.weight, source.position_embedding.weight)
+    for name in ("blocks.1.feed_forward.up.weight", "feature_projection.weight"):
+        noise = part.encoder.state_dict()[name] - 0.25 * source.state_dict()[name]
+        assert float(noise.std()) == pytest.approx(0.01, rel=0.2)
+
+
+def test_a_captioner_goes_on_as_it_is(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
+    made = build(CAPTION, visual, vocab_dir)
+    save_checkpoint(made, tmp_path)
+    again = build(replace(CAPTION, init=str(tmp_path), seed=3), visual, vocab_dir)
+    for name, value in made.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def test_a_shape_that_the_checkpoint_has_not_is_refused(pretrained: Path, visual: Vocabulary, vocab_dir: Path):
+    with pytest.raises(VbcliError, match="has fusion 'joint', not 'cross'"):
+        build(replace(CAPTION, init=str(pretrained), fusion="cross"), visual, vocab_dir)
+    with pytest.raises(VbcliError, match="has visual_input 'both', not 'tokens'"):
+        build(replace(CAPTION, init=str(pretrained), visual_input="tokens"), visual, vocab_dir)
+    with pytest.raises(VbcliError, match="another visual vocabulary"):
+        build(replace(CAPTION, init=str(pretrained)), replace(visual, sha256="other"), vocab_dir)
+
+
+def test_the_shape_that_was_trained_is_gone_on_with(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
+    save_checkpoint(build(replace(PRETRAIN, fusion="cross", visual_input="features"), visual, vocab_dir), tmp_path)
+    config = build(replace(CAPTION, init=str(tmp_path)), visual, vocab_dir).encoder.config
+    assert (config.fusion, config.visual_input) == ("cross", "features")
+
+
+def test_a_decoder_has_the_width_of_the_encoder_it_is_given(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
+    save_checkpoint(build(replace(PRETRAIN, model="videobert-mini", init="minilm"), visual, vocab_dir), tmp_path)
+    captioner = build(replace(CAPTION, init=str(tmp_path)), visual, vocab_dir).captioner
+    assert (captioner.decoder.config.hidden_size, len(captioner.decoder.blocks)) == (384, 6)
+
+
+def test_what_is_no_checkpoint_and_no_bert_is_said(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
+    with pytest.raises(VbcliError, match="does not exist"):
+        build(replace(PRETRAIN, init=str(tmp_path / "none")), visual, vocab_dir)
+    with pytest.raises(VbcliError, match="'bart-tiny' is not a preset of an encoder"):
+        build(replace(CAPTION, model="bart-tiny"), visual, vocab_dir)

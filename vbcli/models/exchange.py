@@ -1,0 +1,228 @@
+"""Checkpoints as folders of the transformers library: `BertForPreTraining` for a VideoBERT, `BartForConditionalGeneration` for a captioner.
+
+What can be written exactly is fusion `joint` with one codebook. Continuous features have no place in these classes: they enter through
+`inputs_embeds`, and the folder then holds the map of features and `video_inputs.py`, which builds them.
+
+Source: the weights' names are those of transformers' models; how a BERT encoder becomes a BART encoder is told at `_fold`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from vbcli.errors import VbcliError
+from vbcli.models.bart import POSITION_OFFSET, Captioner, bart_block_name, decoder_to_bart_state
+from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.videobert import VideoBert, to_bert_state
+from vbcli.shards import write_atomic, write_json
+from vbcli.tokens import TextVocabulary
+
+BLOCKED = float("-inf")
+
+
+def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> None:
+    """Writes `config.json`, `model.safetensors`, the tokenizer and, with features, what builds the inputs.
+
+    Args:
+        out_dir: a new or empty folder.
+
+    Raises:
+        VbcliError: the model has no equal in transformers, or the folder is not empty.
+    """
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise VbcliError(f"{out_dir} exists and is not an empty folder", hint="name a new folder, or delete this one")
+    encoder, text = checkpoint.encoder, checkpoint.text
+    if encoder.config.fusion != "joint":
+        raise VbcliError(
+            f"a model with fusion '{encoder.config.fusion}' has no equal in transformers", hint="train one with --fusion joint"
+        )
+    if isinstance(checkpoint.model, Captioner):
+        state, config = _bart_state(checkpoint.captioner, text), _bart_config(checkpoint.captioner, text)
+        write_json(out_dir / "generation_config.json", _generation_config(text))
+    else:
+        state, config = to_bert_state(encoder), _bert_config(encoder)
+    write_atomic(out_dir / "model.safetensors", save({k: v.contiguous().clone() for k, v in state.items()}, {"format": "pt"}))
+    write_atomic(out_dir / "tokenizer.json", text.to_json().encode())
+    names = {f"{k}_token": f"[{k.upper()}]" for k in ("pad", "unk", "cls", "sep", "mask")}
+    write_json(
+        out_dir / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": encoder.config.max_positions, **names},
+    )
+    if encoder.feature_projection is not None:
+        _write_feature_inputs(checkpoint, state, out_dir)
+    # Last: a folder with it is whole.
+    write_json(out_dir / "config.json", config)
+
+
+def _bert_config(model: VideoBert) -> dict[str, Any]:
+    config = model.config
+    return {
+        "architectures": ["BertForPreTraining"],
+        "model_type": "bert",
+        "vocab_size": config.n_tokens,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "intermediate_size": config.intermediate_size,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "max_position_embeddings": config.max_positions,
+        "type_vocab_size": 2,
+        "initializer_range": config.initializer_range,
+        "layer_norm_eps": config.layer_norm_eps,
+        "pad_token_id": config.pad_token_id,
+        "vbcli": _facts(model),
+    }
+
+
+def _bart_config(model: Captioner, text: TextVocabulary) -> dict[str, Any]:
+    encoder, decoder = model.encoder.config, model.decoder.config
+    return {
+        "architectures": ["BartForConditionalGeneration"],
+        "model_type": "bart",
+        "vocab_size": encoder.n_tokens,
+        "d_model": encoder.hidden_size,
+        "encoder_layers": encoder.n_layers,
+        "decoder_layers": decoder.n_decoder_layers,
+        "encoder_attention_heads": encoder.n_heads,
+        "decoder_attention_heads": decoder.n_heads,
+        "encoder_ffn_dim": encoder.intermediate_size,
+        "decoder_ffn_dim": decoder.intermediate_size,
+        "activation_function": "gelu",
+        "dropout": decoder.dropout,
+        "attention_dropout": decoder.attention_dropout,
+        "activation_dropout": 0.0,
+        "max_position_embeddings": max(encoder.max_positions, decoder.max_positions),
+        "init_std": decoder.initializer_range,
+        "scale_embedding": False,
+        "tie_word_embeddings": False,
+        "is_encoder_decoder": True,
+        "forced_eos_token_id": None,
+        **_token_ids(text),
+        "vbcli": _facts(model.encoder),
+    }
+
+
+def _token_ids(text: TextVocabulary) -> dict[str, Any]:
+    return {
+        "pad_token_id": text.pad_id,
+        "bos_token_id": text.cls_id,
+        "eos_token_id": text.sep_id,
+        "decoder_start_token_id": text.cls_id,
+    }
+
+
+def _generation_config(text: TextVocabulary) -> dict[str, Any]:
+    return {**_token_ids(text), "forced_eos_token_id": None, "num_beams": 4, "max_new_tokens": 64, "no_repeat_ngram_size": 3}
+
+
+def _facts(model: VideoBert) -> dict[str, Any]:
+    """What transformers does not ask for, and whoever builds inputs must know."""
+    config = model.config
+    return {
+        "n_text_tokens": config.n_text_tokens,
+        "boundary_token_id": config.boundary_token_id,
+        "first_visual_id": config.first_visual_id,
+        "n_visual_tokens": config.n_visual_tokens,
+        "visual_input": config.visual_input,
+        "feature_dim": config.feature_dim,
+    }
+
+
+def _fold(encoder: VideoBert, text: TextVocabulary) -> Tensor:
+    """The rows of a BART encoder's table, float (R, D): BART has no token types, so the row of each token's type is added to it.
+
+    Visual tokens and [SEP], which ends a sequence, are of type 1; all else is of type 0.
+    """
+    types = torch.zeros(encoder.config.n_tokens, dtype=torch.long)
+    types[encoder.config.first_visual_id :] = 1
+    types[text.sep_id] = 1
+    return encoder.token_embedding.weight + encoder.type_embedding.weight[types]
+
+
+def _bart_state(model: Captioner, text: TextVocabulary) -> dict[str, Tensor]:
+    encoder, decoder = model.encoder, model.decoder
+    n_positions = max(encoder.config.max_positions, decoder.config.max_positions)
+    with torch.no_grad():
+        table = _fold(encoder, text)
+        state = {
+            "model.shared.weight": table,
+            "model.encoder.embed_tokens.weight": table,
+            "model.encoder.embed_positions.weight": _positions(encoder.position_embedding.weight, 0, n_positions),
+            "model.encoder.layernorm_embedding.weight": encoder.embedding_norm.weight,
+            "model.encoder.layernorm_embedding.bias": encoder.embedding_norm.bias,
+        }
+        for name, value in encoder.blocks.state_dict().items():
+            state[bart_block_name("encoder", name)] = value
+        state |= decoder_to_bart_state(decoder)
+        state["model.decoder.embed_positions.weight"] = _positions(decoder.embedder.position_embedding.weight, POSITION_OFFSET, n_positions)
+        # The decoder writes text alone: its table gets empty rows for video, which a bias keeps from being written.
+        n_visual = len(table) - decoder.config.n_tokens
+        words = torch.cat([decoder.token_embedding.weight, table.new_zeros(n_visual, table.shape[1])])
+        state["model.decoder.embed_tokens.weight"] = state["lm_head.weight"] = words
+        state["final_logits_bias"] = torch.cat([decoder.final_logits_bias, table.new_full((1, n_visual), BLOCKED)], 1)
+    return state
+
+
+def _positions(rows: Tensor, n_unused: int, n_positions: int) -> Tensor:
+    """A table of BART's: `POSITION_OFFSET` rows that no token uses, then the positions, then zeros up to `n_positions`."""
+    used = rows[n_unused:]
+    table = rows.new_zeros(n_positions + POSITION_OFFSET, rows.shape[1])
+    table[POSITION_OFFSET : POSITION_OFFSET + len(used)] = used
+    return table
+
+
+# ---------------------------------------------------------------- features
+
+VIDEO_INPUTS = '''"""Inputs of the exported model: token ids with the continuous features of the clips.
+
+    from video_inputs import inputs_embeds
+    embeds = inputs_embeds(model, input_ids, features, feature_mask)
+    model(inputs_embeds=embeds, attention_mask=attention_mask, ...)
+
+A sequence is `[CLS] text [>] video [SEP]`; config.json, entry "vbcli", has the id of `[>]` and of the first visual token. Features are
+projected as the vocabulary in vocab/ of the vbcli checkpoint does it.
+"""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+FOLDER = Path(__file__).parent
+
+
+def inputs_embeds(model, input_ids, features, feature_mask):
+    """What stands for token embeddings: float (B, S, D).
+
+    Args:
+        input_ids: int64 (B, S).
+        features: float (B, S, P), read where feature_mask is True.
+        feature_mask: bool (B, S), True on clips with a feature.
+    """
+    weights = load_file(FOLDER / "feature_projection.safetensors")
+    bare = getattr(model, "bert", None) or model.get_encoder()
+    table = bare.embed_tokens if hasattr(bare, "embed_tokens") else bare.embeddings.word_embeddings
+    tokens, shown = table(input_ids), feature_mask[..., None]
+    if "type_row" in weights:  # visual_input "features": the token itself is not seen, only that it is visual
+        tokens = tokens.where(~shown, weights["type_row"])
+    projected = features @ weights["weight"].T + weights["bias"]
+    return tokens + projected.masked_fill(~shown, 0.0)
+'''
+
+
+def _write_feature_inputs(checkpoint: Checkpoint, state: dict[str, Tensor], out_dir: Path) -> None:
+    encoder = checkpoint.encoder
+    assert encoder.feature_projection is not None
+    weights = {k: v.detach().contiguous() for k, v in encoder.feature_projection.state_dict().items()}
+    if encoder.config.visual_input == "features":
+        # A BERT adds the type's row by itself; a folded BART has it in the token's row, which is not seen.
+        is_folded = "model.shared.weight" in state
+        weights["type_row"] = (encoder.type_embedding.weight[1] * float(is_folded)).detach().clone()
+    write_atomic(out_dir / "feature_projection.safetensors", save(weights))
+    write_atomic(out_dir / "video_inputs.py", VIDEO_INPUTS.encode())
