@@ -18,6 +18,11 @@ hypothesis.settings.load_profile("vbcli")
 MakeVideo = Callable[..., Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: whole chains would otherwise be what everything waits for at the end."""
+    items.sort(key=lambda item: ("test_readme" not in item.path.name, "e2e" not in item.path.parts))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Several threads only wait for each other on tensors as small as those of the tests."""
