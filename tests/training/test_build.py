@@ -70,10 +70,13 @@ def test_a_captioner_starts_from_a_share_of_the_blocks_and_from_all_text_rows(pr
         assert float(noise.std()) == pytest.approx(0.01, rel=0.2)
 
 
-def test_a_captioner_goes_on_as_it_is(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
-    made = build(CAPTION, visual, vocab_dir)
+@pytest.mark.parametrize("task", ["caption", "denoise"])
+def test_a_captioner_and_what_denoising_learned_go_on_as_they_are(visual: Vocabulary, vocab_dir: Path, tmp_path: Path, task):
+    made = build(replace(CAPTION, task=task), visual, vocab_dir)
+    assert made.task == task
     save_checkpoint(made, tmp_path)
     again = build(replace(CAPTION, init=str(tmp_path), seed=3), visual, vocab_dir)
+    assert again.task == "caption"
     for name, value in made.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
 

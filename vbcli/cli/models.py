@@ -26,6 +26,7 @@ class TaskName(StrEnum):
     """What to train."""
 
     pretrain = "pretrain"
+    denoise = "denoise"
     caption = "caption"
 
 
@@ -92,7 +93,7 @@ def train(
 
     def options(name: str, start: str | None) -> FitOptions:
         return FitOptions(
-            "pretrain" if name == "pretrain" else "caption",
+            TaskName(name).value,
             model,
             start,
             split,
@@ -109,7 +110,7 @@ def train(
         )
 
     if task is not None:
-        if n_clips is not None and task is TaskName.pretrain:
+        if n_clips is not None and task is not TaskName.caption:
             raise UsageError("--n-clips is for --task caption")
         target = checkpoint_dir or places.checkpoints_dir / task.value
         reports = [_fit(source, target, options(task.value, init))]

@@ -51,12 +51,10 @@ def build_checkpoint(
         and shards.read_json(Path(init) / "config.json").get("kind") == "checkpoint"
     ):
         source = _load_start(init, options, visual)
-        if source.task == "caption" == options.task:
-            source.vocab_dir, source.n_clips = vocab_dir, options.n_clips
-            source.model.train()
-            return source
+        if options.task != "pretrain" and source.task != "pretrain":
+            return Checkpoint(options.task, source.model.train(), source.text, visual, vocab_dir, n_clips=options.n_clips)
         encoder, text = source.encoder, source.text
-        if options.task == "caption":
+        if options.task != "pretrain":
             _shrink(encoder, options)
     elif init is not None:
         encoder, text = _from_bert(Path(init), options, visual)
@@ -66,7 +64,7 @@ def build_checkpoint(
         init_visual_rows(encoder, torch.from_numpy(visual.tree.leaf_centroids), options.seed)
     if options.task == "pretrain":
         return Checkpoint("pretrain", encoder, text, visual, vocab_dir)
-    return Checkpoint("caption", _build_captioner(encoder, text, options), text, visual, vocab_dir, n_clips=options.n_clips)
+    return Checkpoint(options.task, _build_captioner(encoder, text, options), text, visual, vocab_dir, n_clips=options.n_clips)
 
 
 def _load_start(init: str, options: FitOptions, visual: Vocabulary) -> Checkpoint:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vbcli.config import BartConfig
 from vbcli.errors import VbcliError
 from vbcli.models.bart import Captioner
 from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
@@ -84,12 +85,10 @@ class CaptionTask(Task[Captioner]):
         if not is_validation:
             packed = [self._disturb(sequence, rng) for sequence, rng in zip(packed, rngs, strict=True)]
         batch = collate(packed, config.feature_dim, self.text.pad_id).to(device)
-        inputs, targets = self._decoder_rows([ids for _, ids in pairs], device)
+        inputs, targets = decoder_rows([ids for _, ids in pairs], self.model.decoder.config, device)
         logits = self.model(**batch.arguments(), decoder_input_ids=inputs)  # (B, T, R)
-        smoothing = 0.0 if is_validation else self.label_smoothing
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
-        n_targets = int((targets != IGNORED).sum())
-        return StepResult({"caption": Loss(loss, n_targets)}, int(batch.attention_mask.sum()) + n_targets)
+        loss = teacher_forcing_loss(logits, targets, 0.0 if is_validation else self.label_smoothing)
+        return StepResult({"caption": loss}, int(batch.attention_mask.sum()) + loss.count)
 
     def _pack(self, video: VideoTokens, rng: np.random.Generator) -> PackedSequence:
         tokens, features = video.visual_tokens, video.features
@@ -106,12 +105,23 @@ class CaptionTask(Task[Captioner]):
         is_shown = sequence.feature_mask & (rng.random(len(sequence.feature_mask)) >= self.clip_drop)
         return replace(sequence, features=sequence.features + noise.astype(np.float32), feature_mask=is_shown)
 
-    def _decoder_rows(self, captions: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        config = self.model.decoder.config
-        length = max(len(ids) for ids in captions) + 1
-        inputs = np.full((len(captions), length), config.pad_token_id, np.int64)
-        targets = np.full((len(captions), length), IGNORED, np.int64)
-        for i, ids in enumerate(captions):
-            inputs[i, : len(ids) + 1] = [config.decoder_start_token_id, *ids]
-            targets[i, : len(ids) + 1] = [*ids, config.eos_token_id]
-        return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+
+def decoder_rows(sentences: Sequence[Sequence[int]], config: BartConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a decoder reads and what it must say next, for sentences of token ids.
+
+    Returns:
+        int64 (B, T) each: the start token and the sentence; the sentence and the end token, `IGNORED` beyond it.
+    """
+    length = max(len(ids) for ids in sentences) + 1
+    inputs = np.full((len(sentences), length), config.pad_token_id, np.int64)
+    targets = np.full((len(sentences), length), IGNORED, np.int64)
+    for i, ids in enumerate(sentences):
+        inputs[i, : len(ids) + 1] = [config.decoder_start_token_id, *ids]
+        targets[i, : len(ids) + 1] = [*ids, config.eos_token_id]
+    return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+
+
+def teacher_forcing_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Loss:
+    """Cross-entropy of logits float (B, T, R) against targets int64 (B, T), summed over those that are not `IGNORED`."""
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum")
+    return Loss(total, int((targets != IGNORED).sum()))

@@ -18,6 +18,7 @@ from vbcli.models.videobert import VideoBert
 from vbcli.training.batches import VideoTokens, read_tokens
 from vbcli.training.build import build_checkpoint
 from vbcli.training.captioning import CaptionTask
+from vbcli.training.denoising import DenoiseTask
 from vbcli.training.options import FitOptions, train_config
 from vbcli.training.pretrain import PretrainTask
 from vbcli.training.tasks import Task, split_videos
@@ -136,6 +137,10 @@ def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note:
 def _build_task(checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions) -> Task[Any]:
     if isinstance(checkpoint.model, VideoBert):
         return PretrainTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed)
+    if options.task == "denoise":
+        return DenoiseTask(
+            checkpoint.captioner, checkpoint.text, train, validation, seed=options.seed, label_smoothing=options.label_smoothing
+        )
     return CaptionTask(
         checkpoint.captioner,
         checkpoint.text,

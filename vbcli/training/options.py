@@ -7,7 +7,7 @@ from typing import Literal
 
 from vbcli.training.trainer import TrainConfig
 
-TaskName = Literal["pretrain", "caption"]
+TaskName = Literal["pretrain", "denoise", "caption"]
 VisualInput = Literal["tokens", "features", "both"]
 Fusion = Literal["joint", "cross"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
@@ -47,7 +47,7 @@ class FitOptions:
     device: str = "cpu"
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "caption": 2500}
+DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 2500}
 
 
 def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainConfig:
