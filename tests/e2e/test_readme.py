@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WORDS = "red green blue white ball cube ring star falls rises turns stops".split()
+WORDS = ["red", "green", "blue", "white", "ball", "cube", "ring", "star", "falls", "rises", "turns", "stops"]
 
 
 def blocks(language: str) -> list[str]:

@@ -20,6 +20,7 @@ from vbcli import shards
 from vbcli.cli.app import main
 from vbcli.encoders import load_encoder
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
+from vbcli.runner import ExecutorName
 from vbcli.stages.extract import Extract
 
 MakeVideo = Callable[..., Path]
@@ -123,6 +124,12 @@ def test_an_extraction_that_is_killed_again_and_again_ends_as_if_it_had_not_been
     assert (stamps(out), shards.read_failures(out)) == ({}, [])
 
     left = unfinished(out)
+    with running(*command, "--executor", "serial") as process:
+        wait_until(lambda: unfinished(out) - left, process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert stamps(out) == {}
+
+    left = unfinished(out)
     with running(*command, "--workers", "2") as process:
         wait_until(lambda: unfinished(out) - left, process)
         process.kill()
@@ -147,20 +154,20 @@ def test_an_extraction_that_is_killed_again_and_again_ends_as_if_it_had_not_been
     assert contents(out) == contents(frames)
 
 
-def test_an_encoding_that_is_killed_ends_as_if_it_had_not_been(frames: Path, tmp_path: Path) -> None:
-    """Worker processes until the kill, one process after it: whoever made a shard, its bytes are the same."""
+@pytest.mark.parametrize(("first", "then"), [("processes", "serial"), ("serial", "processes")])
+def test_an_encoding_that_is_killed_ends_as_if_it_had_not_been(
+    frames: Path, features: Path, tmp_path: Path, first: str, then: ExecutorName
+) -> None:
+    """Whoever made a shard, its bytes are the same."""
     out = tmp_path / "features"
-    with running("encode", frames, out, "--encoder", ENCODER, "--pool", "mean", "--precision", "float32", "--workers", "2") as process:
-        wait_until(lambda: stamps(out), process)
-        os.killpg(process.pid, signal.SIGKILL)
-    finished = stamps(out)
-    assert 0 < len(finished) < 3
+    command = ("encode", frames, out, "--encoder", ENCODER, "--pool", "mean", "--precision", "float32", "--executor", first)
+    killed_within_a_shard(out, *command)
+    finished = killed_between_shards(out, *command)
     spec = load_encoder(ENCODER, pool="mean", precision="float32").spec
-    encode_dataset(frames, tmp_path / "once", spec, options=RunOptions("serial"))
-    report = encode_dataset(frames, out, spec, options=RunOptions("serial"))
+    report = encode_dataset(frames, out, spec, options=RunOptions(then))
     assert (report.n_skipped, report.n_done) == (len(finished), 3 - len(finished))
     assert {k: v for k, v in stamps(out).items() if k in finished} == finished
-    assert contents(out) == contents(tmp_path / "once")
+    assert contents(out) == contents(features)
 
 
 @pytest.fixture(scope="module")
