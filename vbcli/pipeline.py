@@ -27,6 +27,8 @@ from vbcli.runner import (
     RunReport,
     ShardInput,
     Stage,
+    carry_videos,
+    check_same_videos,
     dataset_inputs,
     last_run,
     no_progress,
@@ -188,7 +190,7 @@ def tokenize_dataset(
     """Turns features into visual tokens and joins the text.
 
     Args:
-        caption_files: text that replaces the captions, labels, questions and splits of the videos.
+        caption_files: text that replaces the captions, labels, questions and splits of the videos; later runs without keep it.
 
     Raises:
         VbcliError: the vocabulary is of another encoder.
@@ -204,7 +206,14 @@ def tokenize_dataset(
             f"the vocabulary {vocab_dir} was built on features of {vocabulary.encoder['name']}, and {features_dir} differs",
             hint="build a vocabulary of these features: vbcli build-vocab FEATURES_DIR VOCAB_DIR",
         )
-    videos_dir = tokens_dir / "videos" if caption_files else features_dir / "videos"
+    own_videos = tokens_dir / "videos"
+    check_same_videos(features_dir / "videos", own_videos)
+    was_relabelled = (own_videos / "manifest.json").is_file() and shards.read_manifest(own_videos).stage == Relabel.name
+    if caption_files and not was_relabelled and own_videos.exists():
+        # A copy of the features' videos; with their text replaced it is made anew.
+        shutil.rmtree(own_videos)
+    is_own = bool(caption_files) or was_relabelled
+    videos_dir = own_videos if is_own else features_dir / "videos"
     stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, str(videos_dir))
     _note_missing(features_dir, options)
     with options.open() as executor:
@@ -213,11 +222,17 @@ def tokenize_dataset(
                 Relabel(), relabel_inputs(features_dir, caption_files), videos_dir, executor, parents=_parents(features_dir / "videos")
             )
         inputs = tokenize_inputs(features_dir, stage, videos_dir)
-        carried = None if caption_files else videos_dir
+        carried = None if is_own else videos_dir
         report = _run(stage, inputs, tokens_dir, executor, options, parents=_parents(features_dir), videos_dir=carried)
     if vocab_dir.resolve() != (tokens_dir / "vocab").resolve():
         shutil.copytree(vocab_dir, tokens_dir / "vocab", dirs_exist_ok=True)
     return report
+
+
+def refresh_text(frames_dir: Path, features_dir: Path) -> None:
+    """Brings captions, labels and splits that were given to a later extraction to the features made of its frames."""
+    if dataset_kind(frames_dir) == "frames" and dataset_kind(features_dir) == "features":
+        carry_videos(frames_dir / "videos", features_dir / "videos")
 
 
 def caption_identity(model_sha256: str, decoding: DecodingConfig, split: str | None) -> str:
@@ -255,6 +270,7 @@ def caption_dataset(
         raise VbcliError(f"{source} is a {kind} dataset: caption takes a folder of videos or a tokens dataset")
     if kind == "tokens":
         _check_vocabulary(source, checkpoint_dir, values)
+        _check_split(source, split)
     videos_dir = str((source if kind else captions_dir) / "videos")
     caption = Caption(str(checkpoint_dir), values["model_sha256"], decoding, videos_dir, split, device, threads)
     with options.open() as executor:
@@ -273,6 +289,13 @@ def caption_dataset(
         _scan(source, captions_dir, (), stage, executor, options)
         inputs = dataset_inputs(captions_dir / "videos", stage)
         return _run(stage, inputs, captions_dir, executor, options, parents=_parents(captions_dir / "videos"))
+
+
+def _check_split(tokens_dir: Path, split: str | None) -> None:
+    tables = [shards.read_shard(p, columns=["split"]) for p in shards.list_shards(tokens_dir)]
+    known = {s for table in tables for s in table.column("split").to_pylist() if s}
+    if split is not None and split not in known:
+        raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'", hint=f"there is: {', '.join(sorted(known)) or 'none'}")
 
 
 def _check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, values: dict[str, Any]) -> None:

@@ -389,7 +389,7 @@ def run_stage(
     shards.claim_manifest(output_dir, manifest)
     report = RunReport(output_dir, n_shards=len(inputs))
     if videos_dir is not None:
-        _carry_videos(videos_dir, output_dir / "videos")
+        carry_videos(videos_dir, output_dir / "videos")
     jobs = _plan_jobs(stage, inputs, output_dir, is_retry, report)
     progress(report.n_skipped, report.n_shards, "")
     for result in executor.run(stage, jobs):
@@ -425,8 +425,13 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
     return jobs
 
 
-def _carry_videos(source: Path, target: Path) -> None:
-    """Copies the videos dataset forward, shard by shard, where it is not there or differs."""
+def carry_videos(source: Path, target: Path) -> None:
+    """Copies the videos dataset forward, shard by shard, where it is not there or differs.
+
+    Raises:
+        VbcliError: the target is of other videos.
+    """
+    check_same_videos(source, target)
     manifest = source / "manifest.json"
     if not (target / "manifest.json").exists():
         shards.write_atomic(target / "manifest.json", manifest.read_bytes())
@@ -435,6 +440,24 @@ def _carry_videos(source: Path, target: Path) -> None:
         data = path.read_bytes()
         if not copy.exists() or copy.read_bytes() != data:
             shards.write_atomic(copy, data)
+
+
+def check_same_videos(source: Path, target: Path) -> None:
+    """Each shard of the target must be one of the source's, and share videos with it: plans grow, and never change.
+
+    Raises:
+        VbcliError: it does not.
+    """
+    for path in shards.list_shards(target):
+        origin = source / path.name
+        if not origin.exists() or (_video_ids(path) and _video_ids(origin).isdisjoint(_video_ids(path))):
+            raise VbcliError(
+                f"{target.parent} holds other videos than {source.parent}", hint="name another output folder, or remove this one"
+            )
+
+
+def _video_ids(path: Path) -> set[str]:
+    return set(shards.read_shard(path, columns=["video_id"]).column("video_id").to_pylist())
 
 
 def read_videos(dataset_dir: Path) -> pa.Table:

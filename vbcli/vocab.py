@@ -29,6 +29,7 @@ from vbcli.splits import assign_splits
 
 # The projection is fitted on an even sample that stays below this.
 SAMPLE_BYTES = 1 << 30
+MAX_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class VocabConfig:
     def __post_init__(self) -> None:
         if self.branching < 2:
             raise VbcliError(f"--branching {self.branching} is below 2")
-        if self.levels < 1:
-            raise VbcliError(f"--levels {self.levels} is below 1")
+        if not 1 <= self.levels <= MAX_LEVELS:
+            raise VbcliError(f"--levels {self.levels} is not between 1 and {MAX_LEVELS}")
         if not 0 <= self.whitening <= 1:
             raise VbcliError(f"--whitening {self.whitening:g} is not between 0 and 1")
 

@@ -19,9 +19,12 @@ import pytest
 from vbcli import shards
 from vbcli.cli.app import main
 from vbcli.encoders import load_encoder
-from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
-from vbcli.runner import ExecutorName
+from vbcli.errors import VbcliError
+from vbcli.models.decoding import DecodingConfig
+from vbcli.pipeline import RunOptions, caption_dataset, encode_dataset, extract_videos, refresh_text, tokenize_dataset
+from vbcli.runner import ExecutorName, read_videos
 from vbcli.stages.extract import Extract
+from vbcli.training.batches import read_tokens
 
 MakeVideo = Callable[..., Path]
 ENCODER = "timm:test_convnext/random"
@@ -396,3 +399,46 @@ def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert status == 3
     for name in names:
         assert f"warning: {name}: {folder}/{name} cannot be opened" in messages
+
+
+# ---------------------------------------------------------------- other data, other text
+
+
+def test_other_videos_in_the_same_folder_are_refused(features: Path, vocab: Path, video_folder: Path, tmp_path: Path) -> None:
+    """Not mixed: the first dataset's shards would stay beside the second's."""
+    spec = load_encoder(ENCODER, pool="mean", precision="float32").spec
+    other, out = tmp_path / "other", tmp_path / "tokens"
+    encode_dataset(video_folder, other, spec, options=RunOptions("serial"))
+    tokenize_dataset(features, out, vocab, options=RunOptions("serial"))
+    before = contents(out)
+    with pytest.raises(VbcliError, match=r"tokens holds other videos than .*other"):
+        tokenize_dataset(other, out, vocab, options=RunOptions("serial"))
+    assert contents(out) == before
+
+
+def test_captions_that_come_late_stay(features: Path, vocab: Path, tokens: Path, caption_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tokens"
+    tokenize_dataset(features, out, vocab, options=RunOptions("serial"))
+    assert not any(v.captions for v in read_tokens(out))
+    tokenize_dataset(features, out, vocab, caption_files=[caption_file], options=RunOptions("serial"))
+    assert contents(out) == contents(tokens)
+    tokenize_dataset(features, out, vocab, options=RunOptions("serial"))
+    assert contents(out) == contents(tokens)
+
+
+def test_captions_given_to_a_later_extraction_reach_the_features(videos: Path, caption_file: Path, features: Path, tmp_path: Path) -> None:
+    frames, copied = tmp_path / "frames", tmp_path / "features"
+    extract_videos(videos, frames, Extract(size_px=32), options=RunOptions("serial"))
+    shutil.copytree(features, copied)
+    extract_videos(videos, frames, Extract(size_px=32), [caption_file], RunOptions("serial"))
+    refresh_text(frames, copied)
+    captions = [row["captions"] for row in read_videos(copied).to_pylist()]
+    assert [c[0]["text"] for c in captions if c] == [c["captions"][0]["text"] for c in read_videos(frames).to_pylist() if c["captions"]]
+    assert sum(map(bool, captions)) == N_VIDEOS
+
+
+def test_a_split_that_no_video_is_in_is_refused(tokens: Path, checkpoints: Path, tmp_path: Path) -> None:
+    with pytest.raises(VbcliError, match=r"no video of .* is in the split 'bogus'") as caught:
+        caption_dataset(tokens, tmp_path / "out", checkpoints / "caption", DecodingConfig(), split="bogus")
+    assert caught.value.hint == "there is: train, val"
+    assert not (tmp_path / "out").exists()

@@ -107,3 +107,20 @@ def test_what_is_no_checkpoint_and_no_bert_is_said(visual: Vocabulary, vocab_dir
         build(replace(PRETRAIN, init=str(tmp_path / "none")), visual, vocab_dir)
     with pytest.raises(VbcliError, match="'bart-tiny' is not a preset of an encoder"):
         build(replace(CAPTION, model="bart-tiny"), visual, vocab_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"learning_rate": -1.0}, "--learning-rate is -1.0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
+        ({"label_smoothing": 2.0}, "--label-smoothing is 2.0"),
+        ({"label_smoothing": -1.0}, "--label-smoothing is -1.0"),
+        ({"keep_init": 1.5}, "--keep-init is 1.5"),
+        ({"seed": -1}, "--seed is -1"),
+    ],
+)
+def test_options_out_of_range_are_refused(changes, sentence):
+    with pytest.raises(VbcliError, match=sentence):
+        FitOptions("caption", **changes)

@@ -165,6 +165,12 @@ def test_a_loss_that_is_no_number_stops(tmp_path):
         Trainer(task, SETTINGS, tmp_path, {}, lambda now: None).run()
 
 
+def test_weights_that_diverge_at_the_last_step_stop_too(tmp_path):
+    with pytest.raises(VbcliError, match="the validation loss became nan at step 1"):
+        Trainer(caption_task(), replace(SETTINGS, max_steps=1, eval_every=1, learning_rate=1e30), tmp_path, {}, lambda now: None).run()
+    assert not (tmp_path / "_training").exists()
+
+
 def test_rows_do_not_depend_on_their_batch():
     task = PretrainTask(encoder(dropout=0.0), TEXT, VIDEOS, VALIDATION)
     task.model.eval()

@@ -128,7 +128,7 @@ def train(
 
 def _workspace_tokens(places: Places) -> Path:
     """The workspace's tokens, brought up to date with its features and vocabulary."""
-    from vbcli.pipeline import dataset_kind, tokenize_dataset
+    from vbcli.pipeline import dataset_kind, refresh_text, tokenize_dataset
 
     if dataset_kind(places.features_dir) is None:
         if dataset_kind(places.tokens_dir) is None:
@@ -136,6 +136,7 @@ def _workspace_tokens(places: Places) -> Path:
                 f"the workspace {places.root} has no features and no tokens", hint="run vbcli extract VIDEOS_DIR, then vbcli build-vocab"
             )
         return places.tokens_dir
+    refresh_text(places.frames_dir, places.features_dir)
     with run_options("tokenize", ExecutorName.serial, 1, False, "bundled") as options:
         tokenize_dataset(places.features_dir, places.tokens_dir, places.vocab_dir, options=options)
     return places.tokens_dir

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from vbcli.config import to_dict
+from vbcli.config import config_hash, to_dict
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint
 from vbcli.models.decoding import DecodingConfig, Hypothesis, generate
@@ -127,7 +127,8 @@ def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decodi
         memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S', D)
         lengths = torch.tensor([len(r) for r in rows], device=device)
         mask = torch.arange(memory.shape[1], device=device) < lengths[:, None]  # (B, S')
-        seeds = [decoding.seed + i for i in range(len(videos))] if decoding.is_sampled else None
+        # Of the video, not of its place in the batch: what is drawn is the same after a retry.
+        seeds = [int(config_hash([decoding.seed, v.video_id])[:15], 16) for v in videos] if decoding.is_sampled else None
         return [found[0] for found in generate(captioner.decoder, memory, mask, decoding, seeds=seeds)]
 
 

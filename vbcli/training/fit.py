@@ -104,6 +104,9 @@ def _identity(tokens_dir: Path, options: FitOptions) -> dict[str, Any]:
     """Hashes of what a run is made of; threads and device may change, which is said in the record only."""
     data = config_hash([shards.read_footer(p)["content_sha256"] for p in shards.list_shards(tokens_dir)])
     fixed = replace(options, threads=0, device="cpu", init=None)
+    if options.task == "pretrain":
+        # What only a decoder is told changes nothing here.
+        fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
     init = options.init
     if init is not None and (Path(init) / "config.json").is_file():
         init = str(shards.read_json(Path(init) / "config.json").get("model_sha256", init))

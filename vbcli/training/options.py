@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from vbcli.errors import VbcliError
 from vbcli.training.trainer import TrainConfig
 
 TaskName = Literal["pretrain", "denoise", "caption"]
@@ -45,6 +47,17 @@ class FitOptions:
     seed: int = 0
     threads: int = 0
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, is_valid, wanted in (
+            ("learning-rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0"),
+            ("label-smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
+            ("keep-init", 0 <= self.keep_init <= 1, "in [0, 1]"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not is_valid:
+                value = getattr(self, name.replace("-", "_"))
+                raise VbcliError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
 DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 2500}

@@ -200,6 +200,8 @@ class Trainer:
                 counts[name] = counts.get(name, 0) + part.count
         losses = {name: sums[name] / counts[name] for name in sorted(sums)}
         losses["loss"] = sum(losses.values())
+        if not math.isfinite(losses["loss"]):
+            raise VbcliError(f"the validation loss became {losses['loss']} at step {self.step}", hint="give a lower --learning-rate")
         if losses["loss"] < self.best_loss:
             self.best_loss, self.best_step = losses["loss"], self.step
             self.best_state = _copy_state(model)
