@@ -79,6 +79,22 @@ class Shout(Stage):
             yield pa.Table.from_pylist([{**row, "line": row["line"].upper() + self.mark} for row in lines], schema=LINES)
 
 
+@dataclass(frozen=True)
+class Together(ReadLines):
+    """A batched stage: each row tells how many videos it was read with."""
+
+    is_batched: ClassVar[bool] = True
+
+    def process(self, rows: Rows) -> Rows:
+        read = list(super().process(rows))
+        n_videos = sum(isinstance(r, pa.Table) for r in read)
+        for table in read:
+            if isinstance(table, ItemFailure):
+                yield table
+            else:
+                yield pa.Table.from_pylist([{**row, "n_chars": n_videos} for row in table.to_pylist()], schema=LINES)
+
+
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     """Nine text files; `loud` ones fail in `Shout`."""
@@ -172,6 +188,19 @@ def test_a_retry_redoes_the_failed_items_and_gives_what_one_run_would_have(texts
         report = run(ReadLines(), inputs_of(texts), tmp_path / "out", is_retry=True)
         assert [f"{i}.txt" for i in seen] == SEEN
         assert (report.n_failed, report.n_waiting, report.exit_status) == (n_failed, 0, 3 if n_failed else 0)
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
+
+
+def test_a_retry_of_what_depends_on_its_batch_redoes_the_shard(texts: Path, tmp_path: Path) -> None:
+    stage = Chain((Together(), Shout()))
+    for i in (3, 8):
+        (texts / f"{i}.txt").write_text("quiet")
+    run(stage, inputs_of(texts), tmp_path / "one")
+    hidden = (texts / "1.txt").rename(tmp_path / "1.txt")
+    run(stage, inputs_of(texts), tmp_path / "out")
+    hidden.rename(texts / "1.txt")
+    run(stage, inputs_of(texts), tmp_path / "out", is_retry=True)
+    assert SEEN == ["0.txt", "1.txt", "2.txt"]
     assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
 
 

@@ -78,6 +78,14 @@ def test_near_duplicates_are_never_on_both_sides(seed: int, n: int) -> None:
         assert set(found) == {"train", "val"}
 
 
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=12), st.integers(0, 20))
+def test_at_most_a_fifth_of_a_few_videos_validates(sizes: list[int], seed: int) -> None:
+    """Groups of alike videos, of any sizes; where every group is larger than a fifth, the smallest of them validates."""
+    kinds = np.repeat(np.arange(len(sizes)), sizes)
+    found = assign_splits([f"{i}.mp4" for i in range(len(kinds))], [None] * len(kinds), apart(len(sizes))[kinds], seed)
+    assert 1 <= found.count("val") <= max(1, len(kinds) // 5, min(sizes))
+
+
 def test_videos_that_are_all_alike_are_for_training() -> None:
     for i in range(40):
         assert set(assign_splits([f"{i}.mp4", f"{i}b.mp4"], [None, None], np.ones((2, 3), np.float32))) == {"train"}

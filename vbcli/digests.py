@@ -1,12 +1,19 @@
-"""Digests of tables: equal for equal rows, however these are chunked or sliced, and whatever file they were read from."""
+"""Digests of files, and of tables: equal for equal rows, however these are chunked or sliced, and whatever file they were read from."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def table_digest(table: pa.Table) -> str:

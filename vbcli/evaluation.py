@@ -149,7 +149,7 @@ def read_captions(path: Path) -> dict[str, str]:
     Raises:
         VbcliError: a video has several captions.
     """
-    if (path / "manifest.json").is_file():
+    if path.is_dir():
         shards.read_manifest(path, "captions")
         tables = [shards.read_shard(p, columns=["video_id", "caption"]).to_pylist() for p in shards.list_shards(path)]
         pairs = [(row["video_id"], row["caption"]) for rows in tables for row in rows]
@@ -173,9 +173,17 @@ class References:
     splits: dict[str, str | None]
 
     def held_out(self, video_ids: Sequence[str], split: str | None) -> list[str]:
-        """The videos to score: those of `split`; without one those that are not for training, or all where all are."""
+        """The videos to score: those of `split`; without one those that are not for training, or all where all are.
+
+        Raises:
+            VbcliError: none is of `split`.
+        """
         if split is not None:
-            return [v for v in video_ids if self.splits.get(v) == split]
+            held = [v for v in video_ids if self.splits.get(v) == split]
+            if not held:
+                known = ", ".join(sorted({s for s in self.splits.values() if s})) or "none"
+                raise VbcliError(f"no captioned video is in the split '{split}'", hint=f"the references name: {known}")
+            return held
         return [v for v in video_ids if self.splits.get(v) != "train"] or list(video_ids)
 
 
@@ -185,7 +193,9 @@ def read_references(path: Path, video_ids: Sequence[str]) -> References:
     Args:
         video_ids: the captioned videos; the names in a file are matched to them.
     """
-    if (path / "manifest.json").is_file():
+    if path.is_dir() and not (path / "manifest.json").is_file():
+        raise VbcliError(f"{path} is neither a dataset nor a caption file", hint="name a dataset of vbcli or a caption file as REFERENCES")
+    if path.is_dir():
         rows = read_videos(path).select(["video_id", "captions", "split"]).to_pylist()
         return References({r["video_id"]: [c["text"] for c in r["captions"]] for r in rows}, {r["video_id"]: r["split"] for r in rows})
     texts = captionfiles.match_rows(captionfiles.read_caption_file(path), video_ids, str(path)).texts

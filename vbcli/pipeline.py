@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import VbcliError
@@ -33,6 +35,7 @@ from vbcli.runner import (
     last_run,
     no_progress,
     open_executor,
+    read_videos,
     run_stage,
 )
 from vbcli.stages.extract import Extract
@@ -42,6 +45,10 @@ if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
     from vbcli.encoders import EncoderSpec
     from vbcli.models.decoding import DecodingConfig
+
+
+TRUNCATED_S = 1.0
+"""A video that lacks so much, and a tenth of its length, was cut off."""
 
 
 def _ignore_note(text: str) -> None:
@@ -90,15 +97,32 @@ def extract_videos(
     with options.open() as executor:
         _scan(videos_dir, frames_dir, caption_files, stage, executor, options)
         inputs = dataset_inputs(frames_dir / "videos", stage)
-        return _run(stage, inputs, frames_dir, executor, options, parents=_parents(frames_dir / "videos"))
+        report = _run(stage, inputs, frames_dir, executor, options, parents=_parents(frames_dir / "videos"))
+    if report.n_done:
+        _note_truncated(frames_dir, "pts_s", 1 / stage.fps, options)
+    return report
+
+
+def _note_truncated(dataset_dir: Path, time_column: str, step_s: float, options: RunOptions) -> None:
+    """Names videos whose pictures end long before their containers say: files that were cut off, and what was left of them used."""
+    tables = [shards.read_shard(p, columns=["video_id", time_column]) for p in shards.list_shards(dataset_dir)]
+    ends = pa.concat_tables(tables).group_by("video_id").aggregate([(time_column, "max")])
+    last_s = dict(zip(*(ends.column(name).to_pylist() for name in ("video_id", f"{time_column}_max")), strict=True))
+    lengths = read_videos(dataset_dir).select(["video_id", "duration_s"]).to_pylist()
+    short = [
+        f"{row['video_id']} ({last_s[row['video_id']]:.1f} of {row['duration_s']:.1f} s)"
+        for row in lengths
+        if row["video_id"] in last_s and row["duration_s"] and last_s[row["video_id"]] + step_s < 0.9 * row["duration_s"] - TRUNCATED_S
+    ]
+    if short:
+        options.on_note(f"{len(short)} videos end long before their containers say, first {short[0]}: what there is of them is used")
 
 
 def _scan(
     videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, executor: Executor, options: RunOptions
 ) -> None:
     """Writes the videos dataset below `dataset_dir`, once the folder is known to be free for `stage`."""
-    if (dataset_dir / "manifest.json").is_file():
-        shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
+    shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
     scan = scan_videos(videos_dir, dataset_dir, caption_files)
     for sentence in scan.notes:
         options.on_note(sentence)
@@ -166,7 +190,10 @@ def encode_dataset(
         if kind is None:
             _scan(source_dir, features_dir, caption_files, stage, executor, options)
             inputs = dataset_inputs(features_dir / "videos", stage)
-            return _run(stage, inputs, features_dir, executor, options, parents=_parents(features_dir / "videos"))
+            report = _run(stage, inputs, features_dir, executor, options, parents=_parents(features_dir / "videos"))
+            if report.n_done:
+                _note_truncated(features_dir, "end_s", encoder.clip_s, options)
+            return report
         if caption_files:
             raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
         check_sampling(shards.read_manifest(source_dir).facts["fps"], encoder, source_dir)
@@ -207,12 +234,13 @@ def tokenize_dataset(
             hint="build a vocabulary of these features: vbcli build-vocab FEATURES_DIR VOCAB_DIR",
         )
     own_videos = tokens_dir / "videos"
-    check_same_videos(features_dir / "videos", own_videos)
     was_relabelled = (own_videos / "manifest.json").is_file() and shards.read_manifest(own_videos).stage == Relabel.name
+    is_own = bool(caption_files) or was_relabelled
+    if is_own:
+        check_same_videos(features_dir / "videos", own_videos)
     if caption_files and not was_relabelled and own_videos.exists():
         # A copy of the features' videos; with their text replaced it is made anew.
         shutil.rmtree(own_videos)
-    is_own = bool(caption_files) or was_relabelled
     videos_dir = own_videos if is_own else features_dir / "videos"
     stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, str(videos_dir))
     _note_missing(features_dir, options)

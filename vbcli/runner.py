@@ -48,6 +48,8 @@ class Stage(ABC):
     output_kind: ClassVar[str]
     input_columns: ClassVar[list[str] | None] = None
     """Columns of the input that decide the output; None means all."""
+    is_batched: ClassVar[bool] = False
+    """The last bits of an item's rows depend on what it is processed with: a retry then redoes its whole shard."""
 
     @abstractmethod
     def output_schema(self) -> pa.Schema:
@@ -87,6 +89,10 @@ class Chain(Stage):
     @property
     def input_columns(self) -> list[str] | None:  # type: ignore[override]
         return self.stages[0].input_columns
+
+    @property
+    def is_batched(self) -> bool:  # type: ignore[override]
+        return any(s.is_batched for s in self.stages)
 
     def output_schema(self) -> pa.Schema:
         return self.stages[-1].output_schema()
@@ -141,13 +147,13 @@ def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
     """Makes one output shard from one input shard and records the items that failed.
 
     The shard is written under a temporary name and renamed at the end. A retry processes only the items that failed
-    before and merges their rows with those that are there, in the order of the input.
+    before and merges their rows with those that are there, in the order of the input; of a batched stage it makes the shard anew.
     """
     started = time.perf_counter()
     tables = list(shards.split_by_video(job.source)) if isinstance(job.source, pa.Table) else shards.iter_videos(job.source)
     order: list[str] = []
     # From the shard itself: the record of failures is another file, and a kill may come between the two.
-    retried = set(shards.read_footer(job.output_path)["failed"]) if job.is_retry else None
+    retried = set(shards.read_footer(job.output_path)["failed"]) if job.is_retry and not stage.is_batched else None
 
     def inputs() -> Rows:
         for table in tables:
@@ -449,8 +455,8 @@ def check_same_videos(source: Path, target: Path) -> None:
         VbcliError: it does not.
     """
     for path in shards.list_shards(target):
-        origin = source / path.name
-        if not origin.exists() or (_video_ids(path) and _video_ids(origin).isdisjoint(_video_ids(path))):
+        origin, found = source / path.name, _video_ids(path)
+        if not origin.exists() or (found and found.isdisjoint(_video_ids(origin))):
             raise VbcliError(
                 f"{target.parent} holds other videos than {source.parent}", hint="name another output folder, or remove this one"
             )

@@ -69,12 +69,37 @@ def write_atomic(path: Path, data: bytes, *, is_exclusive: bool = False) -> bool
         raise _not_written(path, error) from error
 
 
+def check_free(path: Path, own: tuple[str, ...] = ()) -> None:
+    """Refuses an output folder that holds something else.
+
+    Args:
+        own: names of what a run that was killed may have left there.
+
+    Raises:
+        VbcliError: it is a file, or holds other names.
+    """
+    if not _is_free(path, own):
+        raise _not_free(path)
+
+
+def _is_free(path: Path, own: tuple[str, ...]) -> bool:
+    return not path.exists() or (path.is_dir() and all(p.name in own or _is_temporary(p) for p in path.iterdir()))
+
+
+def _not_free(path: Path) -> VbcliError:
+    return VbcliError(f"{path} exists and is not an empty folder", hint="name a new folder, or delete this one")
+
+
 def _not_written(path: Path, error: OSError) -> VbcliError:
     return VbcliError(f"cannot write {path}: {error.strerror or error}", hint="check free space and permissions")
 
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and ".tmp-" in path.name
 
 
 def _remove_stale(path: Path) -> None:
@@ -376,16 +401,23 @@ def claim_manifest(dataset_dir: Path, manifest: Manifest) -> None:
     Raises:
         VbcliError: the folder was made with another stage or configuration.
     """
+    check_manifest(dataset_dir, manifest.stage, manifest.version, manifest.config)
     if not write_json(dataset_dir / "manifest.json", manifest.as_dict(), is_exclusive=True):
         check_manifest(dataset_dir, manifest.stage, manifest.version, manifest.config)
 
 
 def check_manifest(dataset_dir: Path, stage: str, version: int, config: dict[str, Any]) -> None:
-    """Refuses a folder that was made with another stage or configuration.
+    """Refuses a folder that was made with another stage or configuration, or that holds something else.
 
     Raises:
         VbcliError: it says what differs.
     """
+    # Looked into before the manifest is looked for: another machine may claim and fill the folder just now.
+    is_free = _is_free(dataset_dir, ("_plan", "videos"))
+    if not (dataset_dir / "manifest.json").exists():
+        if not is_free:
+            raise _not_free(dataset_dir)
+        return
     found = read_manifest(dataset_dir)
     if (found.stage, found.version) != (stage, version):
         raise VbcliError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 VALIDATION_SHARE = 0.1
+MAX_VALIDATION_SHARE = 0.2
 DUPLICATE_COSINE = 0.995
 
 
@@ -15,7 +17,8 @@ def assign_splits(video_ids: Sequence[str], given: Sequence[str | None], feature
     """Names a split for every video.
 
     Where the data names any split, videos without one are for training. Where it names none, each group of
-    near-duplicates goes to `val` with probability `VALIDATION_SHARE` by a hash of its first name, else to `train`.
+    near-duplicates goes to `val` with probability `VALIDATION_SHARE` by a hash of its first name, else to `train`. Of a
+    handful of videos no more than `MAX_VALIDATION_SHARE` validate, and at least one group, unless it is the only one.
 
     Args:
         given: the split that the data names, or None, by video.
@@ -31,21 +34,27 @@ def assign_splits(video_ids: Sequence[str], given: Sequence[str | None], feature
     first: dict[int, str] = {}
     for group, video_id in sorted(zip(groups, video_ids, strict=True), key=lambda pair: pair[1]):
         first.setdefault(group, video_id)
-    chosen = {group: _is_validation(video_id, seed) for group, video_id in first.items()}
-    if len(set(chosen.values())) == 1:
-        # A handful of videos may all fall on one side: the one whose hash is smallest validates, unless it is the only one.
-        chosen = dict.fromkeys(chosen, False)
-        chosen[min(first, key=lambda g: _hash(first[g], seed))] = len(first) > 1
-    return ["val" if chosen[g] else "train" for g in groups]
+    hashes = {group: _hash(video_id, seed) for group, video_id in first.items()}
+    chosen = _choose_validation(hashes, Counter(groups))
+    return ["val" if g in chosen else "train" for g in groups]
+
+
+def _choose_validation(hashes: dict[int, float], sizes: Counter[int]) -> set[int]:
+    if len(hashes) == 1:
+        return set()
+    limit = max(1, int(MAX_VALIDATION_SHARE * sizes.total()))
+    chosen: set[int] = set()
+    for group in sorted(hashes, key=lambda g: hashes[g]):
+        if hashes[group] >= VALIDATION_SHARE and chosen:
+            break
+        if sum(sizes[g] for g in chosen) + sizes[group] <= limit:
+            chosen.add(group)
+    return chosen or {min(hashes, key=lambda g: (sizes[g], hashes[g]))}
 
 
 def _hash(video_id: str, seed: int) -> float:
     digest = hashlib.sha256(f"{seed}/{video_id}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8]) / 2**64
-
-
-def _is_validation(video_id: str, seed: int) -> bool:
-    return _hash(video_id, seed) < VALIDATION_SHARE
 
 
 def group_duplicates(features: np.ndarray, cosine: float = DUPLICATE_COSINE, block: int = 1024) -> list[int]:

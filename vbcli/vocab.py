@@ -390,6 +390,7 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
             )
         found.report = shards.read_json(vocab_dir / "report.json")
         return found
+    shards.check_free(vocab_dir, ("vocabulary.safetensors", "report.json", "exemplars.json"))
     tables = [table for path in shards.list_shards(features_dir) for table in shards.iter_videos(path)]
     if not tables:
         raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")

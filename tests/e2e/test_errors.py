@@ -15,6 +15,8 @@ CASES = [
     (["extract", "videos", "--captions", "none.csv"], 1, "none.csv"),
     (["extract", "videos", "--captions", "broken.csv"], 1, "broken.csv"),
     (["extract"], 2, "Missing argument"),
+    (["extract", "broken.csv"], 1, "broken.csv is no video by its name"),
+    (["extract", "videos", "videos"], 1, "videos exists and is not an empty folder"),
     (["encode", "nowhere"], 1, "nowhere does not exist"),
     (["encode", "videos", "--encoder", "resnet50"], 1, "unknown encoder 'resnet50'"),
     (["encode", "videos", "--encoder", "timm:resnet18"], 1, "needs weights"),
@@ -23,15 +25,19 @@ CASES = [
     (["train"], 1, "has no features and no tokens"),
     (["train", "empty"], 1, "empty is not a tokens dataset"),
     (["train", "empty", "--task", "denoise", "--n-clips", "2"], 2, "--n-clips is for --task caption"),
+    (["train", "--n-clips", "1"], 2, "--n-clips is for --task caption"),
     (["train", "empty", "--fusion", "both"], 2, "Invalid value for '--fusion'"),
     (["train", "empty", "--keep-init", "2"], 2, "Invalid value for '--keep-init'"),
     (["export", "empty", "out", "--to", "transformers"], 1, "there is no checkpoint in empty"),
     (["export", "empty", "out", "--to", "keras"], 2, "Invalid value for '--to'"),
     (["caption", "videos"], 1, "there is no checkpoint in vbcli-work/checkpoints/caption"),
     (["caption", "videos", "--checkpoint", "empty"], 1, "there is no checkpoint in empty"),
-    (["caption", "videos", "--beams", "0"], 1, "n_beams is 0"),
+    (["caption", "videos", "--beams", "0"], 1, "--beams is 0"),
     (["evaluate"], 1, "has no captions"),
     (["evaluate", "broken.csv", "broken.csv"], 1, "broken.csv"),
+    (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no captioned video is in the split 'dev'"),
+    (["evaluate", "empty", "good.csv"], 1, "empty is not a captions dataset"),
+    (["evaluate", "good.csv", "videos"], 1, "videos is neither a dataset nor a caption file"),
     (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint or vocabulary"),
     (["paint"], 2, "No such command"),
 ]
@@ -43,6 +49,7 @@ def place(tmp_path_factory) -> Path:
     (folder / "empty").mkdir()
     (folder / "videos").mkdir()
     (folder / "videos" / "a.mp4").write_bytes(b"this is no video")
+    (folder / "good.csv").write_text("video,caption,split\na.mp4,hello,test\n")
     (folder / "broken.csv").write_text("name,text\na.mp4,hello\n")
     return folder
 
@@ -54,11 +61,10 @@ def test_wrong_invocation(place: Path, arguments, status, sentence):
     assert sentence in run.stderr
     assert "Traceback" not in run.stderr
     assert run.stdout == ""
-    if status == 1:
-        first, *rest = run.stderr.strip().splitlines()
-        assert first.startswith("error: ")
-        assert not rest or rest[0] == ""
-        assert not rest or rest[1].startswith("hint: ")
+    first, *rest = run.stderr.strip().splitlines()
+    assert first.startswith("error: ")
+    assert not rest or rest[0] == ""
+    assert not rest or rest[1].startswith("hint: ")
 
 
 def test_a_broken_video_is_recorded_and_the_status_is_3(place: Path):

@@ -254,13 +254,13 @@ def test_special_tokens_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n_beams": 0}, "n_beams is 0, and must be at least 1"),
-        ({"max_length": 0}, "max_length is 0"),
-        ({"min_length": 33}, "min_length is 33, and must be between 0 and max_length 32"),
+        ({"n_beams": 0}, "--beams is 0"),
+        ({"max_length": 0}, "--max-length is 0"),
+        ({"min_length": 33}, "--min-length is 33"),
         ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"top_k": -1}, "top_k is -1"),
-        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
+        ({"top_p": 0.0}, "--top-p is 0.0"),
+        ({"top_k": -1}, "--top-k is -1"),
+        ({"no_repeat_ngram_size": -1}, "--no-repeat-ngram is -1"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from vbcli.errors import VbcliError
 from vbcli.models.checkpoint import save_checkpoint
 from vbcli.training.batches import SegmentRow, VideoTokens
-from vbcli.training.build import build_checkpoint
+from vbcli.training.build import build_checkpoint, find_init, init_digest, minilm_dir
 from vbcli.training.options import FitOptions
 from vbcli.vocab import VocabConfig, Vocabulary, fit_vocabulary, load_vocabulary, save_vocabulary
 
@@ -41,7 +41,7 @@ def videos() -> list[VideoTokens]:
 
 def build(options: FitOptions, visual: Vocabulary, vocab_dir: Path):
     torch.manual_seed(options.seed)
-    return build_checkpoint(options, visual, vocab_dir, videos(), lambda text: None)
+    return build_checkpoint(options, find_init(options, lambda text: None), visual, vocab_dir, videos())
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,8 @@ def test_a_decoder_has_the_width_of_the_encoder_it_is_given(visual: Vocabulary, 
 def test_what_is_no_checkpoint_and_no_bert_is_said(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
     with pytest.raises(VbcliError, match="does not exist"):
         build(replace(PRETRAIN, init=str(tmp_path / "none")), visual, vocab_dir)
+    with pytest.raises(VbcliError, match="is neither a checkpoint nor a BERT"):
+        build(replace(PRETRAIN, init=str(tmp_path)), visual, vocab_dir)
     with pytest.raises(VbcliError, match="'bart-tiny' is not a preset of an encoder"):
         build(replace(CAPTION, model="bart-tiny"), visual, vocab_dir)
 
@@ -124,3 +126,16 @@ def test_what_is_no_checkpoint_and_no_bert_is_said(visual: Vocabulary, vocab_dir
 def test_options_out_of_range_are_refused(changes, sentence):
     with pytest.raises(VbcliError, match=sentence):
         FitOptions("caption", **changes)
+
+
+def test_what_is_started_from_is_known_by_what_it_holds(tmp_path: Path):
+    """A BERT that was moved is the same; one with another weight is not; `videobert-mini` starts from MiniLM by itself."""
+    berts = [tmp_path / name for name in ("one", "moved", "other")]
+    for bert, weights in zip(berts, (b"1", b"1", b"2"), strict=True):
+        bert.mkdir()
+        (bert / "model.safetensors").write_bytes(weights)
+        (bert / "tokenizer.json").write_text("{}")
+    one, moved, other = (init_digest(bert) for bert in berts)
+    assert one == moved != other
+    assert find_init(replace(PRETRAIN, model="videobert-mini"), print) == minilm_dir()
+    assert find_init(PRETRAIN, print) is None

@@ -70,7 +70,7 @@ def test_every_stride_is_drawn_on_a_long_stretch_and_none_on_a_short_one():
 
 def test_the_text_of_another_is_not_asked_for():
     made = task([talk(10, 3, f"{i}.mp4") for i in range(3)], regime_weights=(1, 0, 0))
-    n_misaligned = 0
+    n_misaligned = n_masked = 0
     for row in range(30):
         packed, targets, aligned = made._draw(made.parts[0], row, 0)
         is_text = packed.token_type_ids == 0
@@ -78,10 +78,12 @@ def test_the_text_of_another_is_not_asked_for():
         if aligned == 1:
             n_misaligned += 1
             assert (targets[is_text] == IGNORED).all()
-            # Whether a text is another's cannot be read off its masks.
+            n_masked += int((packed.input_ids[is_text] == made.text.mask_id).sum())
         elif aligned == 0:
             assert (targets[is_text] != IGNORED).any()
     assert 5 < n_misaligned < 25
+    # Another's text is masked like one's own: whether it is another's cannot be read off its masks.
+    assert n_masked > 0
 
 
 @pytest.mark.parametrize(("weights", "has_text", "has_video"), [((0, 1, 0), True, False), ((0, 0, 1), False, True)])

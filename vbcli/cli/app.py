@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -15,7 +15,6 @@ from vbcli.errors import UsageError, VbcliError
 app = typer.Typer(
     name="vbcli",
     help="From a folder of videos to captions: frames, features, a visual vocabulary, VideoBERT, BART.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,12 +27,15 @@ def _show_version(is_wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)] = False,
 ) -> None:
     """From a folder of videos to captions: frames, features, a visual vocabulary, VideoBERT, BART."""
     del version
+    if context.invoked_subcommand is None:
+        console.print_lines([context.get_help()])
 
 
 app.command("extract")(data.extract)
@@ -58,20 +60,30 @@ def main() -> None:
     # sleeps at once is woken late: 98 ms on an idle one. So it spins for some microseconds (60 to 75 ms idle, 120 busy), then sleeps.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        app()
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _refuse(error)
     except VbcliError as error:
         if os.environ.get("VBCLI_DEBUG"):
             raise
         console.show_error(error)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except SystemExit as ending:
-        if ending.code == _INTERRUPTED:
-            console.note("interrupted: what is finished stays; the same command goes on from there")
-        raise
     except BrokenPipeError:
         # The reader of our output closed it: there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    else:
+        if status == _INTERRUPTED:
+            console.note("interrupted: what is finished stays; the same command goes on from there")
+        sys.exit(status)
+
+
+def _refuse(error: typer.TyperException) -> NoReturn:
+    """Ends with a usage error in the form of all other errors."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "vbcli"
+    console.show_error(UsageError(error.format_message().rstrip("."), hint=f"see {command} --help"))
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, run_options
+from vbcli.cli.runs import finish_run, run_options, show_run
 from vbcli.errors import VbcliError
 from vbcli.workspace import Workspace as Places
 
@@ -80,43 +80,12 @@ def encode(
     """Encode frames, or videos directly, into features: one a clip."""
     places = Places(workspace)
     source = source_dir or places.frames_dir
-    _encode(
-        source,
-        features_dir or places.features_dir,
-        encoder,
-        clip_s,
-        pool,
-        precision,
-        captions,
-        executor,
-        workers,
-        threads,
-        retry_failed,
-        ffmpeg,
-        as_json,
-    )
-
-
-def _encode(
-    source: Path,
-    target: Path,
-    encoder: str,
-    clip_s: float | None,
-    pool: Pool,
-    precision: Precision,
-    captions: list[Path] | None,
-    executor: ExecutorName,
-    workers: int,
-    threads: int,
-    retry_failed: bool,
-    ffmpeg: str,
-    as_json: bool,
-) -> None:
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="make frames with: vbcli extract VIDEOS_DIR")
     from vbcli.encoders import load_encoder
     from vbcli.pipeline import encode_dataset
 
+    target = features_dir or places.features_dir
     spec = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s).spec
     with run_options("encode", executor, workers, retry_failed, ffmpeg) as options:
         report = encode_dataset(source, target, spec, caption_files=captions or (), threads=threads, options=options)
@@ -144,32 +113,44 @@ def build_vocab(
 
     places = Places(workspace)
     target = vocab_dir or places.vocab_dir
-    source = source_dir or (
-        places.features_dir if dataset_kind(places.features_dir) and not dataset_kind(places.frames_dir) else places.frames_dir
-    )
+    source = source_dir or _workspace_source(places)
     if dataset_kind(source) == "frames":
-        features_dir = places.features_dir
-        _encode(
-            source,
-            features_dir,
-            "timm:tf_efficientnet_lite0",
-            None,
-            Pool.grid3,
-            Precision.auto,
-            None,
-            ExecutorName.processes,
-            0,
-            1,
-            False,
-            "bundled",
-            False,
-        )
-        source = features_dir
+        _encode_frames(source, places.features_dir)
+        source = places.features_dir
     from vbcli.vocab import VocabConfig, build_vocabulary
 
     config = VocabConfig(branching, levels, n_components, whitening, min_points, seed=seed)
     report = build_vocabulary(source, target, config).report
     _show_vocabulary(report, target, as_json)
+
+
+def _workspace_source(places: Places) -> Path:
+    """The workspace's frames, so that what was extracted since is encoded; its features where they were made without frames."""
+    from vbcli.pipeline import dataset_kind
+    from vbcli.shards import read_manifest
+
+    if dataset_kind(places.features_dir) and (
+        dataset_kind(places.frames_dir) is None or read_manifest(places.features_dir, "features").config["source"] == "videos"
+    ):
+        return places.features_dir
+    return places.frames_dir
+
+
+def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
+    """As `vbcli encode` does it with the options that the features there were made with, or with none."""
+    from vbcli.encoders import DEFAULT_ENCODER, EncoderSpec, load_encoder
+    from vbcli.pipeline import dataset_kind, encode_dataset
+    from vbcli.shards import read_manifest
+
+    if dataset_kind(features_dir):
+        manifest = read_manifest(features_dir, "features")
+        spec, threads = EncoderSpec.from_dict(manifest.facts["encoder"]), manifest.config["threads"]
+    else:
+        spec, threads = load_encoder(DEFAULT_ENCODER).spec, 1
+    with run_options("encode", ExecutorName.processes, 0, False, "bundled") as options:
+        report = encode_dataset(frames_dir, features_dir, spec, threads=threads, options=options)
+    # What could not be encoded is told, and the others make a vocabulary.
+    show_run(report, "features")
 
 
 def _show_vocabulary(report: dict[str, float], target: Path, as_json: bool) -> None:

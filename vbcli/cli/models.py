@@ -87,38 +87,38 @@ def train(
 
     Interrupted training goes on where it was; a checkpoint holds all that captioning needs.
     """
+    if n_clips is not None and task is not TaskName.caption:
+        raise UsageError("--n-clips is for --task caption")
     places = Places(workspace)
     source = tokens_dir or _workspace_tokens(places)
     from vbcli.training.options import FitOptions
 
-    def options(name: str, start: str | None) -> FitOptions:
+    def options(wanted: TaskName, start: str | None) -> FitOptions:
         return FitOptions(
-            TaskName(name).value,
-            model,
-            start,
-            split,
-            visual_input.value,
-            fusion.value,
-            max_steps,
-            batch_size,
-            learning_rate,
-            label_smoothing,
-            keep_init,
-            n_clips,
-            seed,
-            threads,
+            task=wanted.value,
+            model=model,
+            init=start,
+            split=split,
+            visual_input=visual_input.value,
+            fusion=fusion.value,
+            max_steps=max_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            label_smoothing=label_smoothing,
+            keep_init=keep_init,
+            n_clips=n_clips,
+            seed=seed,
+            threads=threads,
         )
 
     if task is not None:
-        if n_clips is not None and task is not TaskName.caption:
-            raise UsageError("--n-clips is for --task caption")
         target = checkpoint_dir or places.checkpoints_dir / task.value
-        reports = [_fit(source, target, options(task.value, init))]
+        reports = [_fit(source, target, options(task, init))]
     else:
         base = checkpoint_dir or places.checkpoints_dir
-        reports = [_fit(source, base / "pretrain", options("pretrain", init))]
+        reports = [_fit(source, base / "pretrain", options(TaskName.pretrain, init))]
         if _has_captions(source, split):
-            reports.append(_fit(source, base / "caption", options("caption", str(base / "pretrain"))))
+            reports.append(_fit(source, base / "caption", options(TaskName.caption, str(base / "pretrain"))))
         else:
             console.note("train: no captions, so no captioner: give them with vbcli tokenize --captions FILE")
     if as_json:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vbcli.pipeline import RunOptions
     from vbcli.runner import RunReport
 
-SHOWN_FAILURES = 5
+SHOWN_FAILURES = 20
 
 
 @contextmanager
@@ -36,22 +36,30 @@ def finish_run(report: RunReport, unit: str, as_json: bool) -> None:
     """Prints the counts of a run and leaves with its exit status."""
     from vbcli.shards import read_failures
 
-    failures = read_failures(report.output_dir)
     if as_json:
+        failures = read_failures(report.output_dir)
         counts = {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")}
         console.print_json({"output_dir": str(report.output_dir), **counts, "failures": [f.as_row() for f in failures]})
     else:
-        done = (
-            f"{report.n_done} shards made, {report.n_skipped} there already"
-            if report.n_done
-            else f"all {report.n_skipped} shards were there already"
-        )
-        console.note(f"{report.output_dir}: {report.n_rows} {unit}; {done}")
-        for failure in failures[:SHOWN_FAILURES]:
-            console.warn(f"{failure.video_id}: {failure.message}")
-        if len(failures) > SHOWN_FAILURES:
-            console.warn(f"{len(failures) - SHOWN_FAILURES} more are recorded in {report.output_dir / '_errors'}")
-        if report.n_waiting:
-            console.note(f"{report.n_waiting} videos that failed before wait for --retry-failed")
+        show_run(report, unit)
     if report.exit_status:
         raise typer.Exit(report.exit_status)
+
+
+def show_run(report: RunReport, unit: str) -> None:
+    """Tells what came of a run."""
+    from vbcli.shards import read_failures
+
+    failures = read_failures(report.output_dir)
+    done = (
+        f"{report.n_done} shards made, {report.n_skipped} there already"
+        if report.n_done
+        else f"all {report.n_skipped} shards were there already"
+    )
+    console.note(f"{report.output_dir}: {report.n_rows} {unit}; {done}")
+    for failure in failures[:SHOWN_FAILURES]:
+        console.warn(f"{failure.video_id}: {failure.message}")
+    if len(failures) > SHOWN_FAILURES:
+        console.warn(f"{len(failures) - SHOWN_FAILURES} more are recorded in {report.output_dir / '_errors'}")
+    if report.n_waiting:
+        console.note(f"{report.n_waiting} videos that failed before wait for --retry-failed")

@@ -28,8 +28,7 @@ def export(
 
     assert to is ExportFormat.transformers
     checkpoint = load_checkpoint(checkpoint_dir)
-    export_transformers(checkpoint, out_dir)
-    name = "BertForPreTraining" if checkpoint.task == "pretrain" else "BartForConditionalGeneration"
+    name = export_transformers(checkpoint, out_dir)
     console.note(f"{out_dir}: transformers.{name}.from_pretrained reads it")
     if checkpoint.encoder.feature_projection is not None:
         console.note(f"{out_dir / 'video_inputs.py'}: builds its inputs from tokens and features")

@@ -17,6 +17,7 @@ from vbcli.demo.language import build_lexicon, write_captions, write_narration, 
 from vbcli.demo.render import write_clip
 from vbcli.demo.world import ACTIONS, COLOURS, SHAPES, Clip, plan_clips
 from vbcli.errors import VbcliError
+from vbcli.shards import check_free
 
 N_CAPTIONS = 3
 MIN_VIDEOS = 3
@@ -63,8 +64,7 @@ def write_demo_data(out_dir: Path, n_videos: int = 400, seed: int = 0) -> DemoSu
         raise VbcliError(f"cannot make {n_videos} demo videos", hint=f"ask for at least {MIN_VIDEOS}, one for each split")
     if seed < 0:
         raise VbcliError(f"the seed {seed} is negative", hint="use 0 or more")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise VbcliError(f"{out_dir} exists and is not an empty folder", hint="name a new folder, or delete this one")
+    check_free(out_dir)
     clips = plan_clips(n_videos, seed)
     videos_dir = out_dir / "videos"
     videos_dir.mkdir(parents=True)

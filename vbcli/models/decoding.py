@@ -52,17 +52,17 @@ class DecodingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, is_valid, wanted in (
-            ("n_beams", self.n_beams >= 1, "at least 1"),
-            ("max_length", self.max_length >= 1, "at least 1"),
-            ("min_length", 0 <= self.min_length <= self.max_length, f"between 0 and max_length {self.max_length}"),
-            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),
-            ("temperature", self.temperature > 0, "more than 0"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "more than 0 and at most 1"),
+        for option, value, is_valid, wanted in (
+            ("beams", self.n_beams, self.n_beams >= 1, "at least 1"),
+            ("max-length", self.max_length, self.max_length >= 1, "at least 1"),
+            ("min-length", self.min_length, 0 <= self.min_length <= self.max_length, f"between 0 and --max-length {self.max_length}"),
+            ("no-repeat-ngram", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more"),
+            ("temperature", self.temperature, self.temperature > 0, "more than 0"),
+            ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
+            ("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0 and at most 1"),
         ):
             if not is_valid:
-                raise VbcliError(f"{name} is {getattr(self, name)}, and must be {wanted}")
+                raise VbcliError(f"--{option} is {value}", hint=f"it must be {wanted}")
 
 
 @dataclasses.dataclass(frozen=True)

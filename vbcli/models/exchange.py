@@ -15,32 +15,29 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from vbcli.errors import VbcliError
 from vbcli.models.bart import POSITION_OFFSET, Captioner, bart_block_name, decoder_to_bart_state
 from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.videobert import VideoBert, to_bert_state
-from vbcli.shards import write_atomic, write_json
+from vbcli.models.videobert import VideoBert, check_has_one_stream, to_bert_state
+from vbcli.shards import check_free, write_atomic, write_json
 from vbcli.tokens import TextVocabulary
 
 BLOCKED = float("-inf")
 
 
-def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> None:
+def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> str:
     """Writes `config.json`, `model.safetensors`, the tokenizer and, with features, what builds the inputs.
 
     Args:
         out_dir: a new or empty folder.
 
+    Returns:
+        Name of the class of transformers that reads the folder.
+
     Raises:
         VbcliError: the model has no equal in transformers, or the folder is not empty.
     """
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise VbcliError(f"{out_dir} exists and is not an empty folder", hint="name a new folder, or delete this one")
+    check_free(out_dir)
     encoder, text = checkpoint.encoder, checkpoint.text
-    if encoder.config.fusion != "joint":
-        raise VbcliError(
-            f"a model with fusion '{encoder.config.fusion}' has no equal in transformers", hint="train one with --fusion joint"
-        )
     if isinstance(checkpoint.model, Captioner):
         state, config = _bart_state(checkpoint.captioner, text), _bart_config(checkpoint.captioner, text)
         write_json(out_dir / "generation_config.json", _generation_config(text))
@@ -54,9 +51,10 @@ def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> None:
         {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": encoder.config.max_positions, **names},
     )
     if encoder.feature_projection is not None:
-        _write_feature_inputs(checkpoint, state, out_dir)
+        _write_feature_inputs(checkpoint, out_dir)
     # Last: a folder with it is whole.
     write_json(out_dir / "config.json", config)
+    return config["architectures"][0]
 
 
 def _bert_config(model: VideoBert) -> dict[str, Any]:
@@ -148,6 +146,7 @@ def _fold(encoder: VideoBert, text: TextVocabulary) -> Tensor:
 
 def _bart_state(model: Captioner, text: TextVocabulary) -> dict[str, Tensor]:
     encoder, decoder = model.encoder, model.decoder
+    check_has_one_stream(encoder)
     n_positions = max(encoder.config.max_positions, decoder.config.max_positions)
     with torch.no_grad():
         table = _fold(encoder, text)
@@ -216,13 +215,13 @@ def inputs_embeds(model, input_ids, features, feature_mask):
 '''
 
 
-def _write_feature_inputs(checkpoint: Checkpoint, state: dict[str, Tensor], out_dir: Path) -> None:
+def _write_feature_inputs(checkpoint: Checkpoint, out_dir: Path) -> None:
     encoder = checkpoint.encoder
     assert encoder.feature_projection is not None
     weights = {k: v.detach().contiguous() for k, v in encoder.feature_projection.state_dict().items()}
     if encoder.config.visual_input == "features":
         # A BERT adds the type's row by itself; a folded BART has it in the token's row, which is not seen.
-        is_folded = "model.shared.weight" in state
+        is_folded = isinstance(checkpoint.model, Captioner)
         weights["type_row"] = (encoder.type_embedding.weight[1] * float(is_folded)).detach().clone()
     write_atomic(out_dir / "feature_projection.safetensors", save(weights))
     write_atomic(out_dir / "video_inputs.py", VIDEO_INPUTS.encode())

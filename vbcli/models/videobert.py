@@ -237,6 +237,16 @@ _BERT_MODULES = {
 }
 
 
+def check_has_one_stream(model: VideoBert) -> None:
+    """Refuses fusion `cross`, which the published architectures do not have.
+
+    Raises:
+        VbcliError: the model has two streams.
+    """
+    if model.config.fusion == "cross":
+        raise VbcliError("a model with fusion 'cross' has no equal in transformers", hint="train one with --fusion joint")
+
+
 def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
     """Renames the weights to those of `transformers.BertForPreTraining` with R rows.
 
@@ -246,8 +256,7 @@ def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
     Raises:
         VbcliError: the model has two streams, which BERT has not.
     """
-    if model.config.fusion == "cross":
-        raise VbcliError("a VideoBERT with fusion 'cross' has no equal among BERTs", hint="train one with --fusion joint")
+    check_has_one_stream(model)
     state = {_bert_name(name): tensor for name, tensor in model.state_dict().items() if _bert_name(name)}
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]

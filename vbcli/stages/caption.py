@@ -49,6 +49,7 @@ class Caption(Stage):
     name: ClassVar[str] = "caption"
     version: ClassVar[int] = 1
     output_kind: ClassVar[str] = "captions"
+    is_batched: ClassVar[bool] = True
 
     def output_schema(self) -> pa.Schema:
         return CAPTIONS

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,26 +54,48 @@ codecs.register_error("percent-escape", lambda error: ("".join(f"%{b:02X}" for b
 def scan_folder(root: Path) -> list[ScannedVideo]:
     """Finds the videos below a folder by suffix, sorted by `video_id`; hidden files and folders are passed over.
 
+    Args:
+        root: a folder, or one video.
+
     Raises:
-        VbcliError: the folder does not exist or holds no video.
+        VbcliError: the folder does not exist, cannot be read or holds no video, or two names would be one `video_id`.
     """
     if not root.exists():
         raise VbcliError(f"folder {root} does not exist")
+    hint = f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}"
     if root.is_file():
+        if not _is_video_name(os.fsencode(root.name)):
+            raise VbcliError(f"{root} is no video by its name", hint=hint)
         found = [_scanned(os.fsencode(root.parent.resolve()), os.fsencode(root.name))]
     else:
         base = os.fsencode(root.resolve())
-        found = []
-        for folder, folders, names in os.walk(base):
-            folders[:] = sorted(f for f in folders if not f.startswith(b"."))
-            for name in names:
-                path = os.path.join(folder, name)
-                is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
-                if is_file and not name.startswith(b".") and os.path.splitext(name)[1].decode("latin-1").lower() in VIDEO_SUFFIXES:
-                    found.append(_scanned(base, os.path.relpath(path, base)))
+        found = [_scanned(base, os.path.relpath(path, base)) for path in _walk(base)]
     if not found:
-        raise VbcliError(f"{root} holds no videos", hint=f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}")
-    return sorted(found, key=lambda v: v.video_id)
+        raise VbcliError(f"{root} holds no videos", hint=hint)
+    found.sort(key=lambda v: v.video_id)
+    for one, other in itertools.pairwise(found):
+        if one.video_id == other.video_id:
+            raise VbcliError(f"two files in {root} would both be called {one.video_id}", hint="rename the one whose name is not UTF-8")
+    return found
+
+
+def _walk(base: bytes) -> Iterator[bytes]:
+    def refuse(error: OSError) -> None:
+        raise VbcliError(
+            f"{os.fsdecode(error.filename)} cannot be read: {error.strerror}", hint="its videos would be left out: mend its permissions"
+        )
+
+    for folder, folders, names in os.walk(base, onerror=refuse):
+        folders[:] = sorted(f for f in folders if not f.startswith(b"."))
+        for name in names:
+            path = os.path.join(folder, name)
+            is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+            if is_file and _is_video_name(name):
+                yield path
+
+
+def _is_video_name(name: bytes) -> bool:
+    return not name.startswith(b".") and os.path.splitext(name)[1].decode("latin-1").lower() in VIDEO_SUFFIXES
 
 
 def _scanned(base: bytes, relative: bytes) -> ScannedVideo:

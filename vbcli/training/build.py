@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from vbcli import shards
-from vbcli.config import BartConfig, VideoBertConfig, load_preset, preset_names
+from vbcli.config import BartConfig, VideoBertConfig, config_hash, load_preset, preset_names
+from vbcli.digests import file_sha256
 from vbcli.encoders import read_weights
 from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder, Captioner
@@ -25,31 +26,51 @@ from vbcli.vocab import Vocabulary
 # A captioner's norm: BERT's 1e-12 becomes BART's 1e-5 when it is initialised, before it is fine-tuned.
 BART_LAYER_NORM_EPS = 1e-5
 PERTURBATION = 0.01
+BERT_FILES = ("model.safetensors", "tokenizer.json")
 
 
-def build_checkpoint(
-    options: FitOptions, visual: Vocabulary, vocab_dir: Path, train: list[VideoTokens], on_note: Callable[[str], None]
-) -> Checkpoint:
-    """The model that training starts from, with its vocabularies.
+def find_init(options: FitOptions, on_note: Callable[[str], None]) -> Path | None:
+    """The folder that training starts from; None where it starts fresh.
 
     Args:
-        visual: of the dataset, in `vocab_dir`.
-        train: its text makes the text vocabulary of a model that starts fresh.
         on_note: called with sentences for the user.
 
     Raises:
-        VbcliError: `options.init` is missing, or does not fit the dataset or the other options.
+        VbcliError: what `options.init` names is not there, or nothing to start from.
     """
-    init = options.init
-    if init is None and options.model == "videobert-mini":
-        init = _minilm_or_hint(on_note)
-    if init == "minilm":
-        init = str(minilm_dir())
-    if (
-        init is not None
-        and (Path(init) / "config.json").is_file()
-        and shards.read_json(Path(init) / "config.json").get("kind") == "checkpoint"
-    ):
+    if options.init is None:
+        return _minilm_or_hint(on_note) if options.model == "videobert-mini" else None
+    init = minilm_dir() if options.init == "minilm" else Path(options.init)
+    if not _is_checkpoint(init) and not all((init / name).is_file() for name in BERT_FILES):
+        what = "is neither a checkpoint nor a BERT in Hugging Face's format" if init.exists() else "does not exist"
+        raise VbcliError(f"--init {init} {what}", hint=f"name a checkpoint, a folder with {' and '.join(BERT_FILES)}, or minilm")
+    return init
+
+
+def init_digest(init: Path) -> str:
+    """What is in the folder `init`: equal for equal weights, wherever they lie."""
+    if _is_checkpoint(init):
+        return str(shards.read_json(init / "config.json")["model_sha256"])
+    return config_hash([file_sha256(init / name) for name in BERT_FILES])
+
+
+def _is_checkpoint(path: Path) -> bool:
+    config = path / "config.json"
+    return config.is_file() and shards.read_json(config).get("kind") == "checkpoint"
+
+
+def build_checkpoint(options: FitOptions, init: Path | None, visual: Vocabulary, vocab_dir: Path, train: list[VideoTokens]) -> Checkpoint:
+    """The model that training starts from, with its vocabularies.
+
+    Args:
+        init: from `find_init`.
+        visual: of the dataset, in `vocab_dir`.
+        train: its text makes the text vocabulary of a model that starts fresh.
+
+    Raises:
+        VbcliError: `init` does not fit the dataset or the other options.
+    """
+    if init is not None and _is_checkpoint(init):
         source = _load_start(init, options, visual)
         if options.task != "pretrain" and source.task != "pretrain":
             return Checkpoint(options.task, source.model.train(), source.text, visual, vocab_dir, n_clips=options.n_clips)
@@ -57,7 +78,7 @@ def build_checkpoint(
         if options.task != "pretrain":
             _shrink(encoder, options)
     elif init is not None:
-        encoder, text = _from_bert(Path(init), options, visual)
+        encoder, text = _from_bert(init, options, visual)
     else:
         text = train_text_vocabulary(t for v in train for t in (*v.captions, *(s.text for s in v.segments)))
         encoder = VideoBert(_encoder_config(options, visual, text))
@@ -67,16 +88,16 @@ def build_checkpoint(
     return Checkpoint(options.task, _build_captioner(encoder, text, options), text, visual, vocab_dir, n_clips=options.n_clips)
 
 
-def _load_start(init: str, options: FitOptions, visual: Vocabulary) -> Checkpoint:
+def _load_start(init: Path, options: FitOptions, visual: Vocabulary) -> Checkpoint:
     """A checkpoint of ours to start from, which must be of the dataset's vocabulary and of the shape that was asked for, if any was."""
-    source = load_checkpoint(Path(init))
+    source = load_checkpoint(init)
     if source.visual.sha256 != visual.sha256:
         raise VbcliError(
             f"the checkpoint {init} was trained with another visual vocabulary than the dataset", hint="tokenize with its vocab folder"
         )
     for name in ("visual_input", "fusion"):
         wanted, found = getattr(options, name), getattr(source.encoder.config, name)
-        if wanted not in (found, FitOptions.__dataclass_fields__[name].default):
+        if wanted not in (found, getattr(FitOptions, name)):
             raise VbcliError(
                 f"the checkpoint {init} has {name} '{found}', not '{wanted}'", hint=f"leave --{name.replace('_', '-')} out to go on with it"
             )
@@ -147,9 +168,9 @@ def minilm_dir() -> Path:
     return Path(get_model_path())
 
 
-def _minilm_or_hint(on_note: Callable[[str], None]) -> str | None:
+def _minilm_or_hint(on_note: Callable[[str], None]) -> Path | None:
     try:
-        return str(minilm_dir())
+        return minilm_dir()
     except VbcliError as error:
         on_note(f"{error.message}: the text rows start fresh ({error.hint})")
         return None
@@ -157,10 +178,6 @@ def _minilm_or_hint(on_note: Callable[[str], None]) -> str | None:
 
 def _from_bert(bert_dir: Path, options: FitOptions, visual: Vocabulary) -> tuple[VideoBert, TextVocabulary]:
     """An encoder whose text part comes from a Hugging Face BERT folder."""
-    if not bert_dir.is_dir():
-        raise VbcliError(
-            f"--init {bert_dir} does not exist", hint="name a checkpoint, a folder with a BERT in Hugging Face's format, or minilm"
-        )
     text = load_text_vocabulary(bert_dir / "tokenizer.json")
     encoder = VideoBert(_encoder_config(options, visual, text))
     init_visual_rows(encoder, torch.from_numpy(visual.tree.leaf_centroids), options.seed)

@@ -16,7 +16,7 @@ from vbcli.memory import keep_freed_memory
 from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.videobert import VideoBert
 from vbcli.training.batches import VideoTokens, read_tokens
-from vbcli.training.build import build_checkpoint
+from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.denoising import DenoiseTask
 from vbcli.training.options import FitOptions, train_config
@@ -52,9 +52,11 @@ def fit(
         VbcliError: the data does not fit the task, or the folder holds another run.
     """
     manifest = shards.read_manifest(tokens_dir, "tokens")
-    identity = _identity(tokens_dir, options)
+    init = find_init(options, on_note)
+    identity = _identity(tokens_dir, options, init)
     if (checkpoint_dir / "config.json").is_file():
         return _already_trained(checkpoint_dir, options, identity)
+    shards.check_free(checkpoint_dir, ("_training", "metrics.jsonl", "model.safetensors", "tokenizer.json", "vocab"))
     videos = read_tokens(tokens_dir)
     train, validation, note = split_videos(videos, options.split)
     if note:
@@ -71,7 +73,7 @@ def fit(
     if options.threads:
         torch.set_num_threads(options.threads)
     visual = load_vocabulary(tokens_dir / "vocab")
-    checkpoint = build_checkpoint(options, visual, tokens_dir / "vocab", train, on_note)
+    checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", train)
     checkpoint.model.to(options.device)
     checkpoint.encoder.freeze_visual_rows()
     task = _build_task(checkpoint, train, validation, options)
@@ -100,17 +102,14 @@ def fit(
     return FitReport(checkpoint_dir, result, checkpoint.trained_on)
 
 
-def _identity(tokens_dir: Path, options: FitOptions) -> dict[str, Any]:
+def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[str, Any]:
     """Hashes of what a run is made of; threads and device may change, which is said in the record only."""
     data = config_hash([shards.read_footer(p)["content_sha256"] for p in shards.list_shards(tokens_dir)])
     fixed = replace(options, threads=0, device="cpu", init=None)
     if options.task == "pretrain":
         # What only a decoder is told changes nothing here.
         fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
-    init = options.init
-    if init is not None and (Path(init) / "config.json").is_file():
-        init = str(shards.read_json(Path(init) / "config.json").get("model_sha256", init))
-    return {"options": config_hash(to_dict(fixed)), "init": init, "data": data}
+    return {"options": config_hash(to_dict(fixed)), "init": None if init is None else init_digest(init), "data": data}
 
 
 def _already_trained(checkpoint_dir: Path, options: FitOptions, identity: dict[str, Any]) -> FitReport:
@@ -137,7 +136,7 @@ def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note:
             segment.text = video.captions[i % len(video.captions)] if video.captions else ""
 
 
-def _build_task(checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions) -> Task[Any]:
+def _build_task(checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions) -> Task[Any, Any]:
     if isinstance(checkpoint.model, VideoBert):
         return PretrainTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed)
     if options.task == "denoise":

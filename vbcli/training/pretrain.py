@@ -13,7 +13,7 @@ from vbcli.models.videobert import VideoBert
 from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
 from vbcli.training.batches import VideoTokens, collate
 from vbcli.training.masking import mask_tokens
-from vbcli.training.tasks import IGNORED, Loss, StepResult, Task, row_rng
+from vbcli.training.tasks import IGNORED, Loss, StepResult, Task, feature_noise, row_rng
 
 MAX_JOINED = 8
 """Most neighbouring segments that are shown as one."""
@@ -23,7 +23,7 @@ MIN_STRIDED = 8
 """as long as so many are left."""
 
 
-class PretrainTask(Task[VideoBert]):
+class PretrainTask(Task[VideoBert, tuple[VideoTokens, int]]):
     """Masked modelling of text and visual tokens, and alignment of the two.
 
     A row is a segment, joined with a random number of its neighbours, because what is said is often not said while it can be seen; of its
@@ -52,14 +52,10 @@ class PretrainTask(Task[VideoBert]):
         regime_weights: tuple[float, float, float] = (0.6, 0.2, 0.2),
         feature_noise: float = 0.5,
     ) -> None:
-        self.model = model
-        self.text = text
-        self.seed = seed
+        parts = [[(v, i) for v in part for i in range(len(v.segments))] for part in (train, validation)]
+        super().__init__(model, text, parts, seed)
         self.feature_noise = feature_noise
-        self.notes = []
         self.regimes = np.array(regime_weights) / sum(regime_weights)
-        self.parts = [[(v, i) for v in part for i in range(len(v.segments))] for part in (train, validation)]
-        self.n_train, self.n_validation = (len(p) for p in self.parts)
         self.text_ids = {id(s): text.encode(s.text) for v in (*train, *validation) for s in v.segments}
         budget = model.config.max_positions - N_FRAMING_TOKENS
         segments = [s for v in train for s in v.segments]
@@ -120,7 +116,7 @@ class PretrainTask(Task[VideoBert]):
         if not has_video:
             visual, features = visual[:0], features[:0]
         text_ids, visual, features = self._window(text_ids, visual, features, rng)
-        features = features + rng.normal(0, self.feature_noise / max(1, features.shape[1]) ** 0.5, features.shape).astype(np.float32)
+        features = features + feature_noise(features.shape, self.feature_noise, rng)
         packed, targets = self._mask(pack(text_ids, visual, features[:, : config.feature_dim], self.text, config), rng)
         if aligned == 1:
             targets[packed.token_type_ids == 0] = IGNORED

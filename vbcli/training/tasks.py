@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from vbcli.errors import VbcliError
+from vbcli.tokens import TextVocabulary
 from vbcli.training.batches import VideoTokens
 
 IGNORED = -100
@@ -34,19 +35,36 @@ class StepResult:
 
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+RowT = TypeVar("RowT")
 
 
-class Task(ABC, Generic[ModelT]):
+class Task(ABC, Generic[ModelT, RowT]):
     """Rows to learn from and the losses of a model on them.
 
     Everything random about a row is drawn from (seed, epoch, row), never from its batch.
+
+    Args:
+        parts: the rows to learn from, and those to validate with.
     """
 
     name: str
-    model: ModelT
-    n_train: int
-    n_validation: int
-    notes: list[str]
+
+    def __init__(self, model: ModelT, text: TextVocabulary, parts: list[list[RowT]], seed: int) -> None:
+        self.model = model
+        self.text = text
+        self.parts = parts
+        self.seed = seed
+        self.notes: list[str] = []
+
+    @property
+    def n_train(self) -> int:
+        """Rows to learn from."""
+        return len(self.parts[0])
+
+    @property
+    def n_validation(self) -> int:
+        """Rows to validate with."""
+        return len(self.parts[1])
 
     @abstractmethod
     def step(self, rows: Sequence[int], epoch: int, *, is_validation: bool = False) -> StepResult:
@@ -82,3 +100,8 @@ def split_videos(videos: Sequence[VideoTokens], split: str) -> tuple[list[VideoT
 def row_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
     """What is random about a row: the same in every batch, process and run."""
     return np.random.default_rng([seed, epoch, row])
+
+
+def feature_noise(shape: tuple[int, ...], length: float, rng: np.random.Generator) -> np.ndarray:
+    """Random vectors, float32, of a root-mean-square length `length` along the last axis of `shape`."""
+    return rng.normal(0, length / max(1, shape[-1]) ** 0.5, shape).astype(np.float32)

@@ -85,7 +85,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task[Any],
+        task: Task[Any, Any],
         config: TrainConfig,
         checkpoint_dir: Path,
         identity: dict[str, Any],

@@ -1,0 +1,71 @@
+"""What the tasks of the encoder-decoder share: it is shown a sequence and taught to write a text (teacher forcing)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vbcli.config import BartConfig
+from vbcli.models.bart import Captioner
+from vbcli.tokens import PackedSequence, TextVocabulary
+from vbcli.training.batches import collate
+from vbcli.training.tasks import IGNORED, Loss, StepResult, Task, row_rng
+
+RowT = TypeVar("RowT")
+
+
+class WritingTask(Task[Captioner, RowT]):
+    """A task of the encoder-decoder.
+
+    Args:
+        label_smoothing: share of the target spread over all tokens, in training.
+    """
+
+    def __init__(self, model: Captioner, text: TextVocabulary, parts: list[list[RowT]], seed: int, label_smoothing: float) -> None:
+        super().__init__(model, text, parts, seed)
+        self.label_smoothing = label_smoothing
+
+    @abstractmethod
+    def _draw(self, row: RowT, rng: np.random.Generator, *, is_validation: bool) -> tuple[PackedSequence, Sequence[int]]:
+        """What the encoder is shown of a row, and the token ids that the decoder must write."""
+
+    def step(self, rows: Sequence[int], epoch: int, *, is_validation: bool = False) -> StepResult:
+        part = self.parts[is_validation]
+        # Validation rows are drawn alike in every epoch.
+        rngs = [row_rng(self.seed, 0 if is_validation else epoch, row) for row in rows]
+        drawn = [self._draw(part[row], rng, is_validation=is_validation) for row, rng in zip(rows, rngs, strict=True)]
+        device = next(self.model.parameters()).device
+        batch = collate([packed for packed, _ in drawn], self.model.encoder.config.feature_dim, self.text.pad_id).to(device)
+        inputs, targets = decoder_rows([ids for _, ids in drawn], self.model.decoder.config, device)
+        logits = self.model(**batch.arguments(), decoder_input_ids=inputs)  # (B, T, R)
+        smoothing = 0.0 if is_validation else self.label_smoothing
+        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+        n_targets = int((targets != IGNORED).sum())
+        return StepResult({self.name: Loss(total, n_targets)}, int(batch.attention_mask.sum()) + n_targets)
+
+    def _need_validation(self, note: str) -> None:
+        """Where nothing is there to validate with, the training rows do it, and `note` says so."""
+        if not self.parts[1]:
+            self.notes.append(note)
+            self.parts[1] = self.parts[0]
+
+
+def decoder_rows(sentences: Sequence[Sequence[int]], config: BartConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a decoder reads and what it must say next, for sentences of token ids.
+
+    Returns:
+        int64 (B, T) each: the start token and the sentence; the sentence and the end token, `IGNORED` beyond it.
+    """
+    length = max(len(ids) for ids in sentences) + 1
+    inputs = np.full((len(sentences), length), config.pad_token_id, np.int64)
+    targets = np.full((len(sentences), length), IGNORED, np.int64)
+    for i, ids in enumerate(sentences):
+        inputs[i, : len(ids) + 1] = [config.decoder_start_token_id, *ids]
+        targets[i, : len(ids) + 1] = [*ids, config.eos_token_id]
+    return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
