@@ -7,7 +7,7 @@ import pytest
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.evaluation import evaluate_captions, read_captions, read_references
-from vbcli.metrics import score_captions
+from vbcli.metrics.captions import score_captions
 from vbcli.schemas import CAPTIONS, VIDEOS, tokens_schema
 
 TRUTHS = {

@@ -15,11 +15,11 @@ import vbcli
 ROOT = Path(vbcli.__file__).parent
 # Later layers may import earlier ones, never the other way round.
 LAYERS = [
-    {"errors", "schemas", "memory", "digests"},
-    {"config"},
+    {"errors", "schemas", "memory", "digests", "workers"},
+    {"config", "files"},
     {"shards", "media", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
     {"metrics"},
-    {"runner", "encoders", "vocab", "tokens"},
+    {"runner", "executors", "encoders", "vocab", "tokens"},
     {"models"},
     {"training", "stages"},
     {"evaluation", "exports", "inspection", "demo"},
@@ -32,7 +32,7 @@ ONLY_IN = {
     "ffmpeg": {"media"},
     "imageio_ffmpeg": {"media", "demo"},
     "faiss": {"vocab", "retrieval"},
-    "ray": {"runner"},
+    "ray": {"executors"},
     "click": set(),
 }
 

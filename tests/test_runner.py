@@ -14,7 +14,8 @@ import pytest
 from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.runner import Chain, Process, Rows, RunReport, SerialExecutor, ShardInput, Stage, dataset_inputs, open_executor, run_stage
+from vbcli.executors import SerialExecutor, open_executor
+from vbcli.runner import Chain, Process, Rows, RunReport, ShardInput, Stage, dataset_inputs, run_stage
 from vbcli.stages.extract import Extract
 
 LINES = pa.schema([pa.field("video_id", pa.string(), nullable=False), pa.field("line", pa.string()), pa.field("n_chars", pa.int32())])

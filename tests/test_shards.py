@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from hypothesis import strategies as st
 from vbcli import shards
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, VbcliError
+from vbcli.files import write_atomic
 from vbcli.shards import Manifest, ShardWriter
 
 SCHEMA = pa.schema(
@@ -72,49 +71,18 @@ def names_in(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-# ---------------------------------------------------------------- whole files
-
-
-def test_an_exclusive_write_leaves_what_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "plan.json"
-    assert shards.write_json(path, {"é": 1}, is_exclusive=True)
-    assert not shards.write_json(path, {"é": 2}, is_exclusive=True)
-    assert shards.read_json(path) == {"é": 1}
-    assert shards.write_json(path, [2])
-    assert json.loads(path.read_text(encoding="utf-8")) == [2]
-    assert names_in(tmp_path) == ["deep/plan.json"]
-
-
-def test_a_file_that_is_replaced_is_whole_for_who_reads_it(tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    shards.write_json(path, "before")
-    with path.open() as reader:
-        shards.write_json(path, "after")
-        assert json.load(reader) == "before"
-    assert shards.read_json(path) == "after"
-
-
-def test_exactly_one_of_several_processes_claims_a_name(tmp_path: Path) -> None:
-    code = "import sys; from vbcli.shards import write_atomic; from pathlib import Path\n"
-    code += "print(write_atomic(Path(sys.argv[1]), sys.argv[2].encode(), is_exclusive=True))"
-    runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "plan", str(i)], stdout=subprocess.PIPE) for i in range(3)]
-    won = [i for i, run in enumerate(runs) if run.communicate()[0] == b"True\n"]
-    assert [run.returncode for run in runs] == [0, 0, 0]
-    assert [(tmp_path / "plan").read_text()] == [str(i) for i in won]
-
-
 def test_targets_that_cannot_be_written_are_errors_that_name_them(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     inside_file = tmp_path / "file" / "out.json"
     with pytest.raises(VbcliError, match=f"cannot write {inside_file}: File exists"):
-        shards.write_atomic(inside_file, b"x")
+        write_atomic(inside_file, b"x")
     with pytest.raises(VbcliError, match=f"cannot write {tmp_path}/file/shard-00000.parquet: File exists"):
         ShardWriter(tmp_path / "file" / "shard-00000.parquet", SCHEMA)
     (tmp_path / "shard-00001.parquet" / "in the way").mkdir(parents=True)
     with pytest.raises(VbcliError, match=r"cannot write .*shard-00001\.parquet: Is a directory"):
         write_shard(tmp_path / "shard-00001.parquet", [table_of([row("a")])])
     with pytest.raises(VbcliError, match=r"cannot write .*shard-00001\.parquet: Is a directory"):
-        shards.write_atomic(tmp_path / "shard-00001.parquet", b"x")
+        write_atomic(tmp_path / "shard-00001.parquet", b"x")
     assert names_in(tmp_path) == ["file"]
 
 
@@ -126,7 +94,8 @@ from pathlib import Path
 import pyarrow as pa
 from vbcli.digests import table_digest
 from vbcli.errors import VbcliError
-from vbcli.shards import ShardWriter, write_atomic
+from vbcli.files import write_atomic
+from vbcli.shards import ShardWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 folder, noise = Path(sys.argv[1]), os.urandom(300_000)
@@ -372,7 +341,7 @@ def test_failures_are_read_back(tmp_path_factory: pytest.TempPathFactory, rows: 
 def test_a_damaged_record_of_failures_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = shards.errors_path(tmp_path, 0)
     for text in ('{"video_id": "a"', '{"video_id": "a"}\n', "[]\n"):
-        shards.write_atomic(path, text.encode())
+        write_atomic(path, text.encode())
         with pytest.raises(VbcliError, match=str(path)):
             shards.read_failures(tmp_path)
 
@@ -416,12 +385,3 @@ def test_a_damaged_manifest_is_an_error_that_names_it(tmp_path: Path, data: byte
     with pytest.raises(VbcliError, match=str(path)):
         shards.claim_manifest(tmp_path, MANIFEST)
     assert path.read_bytes() == data
-
-
-def test_json_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(VbcliError, match=f"{tmp_path / 'plan.json'} does not exist"):
-        shards.read_json(tmp_path / "plan.json")
-    (tmp_path / "folder.json").mkdir()
-    with pytest.raises(VbcliError, match=f"{tmp_path / 'folder.json'} cannot be read: Is a directory"):
-        shards.read_json(tmp_path / "folder.json")
-    assert os.listdir(tmp_path) == ["folder.json"]

@@ -10,14 +10,9 @@ import numpy as np
 
 from vbcli import captionfiles, shards
 from vbcli.errors import VbcliError
-from vbcli.metrics import (
-    Lexicon,
-    best_constant_caption,
-    nearest_captions,
-    permutation_scores,
-    score_captions,
-    score_mentions,
-)
+from vbcli.metrics.baselines import best_constant_caption, nearest_captions, permutation_scores
+from vbcli.metrics.captions import score_captions
+from vbcli.metrics.mentions import Lexicon, score_mentions
 from vbcli.runner import read_videos
 from vbcli.training.batches import VideoTokens, read_tokens
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vbcli import shards
+from vbcli.files import write_atomic
 from vbcli.transcripts import TranscriptSegment, format_srt, format_vtt
 
 
@@ -34,7 +35,7 @@ def export_captions(captions_dir: Path, file_format: str) -> Path:
         writer.writeheader()
         writer.writerows({"video": row.pop("video_id"), **row} for row in rows)
         text = buffer.getvalue()
-    shards.write_atomic(target, text.encode())
+    write_atomic(target, text.encode())
     return target
 
 
@@ -45,6 +46,6 @@ def _write_subtitles(folder: Path, rows: list[dict[str, Any]], file_format: str)
     for video_id, segments in by_video.items():
         # The suffix stays in the name: a.mp4 and a.mkv may lie side by side.
         path = folder / PurePosixPath(f"{video_id}.{file_format}")
-        shards.write_atomic(path, (format_srt if file_format == "srt" else format_vtt)(segments).encode())
+        write_atomic(path, (format_srt if file_format == "srt" else format_vtt)(segments).encode())
     folder.mkdir(exist_ok=True)
     return folder

@@ -7,6 +7,7 @@ from typing import Any
 
 from vbcli import shards
 from vbcli.errors import VbcliError
+from vbcli.files import read_json
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "manifest.json").is_file():
         return _describe_dataset(path)
     if (path / "config.json").is_file():
-        values = shards.read_json(path / "config.json")
+        values = read_json(path / "config.json")
         if isinstance(values, dict) and values.get("kind") in ("checkpoint", "vocabulary"):
             return _describe_artifact(path, values)
     raise VbcliError(
@@ -53,6 +54,6 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
 def _describe_artifact(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     described = {values["kind"]: str(path), **{k: v for k, v in values.items() if k not in ("kind", "splits")}}
     if values["kind"] == "vocabulary":
-        report = shards.read_json(path / "report.json")
+        report = read_json(path / "report.json")
         described["report"] = {k: v for k, v in report.items() if k != "counts"}
     return described

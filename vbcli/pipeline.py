@@ -20,11 +20,11 @@ import pyarrow as pa
 from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import VbcliError
+from vbcli.executors import ExecutorName, open_executor
 from vbcli.media import ffmpeg_build, find_ffmpeg
 from vbcli.runner import (
     Chain,
     Executor,
-    ExecutorName,
     Progress,
     RunReport,
     ShardInput,
@@ -34,7 +34,6 @@ from vbcli.runner import (
     dataset_inputs,
     last_run,
     no_progress,
-    open_executor,
     read_videos,
     run_stage,
 )
@@ -223,7 +222,7 @@ def tokenize_dataset(
         VbcliError: the vocabulary is of another encoder.
     """
     from vbcli.stages.tokenize import Relabel, Tokenize, relabel_inputs, tokenize_inputs
-    from vbcli.vocab import load_vocabulary
+    from vbcli.vocab.artifact import load_vocabulary
 
     options = options or RunOptions()
     manifest = shards.read_manifest(features_dir, "features")
@@ -289,7 +288,7 @@ def caption_dataset(
     from vbcli.stages.caption import Caption
     from vbcli.stages.encode import Encode
     from vbcli.stages.tokenize import Tokenize
-    from vbcli.vocab import load_vocabulary
+    from vbcli.vocab.artifact import load_vocabulary
 
     options = options or RunOptions()
     values = read_checkpoint_config(checkpoint_dir, "caption")

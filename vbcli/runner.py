@@ -1,4 +1,4 @@
-"""Stages, the one function that runs a stage over a shard, and the executors that call it.
+"""Stages, the one function that runs a stage over a shard, and the run over a dataset.
 
 A stage is a frozen dataclass: its fields are its configuration. It turns the rows of one input shard into the rows of
 one output shard and knows nothing of executors, files or resume.
@@ -9,31 +9,24 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import sys
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib import metadata
-from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from vbcli import shards
 from vbcli.config import config_hash, to_dict
 from vbcli.errors import ItemFailure, VbcliError
+from vbcli.files import read_json, write_atomic, write_json
 
 Rows = Iterator[pa.Table | ItemFailure]
 Process = Callable[[Rows], Rows]
-ExecutorName = Literal["serial", "processes"]
 
 
 class Stage(ABC):
@@ -206,120 +199,11 @@ def shard_key(stage: Stage, input_key: str) -> str:
     return config_hash([stage.name, stage.version, stage.identity(), input_key])
 
 
-# ---------------------------------------------------------------- executors
-
-
-@lru_cache(maxsize=4)
-def _opened(stage: Stage) -> Process:
-    return stage.open()
-
-
-def _run_in_worker(stage: Stage, job: ShardJob) -> ShardResult:
-    return run_shard(stage, _opened(stage), job)
-
-
-def _start_worker() -> None:
-    # The parent decides what an interrupt means; a worker that dies of it would break the pool.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 class Executor(ABC):
-    """Runs jobs of a stage; results come as they finish."""
+    """Runs jobs of a stage, here or elsewhere; results come as they finish."""
 
     @abstractmethod
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]: ...
-
-
-class SerialExecutor(Executor):
-    """Runs jobs one after the other in this process."""
-
-    def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
-        if not jobs:
-            return
-        process = stage.open()
-        for job in jobs:
-            yield run_shard(stage, process, job)
-
-
-class ProcessExecutor(Executor):
-    """Runs jobs in worker processes, at most one job a worker at a time."""
-
-    def __init__(self, pool: ProcessPoolExecutor, n_workers: int) -> None:
-        self.pool = pool
-        self.n_workers = n_workers
-
-    def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
-        waiting = iter(jobs)
-        running: dict[Future[ShardResult], ShardJob] = {}
-        try:
-            while True:
-                # Handing out one job a worker at a time keeps an interrupt short: nothing is queued behind it.
-                while len(running) < self.n_workers and (job := next(waiting, None)) is not None:
-                    with _interrupts_blocked():
-                        running[self.pool.submit(_run_in_worker, stage, job)] = job
-                if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    result = future.result()
-                    del running[future]
-                    yield result
-        except BrokenProcessPool as error:
-            names = " or ".join(str(j.output_path) for j in running.values())
-            raise VbcliError(
-                f"a worker process died while making {names}",
-                hint="often out of memory: give fewer --workers; run the same command again to go on",
-            ) from error
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes that start in the block never hear of an interrupt, not even while they load; ours comes after the block."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Starting the tracker unblocks the signal: it must run before.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-@contextmanager
-def open_executor(name: ExecutorName, n_workers: int) -> Iterator[Executor]:
-    """Opens an executor; worker processes live until the end of the block.
-
-    Args:
-        name: `serial` or `processes`.
-        n_workers: worker processes; 0 means one a core.
-    """
-    # Only Linux knows of cores that are not for us.
-    n_workers = n_workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if name == "serial" or n_workers == 1:
-        yield SerialExecutor()
-        return
-    # spawn: a forked child would inherit threads of torch and faiss in an undefined state.
-    pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
-        yield ProcessExecutor(pool, n_workers)
-    except KeyboardInterrupt:
-        # Unfinished shards are made anew by the next run: there is nothing to wait for.
-        for worker in active_children():
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 # ---------------------------------------------------------------- one run over a dataset
@@ -440,12 +324,12 @@ def carry_videos(source: Path, target: Path) -> None:
     check_same_videos(source, target)
     manifest = source / "manifest.json"
     if not (target / "manifest.json").exists():
-        shards.write_atomic(target / "manifest.json", manifest.read_bytes())
+        write_atomic(target / "manifest.json", manifest.read_bytes())
     for path in shards.list_shards(source):
         copy = target / path.name
         data = path.read_bytes()
         if not copy.exists() or copy.read_bytes() != data:
-            shards.write_atomic(copy, data)
+            write_atomic(copy, data)
 
 
 def check_same_videos(source: Path, target: Path) -> None:
@@ -488,13 +372,13 @@ def _record_run(report: RunReport, started: float, environment: dict[str, Any]) 
         },
         **environment,
     }
-    shards.write_json(report.output_dir / "_runs" / f"{stamp}-{platform.node()}-{os.getpid()}.json", json.loads(json.dumps(record)))
+    write_json(report.output_dir / "_runs" / f"{stamp}-{platform.node()}-{os.getpid()}.json", json.loads(json.dumps(record)))
 
 
 def last_run(output_dir: Path) -> dict[str, Any]:
     """The record of the newest run that did something; empty where there is none."""
     records = sorted((output_dir / "_runs").glob("*.json"))
-    return shards.read_json(records[-1]) if records else {}
+    return read_json(records[-1]) if records else {}
 
 
 def _package_version(name: str) -> str | None:

@@ -18,7 +18,6 @@ import hashlib
 import itertools
 import json
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,114 +28,11 @@ import pyarrow.parquet as pq
 
 from vbcli.digests import iter_bytes, table_digest
 from vbcli.errors import ItemFailure, VbcliError
+from vbcli.files import is_free, not_free, not_written, read_json, remove_stale, temporary_path, write_atomic, write_json
 
 FOOTER_KEY = b"vbcli"
 # Rows are gathered into row groups of about this size, by content alone, so that bytes do not depend on who wrote them.
 ROW_GROUP_BYTES = 8 << 20
-
-
-# ---------------------------------------------------------------- files that appear whole
-
-
-def write_atomic(path: Path, data: bytes, *, is_exclusive: bool = False) -> bool:
-    """Writes a file so that it is there complete or not at all.
-
-    Args:
-        is_exclusive: leave a file that is already there as it is.
-
-    Returns:
-        False where `is_exclusive` found the file there.
-    """
-    temporary = _temporary(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if not is_exclusive:
-                os.replace(temporary, path)
-                return True
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            return True
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise _not_written(path, error) from error
-
-
-def check_free(path: Path, own: tuple[str, ...] = ()) -> None:
-    """Refuses an output folder that holds something else.
-
-    Args:
-        own: names of what a run that was killed may have left there.
-
-    Raises:
-        VbcliError: it is a file, or holds other names.
-    """
-    if not _is_free(path, own):
-        raise _not_free(path)
-
-
-def _is_free(path: Path, own: tuple[str, ...]) -> bool:
-    return not path.exists() or (path.is_dir() and all(p.name in own or _is_temporary(p) for p in path.iterdir()))
-
-
-def _not_free(path: Path) -> VbcliError:
-    return VbcliError(f"{path} exists and is not an empty folder", hint="name a new folder, or delete this one")
-
-
-def _not_written(path: Path, error: OSError) -> VbcliError:
-    return VbcliError(f"cannot write {path}: {error.strerror or error}", hint="check free space and permissions")
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and ".tmp-" in path.name
-
-
-def _remove_stale(path: Path) -> None:
-    """Removes what processes of this machine left when they were killed while writing `path`."""
-    mine = _temporary(path).name.rpartition("-")[0]
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):
-        made_by, _, process_id = stale.name.rpartition("-")
-        # Another run may be making the same shard just now, here or on another machine: its file stays.
-        if made_by == mine and not _is_running(int(process_id)):
-            stale.unlink(missing_ok=True)
-
-
-def _is_running(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def write_json(path: Path, value: Any, *, is_exclusive: bool = False) -> bool:
-    """Writes JSON through `write_atomic`."""
-    return write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), is_exclusive=is_exclusive)
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; a damaged one is a `VbcliError` that names it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise VbcliError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VbcliError(f"{path} is not valid JSON: {error}") from error
-    except OSError as error:
-        raise VbcliError(f"{path} cannot be read: {error.strerror}") from error
 
 
 # ---------------------------------------------------------------- shards
@@ -168,17 +64,17 @@ class ShardWriter:
         self.path = path
         self.schema = schema
         self.n_rows = 0
-        self._temporary = _temporary(path)
+        self._temporary = temporary_path(path)
         self._video: list[pa.Table] = []
         self._group: list[pa.Table] = []
         self._group_bytes = 0
         self._digest = hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_stale(path)
+            remove_stale(path)
             self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", write_statistics=False, store_schema=True)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise not_written(path, error) from error
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -209,7 +105,7 @@ class ShardWriter:
                 os.fsync(file.fileno())
             os.replace(self._temporary, self.path)
         except OSError as error:
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
 
     def _end_video(self) -> None:
         if not self._video:
@@ -231,7 +127,7 @@ class ShardWriter:
         try:
             self._writer.write_table(table, row_group_size=table.num_rows)
         except OSError as error:
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
 
 
 def read_footer(path: Path) -> dict[str, Any]:
@@ -413,10 +309,10 @@ def check_manifest(dataset_dir: Path, stage: str, version: int, config: dict[str
         VbcliError: it says what differs.
     """
     # Looked into before the manifest is looked for: another machine may claim and fill the folder just now.
-    is_free = _is_free(dataset_dir, ("_plan", "videos"))
+    found_free = is_free(dataset_dir, ("_plan", "videos"))
     if not (dataset_dir / "manifest.json").exists():
-        if not is_free:
-            raise _not_free(dataset_dir)
+        if not found_free:
+            raise not_free(dataset_dir)
         return
     found = read_manifest(dataset_dir)
     if (found.stage, found.version) != (stage, version):

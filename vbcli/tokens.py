@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
-from vbcli.shards import read_json
+from vbcli.files import read_json
 from vbcli.transcripts import TranscriptSegment, assign_segments, best_spans
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -20,9 +20,10 @@ from vbcli import shards
 from vbcli.cli.app import main
 from vbcli.encoders import load_encoder
 from vbcli.errors import VbcliError
+from vbcli.executors import ExecutorName
 from vbcli.models.decoding import DecodingConfig
 from vbcli.pipeline import RunOptions, caption_dataset, encode_dataset, extract_videos, refresh_text, tokenize_dataset
-from vbcli.runner import ExecutorName, read_videos
+from vbcli.runner import read_videos
 from vbcli.stages.extract import Extract
 from vbcli.training.batches import read_tokens
 

@@ -20,7 +20,8 @@ from vbcli.models.exchange import export_transformers
 from vbcli.models.videobert import VideoBert
 from vbcli.tokens import pack, train_text_vocabulary
 from vbcli.training.batches import Batch, collate
-from vbcli.vocab import VocabConfig, fit_vocabulary
+from vbcli.vocab.build import fit_vocabulary
+from vbcli.vocab.config import VocabConfig
 
 TEXT = train_text_vocabulary(["a red ball falls and a green cube rises", "two white rings circle around the black star"])
 N_VISUAL, P = 7, 5

@@ -15,7 +15,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from vbcli.metrics import score_captions
+from vbcli.metrics.captions import score_captions
 from vbcli.ptb import caption_tokens, ptb_tokens
 
 DATA_DIR = Path(__file__).parents[2] / "../shared/data"

@@ -14,7 +14,9 @@ from vbcli.models.videobert import VideoBert
 from vbcli.stages.caption import _windows, caption_videos
 from vbcli.tokens import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
-from vbcli.vocab import VocabConfig, fit_vocabulary, save_vocabulary
+from vbcli.vocab.artifact import save_vocabulary
+from vbcli.vocab.build import fit_vocabulary
+from vbcli.vocab.config import VocabConfig
 
 RNG = np.random.default_rng(3)
 TEXT = train_text_vocabulary(["a red ball falls", "the blue cube grows and then it shrinks"])

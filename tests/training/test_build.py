@@ -14,7 +14,9 @@ from vbcli.models.checkpoint import save_checkpoint
 from vbcli.training.batches import SegmentRow, VideoTokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest, minilm_dir
 from vbcli.training.options import FitOptions
-from vbcli.vocab import VocabConfig, Vocabulary, fit_vocabulary, load_vocabulary, save_vocabulary
+from vbcli.vocab.artifact import Vocabulary, load_vocabulary, save_vocabulary
+from vbcli.vocab.build import fit_vocabulary
+from vbcli.vocab.config import VocabConfig
 
 PRETRAIN, CAPTION = FitOptions("pretrain"), FitOptions("caption")
 

@@ -117,7 +117,8 @@ def build_vocab(
     if dataset_kind(source) == "frames":
         _encode_frames(source, places.features_dir)
         source = places.features_dir
-    from vbcli.vocab import VocabConfig, build_vocabulary
+    from vbcli.vocab.build import build_vocabulary
+    from vbcli.vocab.config import VocabConfig
 
     config = VocabConfig(branching, levels, n_components, whitening, min_points, seed=seed)
     report = build_vocabulary(source, target, config).report

@@ -223,7 +223,7 @@ def caption(
 
 def _after_captioning(target: Path, file_format: CaptionFormat) -> None:
     from vbcli.exports import export_captions
-    from vbcli.metrics import caption_alarms
+    from vbcli.metrics.captions import caption_alarms
 
     if file_format is not CaptionFormat.parquet:
         console.note(f"caption: wrote {export_captions(target, file_format.value)}")

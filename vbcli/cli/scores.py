@@ -33,7 +33,7 @@ def evaluate(
     videos shuffled (mean of 20 permutations).
     """
     from vbcli.evaluation import evaluate_captions, read_captions, read_references
-    from vbcli.metrics import load_lexicon
+    from vbcli.metrics.mentions import load_lexicon
     from vbcli.pipeline import dataset_kind
 
     places = Places(workspace)

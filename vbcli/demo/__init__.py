@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,8 @@ from vbcli.demo.language import build_lexicon, write_captions, write_narration, 
 from vbcli.demo.render import write_clip
 from vbcli.demo.world import ACTIONS, COLOURS, SHAPES, Clip, plan_clips
 from vbcli.errors import VbcliError
-from vbcli.shards import check_free
+from vbcli.files import check_free
+from vbcli.workers import count_cores, open_pool, submit
 
 N_CAPTIONS = 3
 MIN_VIDEOS = 3
@@ -104,10 +102,8 @@ def _write_texts(clips: list[Clip], out_dir: Path) -> tuple[int, int]:
 
 
 def _write_videos(clips: list[Clip], videos_dir: Path) -> None:
-    n_workers = min(len(clips), os.cpu_count() or 1)
-    # Not forked: a parent that has run torch may hold locks that its copy never gets.
-    with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [(clip, pool.submit(write_clip, clip, videos_dir / clip.name)) for clip in clips]
+    with open_pool(min(len(clips), count_cores())) as pool:
+        jobs = [(clip, submit(pool, write_clip, clip, videos_dir / clip.name)) for clip in clips]
         for clip, job in jobs:
             try:
                 job.result()

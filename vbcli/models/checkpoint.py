@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from vbcli.config import BartConfig, VideoBertConfig, from_dict, to_dict
 from vbcli.errors import VbcliError
+from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.videobert import VideoBert
-from vbcli.shards import read_json, write_atomic, write_json
 from vbcli.tokens import TextVocabulary, load_text_vocabulary
-from vbcli.vocab import Vocabulary, load_vocabulary
+from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 
 
 @dataclass

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from vbcli.files import check_free, write_atomic, write_json
 from vbcli.models.bart import POSITION_OFFSET, Captioner, bart_block_name, decoder_to_bart_state
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.videobert import VideoBert, check_has_one_stream, to_bert_state
-from vbcli.shards import check_free, write_atomic, write_json
 from vbcli.tokens import TextVocabulary
 
 BLOCKED = float("-inf")

@@ -15,6 +15,7 @@ import pyarrow as pa
 from vbcli import captionfiles, shards, transcripts
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
+from vbcli.files import read_json, write_json
 from vbcli.media import VIDEO_SUFFIXES, open_path, probe_video
 from vbcli.runner import Process, Rows, ShardInput, Stage
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
@@ -141,13 +142,13 @@ def update_plan(dataset_dir: Path, found: Sequence[ScannedVideo]) -> tuple[list[
 
 
 def _read_plans(plan_dir: Path) -> list[list[dict[str, Any]]]:
-    return [shard for path in sorted(plan_dir.glob("*.json")) for shard in shards.read_json(path)["shards"]]
+    return [shard for path in sorted(plan_dir.glob("*.json")) for shard in read_json(path)["shards"]]
 
 
 def _write_plan(path: Path, found: Sequence[ScannedVideo]) -> None:
     groups = [found[i : i + VIDEOS_PER_SHARD] for i in range(0, len(found), VIDEOS_PER_SHARD)]
     # Exclusive: of two machines that start at once, one writes the plan and both follow it.
-    shards.write_json(path, {"shards": [[vars(v) for v in group] for group in groups]}, is_exclusive=True)
+    write_json(path, {"shards": [[vars(v) for v in group] for group in groups]}, is_exclusive=True)
 
 
 # ---------------------------------------------------------------- text

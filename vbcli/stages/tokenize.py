@@ -17,7 +17,8 @@ from vbcli.runner import Process, Rows, ShardInput, Stage, dataset_inputs, read_
 from vbcli.schemas import VIDEOS, tokens_schema
 from vbcli.tokens import segment_clips
 from vbcli.transcripts import TranscriptSegment
-from vbcli.vocab import Vocabulary, feature_matrix, load_vocabulary
+from vbcli.vocab.artifact import Vocabulary, load_vocabulary
+from vbcli.vocab.build import feature_matrix
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from vbcli import shards
 from vbcli.config import BartConfig, VideoBertConfig, config_hash, load_preset, preset_names
 from vbcli.digests import file_sha256
 from vbcli.encoders import read_weights
 from vbcli.errors import VbcliError
+from vbcli.files import read_json
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, init_visual_rows, load_checkpoint
 from vbcli.models.transformer import shrink_and_perturb
@@ -21,7 +21,7 @@ from vbcli.models.videobert import VideoBert, load_bert_state
 from vbcli.tokens import TextVocabulary, load_text_vocabulary, train_text_vocabulary
 from vbcli.training.batches import VideoTokens
 from vbcli.training.options import FitOptions
-from vbcli.vocab import Vocabulary
+from vbcli.vocab.artifact import Vocabulary
 
 # A captioner's norm: BERT's 1e-12 becomes BART's 1e-5 when it is initialised, before it is fine-tuned.
 BART_LAYER_NORM_EPS = 1e-5
@@ -50,13 +50,13 @@ def find_init(options: FitOptions, on_note: Callable[[str], None]) -> Path | Non
 def init_digest(init: Path) -> str:
     """What is in the folder `init`: equal for equal weights, wherever they lie."""
     if _is_checkpoint(init):
-        return str(shards.read_json(init / "config.json")["model_sha256"])
+        return str(read_json(init / "config.json")["model_sha256"])
     return config_hash([file_sha256(init / name) for name in BERT_FILES])
 
 
 def _is_checkpoint(path: Path) -> bool:
     config = path / "config.json"
-    return config.is_file() and shards.read_json(config).get("kind") == "checkpoint"
+    return config.is_file() and read_json(config).get("kind") == "checkpoint"
 
 
 def build_checkpoint(options: FitOptions, init: Path | None, visual: Vocabulary, vocab_dir: Path, train: list[VideoTokens]) -> Checkpoint:

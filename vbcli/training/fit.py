@@ -12,6 +12,7 @@ import torch
 from vbcli import shards
 from vbcli.config import config_hash, to_dict
 from vbcli.errors import VbcliError
+from vbcli.files import check_free
 from vbcli.memory import keep_freed_memory
 from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.videobert import VideoBert
@@ -23,7 +24,7 @@ from vbcli.training.options import FitOptions, train_config
 from vbcli.training.pretrain import PretrainTask
 from vbcli.training.tasks import Task, split_videos
 from vbcli.training.trainer import Trainer, TrainProgress, TrainResult
-from vbcli.vocab import load_vocabulary
+from vbcli.vocab.artifact import load_vocabulary
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def fit(
     identity = _identity(tokens_dir, options, init)
     if (checkpoint_dir / "config.json").is_file():
         return _already_trained(checkpoint_dir, options, identity)
-    shards.check_free(checkpoint_dir, ("_training", "metrics.jsonl", "model.safetensors", "tokenizer.json", "vocab"))
+    check_free(checkpoint_dir, ("_training", "metrics.jsonl", "model.safetensors", "tokenizer.json", "vocab"))
     videos = read_tokens(tokens_dir)
     train, validation, note = split_videos(videos, options.split)
     if note:

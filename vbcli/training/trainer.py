@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vbcli import shards
 from vbcli.config import config_hash, to_dict
 from vbcli.errors import VbcliError
+from vbcli.files import write_atomic
 from vbcli.training.tasks import StepResult, Task
 
 
@@ -228,9 +228,9 @@ class Trainer:
             },
             buffer,
         )
-        shards.write_atomic(self._state_path, buffer.getvalue())
+        write_atomic(self._state_path, buffer.getvalue())
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
-        shards.write_atomic(self.checkpoint_dir / "metrics.jsonl", lines.encode())
+        write_atomic(self.checkpoint_dir / "metrics.jsonl", lines.encode())
 
     def _load_state(self) -> None:
         if not self._state_path.is_file():

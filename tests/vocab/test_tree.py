@@ -1,0 +1,79 @@
+"""The tree against FAISS's k-means and walks by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import faiss
+import numpy as np
+import pytest
+
+from vbcli.errors import VbcliError
+from vbcli.vocab.build import fit_vocabulary
+from vbcli.vocab.config import VocabConfig
+from vbcli.vocab.tree import assign_descent, fit_tree
+
+RNG = np.random.default_rng(0)
+
+
+CENTRES = RNG.normal(0, 10, (9, 6)).astype(np.float32)
+
+
+def blobs(n=900):
+    which = RNG.integers(0, 9, n)
+    return (CENTRES[which] + RNG.normal(0, 0.2, (n, 6))).astype(np.float32), which
+
+
+def brute_nearest(vectors, centroids):
+    return ((vectors[:, None] - centroids[None]) ** 2).sum(2).argmin(1)
+
+
+def test_tree_finds_the_blobs_and_leaves_are_used():
+    x, which = blobs()
+    tree = fit_tree(x, VocabConfig(branching=3, levels=2, min_points=5))
+    tokens = assign_descent(tree, x)
+    assert tree.n_tokens == 9
+    assert set(tokens) == set(range(9))
+    # A token holds what its centroid is nearest to among its sisters: hardly any blob is cut in two.
+    pairs = Counter((int(t), int(w)) for t, w in zip(tokens, which, strict=True))
+    assert sum(n for _, n in pairs.most_common(9)) > 0.6 * len(x)
+
+
+def test_descent_equals_a_walk_by_hand():
+    x, _ = blobs()
+    tree = fit_tree(x, VocabConfig(branching=4, levels=3, min_points=5))
+    probes = RNG.normal(0, 10, (50, 6)).astype(np.float32)
+    for probe, token in zip(probes, assign_descent(tree, probes), strict=True):
+        node = 0
+        while tree.first_child[node] >= 0:
+            start = tree.first_child[node]
+            below = tree.children[start : start + tree.n_children[node]]
+            node = below[((tree.centroids[below] - probe) ** 2).sum(1).argmin()]
+        assert tree.tokens[node] == token
+
+
+def test_flat_vocabulary_is_faiss_kmeans():
+    x, _ = blobs()
+    vocabulary = fit_vocabulary(x, VocabConfig(branching=9, levels=1, n_components=0, min_points=1), {})
+    kmeans = faiss.Kmeans(6, 9, niter=20, seed=1, min_points_per_centroid=1, max_points_per_centroid=900)
+    kmeans.train(x)
+    assert kmeans.centroids is not None
+    np.testing.assert_allclose(vocabulary.tree.leaf_centroids, kmeans.centroids, rtol=1e-5)
+
+
+def test_a_node_sees_all_of_its_vectors_not_256_a_centroid():
+    # 12,000 vectors for two centroids: a sample of 512 would put the means visibly elsewhere.
+    x = np.concatenate([RNG.normal(0, 1, (6000, 2)), RNG.normal(50, 1, (6000, 2))]).astype(np.float32)
+    tree = fit_tree(x, VocabConfig(branching=2, levels=1, min_points=1))
+    expected = np.stack([x[:6000].mean(0), x[6000:].mean(0)])
+    found = tree.leaf_centroids[np.argsort(tree.leaf_centroids[:, 0])]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_small_and_constant_data_give_a_smaller_tree():
+    x = np.ones((40, 3), np.float32)
+    vocabulary = fit_vocabulary(x, VocabConfig(min_points=5, n_components=0), {})
+    assert vocabulary.n_tokens == 1
+    assert vocabulary.report["quantisation_error"] < 1e-5
+    with pytest.raises(VbcliError, match="3 clips are not enough"):
+        fit_vocabulary(x[:3], VocabConfig(), {})

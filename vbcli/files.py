@@ -1,0 +1,112 @@
+"""Files that appear whole, and folders that are free."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from vbcli.errors import VbcliError
+
+
+def write_atomic(path: Path, data: bytes, *, is_exclusive: bool = False) -> bool:
+    """Writes a file so that it is there complete or not at all.
+
+    Args:
+        is_exclusive: leave a file that is already there as it is.
+
+    Returns:
+        False where `is_exclusive` found the file there.
+    """
+    temporary = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if not is_exclusive:
+                os.replace(temporary, path)
+                return True
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def check_free(path: Path, own: tuple[str, ...] = ()) -> None:
+    """Refuses an output folder that holds something else.
+
+    Args:
+        own: names of what a run that was killed may have left there.
+
+    Raises:
+        VbcliError: it is a file, or holds other names.
+    """
+    if not is_free(path, own):
+        raise not_free(path)
+
+
+def is_free(path: Path, own: tuple[str, ...]) -> bool:
+    return not path.exists() or (path.is_dir() and all(p.name in own or _is_temporary(p) for p in path.iterdir()))
+
+
+def not_free(path: Path) -> VbcliError:
+    return VbcliError(f"{path} exists and is not an empty folder", hint="name a new folder, or delete this one")
+
+
+def not_written(path: Path, error: OSError) -> VbcliError:
+    return VbcliError(f"cannot write {path}: {error.strerror or error}", hint="check free space and permissions")
+
+
+def temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and ".tmp-" in path.name
+
+
+def remove_stale(path: Path) -> None:
+    """Removes what processes of this machine left when they were killed while writing `path`."""
+    mine = temporary_path(path).name.rpartition("-")[0]
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        made_by, _, process_id = stale.name.rpartition("-")
+        # Another run may be making the same shard just now, here or on another machine: its file stays.
+        if made_by == mine and not _is_running(int(process_id)):
+            stale.unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_json(path: Path, value: Any, *, is_exclusive: bool = False) -> bool:
+    """Writes JSON through `write_atomic`."""
+    return write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), is_exclusive=is_exclusive)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; a damaged one is a `VbcliError` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise VbcliError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VbcliError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise VbcliError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Scores, and what to read them beside: captions, what they mention, baselines."""

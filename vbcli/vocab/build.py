@@ -1,0 +1,141 @@
+"""Building a visual vocabulary from features, with a quality report.
+
+Notation: N vectors, D dimensions of a feature, P dimensions after the projection, K visual tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vbcli import shards
+from vbcli.config import config_hash
+from vbcli.errors import VbcliError
+from vbcli.files import check_free, read_json
+from vbcli.splits import assign_splits
+from vbcli.vocab.artifact import Vocabulary, load_vocabulary, save_vocabulary
+from vbcli.vocab.config import VocabConfig
+from vbcli.vocab.projection import fit_projection
+from vbcli.vocab.tree import fit_tree, nearest
+
+
+def fit_vocabulary(features: np.ndarray, config: VocabConfig, encoder: dict[str, Any]) -> Vocabulary:
+    """Fits projection and tree.
+
+    Args:
+        features: float (N, D), one row a clip; of the training split.
+
+    Raises:
+        VbcliError: too few vectors.
+    """
+    if len(features) < 2 * config.min_points:
+        raise VbcliError(
+            f"{len(features)} clips are not enough for a visual vocabulary: at least {2 * config.min_points} are needed",
+            hint="encode more or longer videos, or lower --min-points",
+        )
+    blocks = encoder.get("block_dims")
+    projection = fit_projection(features, config.n_components, config.whitening, config.seed, tuple(blocks) if blocks else None)
+    projected = np.concatenate([projection.apply(block) for block in np.array_split(features, max(1, len(features) // 8192))])
+    vocabulary = Vocabulary(config, projection, fit_tree(projected, config), encoder)
+    vocabulary.report = quality_report(vocabulary, projected)
+    return vocabulary
+
+
+def quality_report(vocabulary: Vocabulary, projected: np.ndarray) -> dict[str, Any]:
+    """How well the tokens stand for the vectors.
+
+    Args:
+        projected: float32 (N, P).
+
+    Returns:
+        Numbers of vectors and tokens, mean squared error and its share of the variance, tokens used, perplexity of their
+        use, share of the variance kept by the projection, and counts by token.
+    """
+    tokens = vocabulary.assign(projected)
+    counts = np.bincount(tokens, minlength=vocabulary.n_tokens)
+    error = float(((projected - vocabulary.tree.leaf_centroids[tokens]) ** 2).sum(1).mean())
+    variance = float(projected.var(0).sum())
+    share = counts[counts > 0] / counts.sum()
+    return {
+        "n_vectors": len(projected),
+        "n_tokens": vocabulary.n_tokens,
+        "n_tokens_full_tree": vocabulary.config.branching**vocabulary.config.levels,
+        "n_tokens_used": int((counts > 0).sum()),
+        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        "quantisation_error": error,
+        "quantisation_error_share": error / max(variance, 1e-12),
+        "variance_kept": vocabulary.projection.kept,
+        "counts": counts.tolist(),
+    }
+
+
+def find_exemplars(vocabulary: Vocabulary, projected: np.ndarray) -> np.ndarray:
+    """Index of the vector nearest to each centroid.
+
+    Args:
+        projected: float32 (N, P).
+
+    Returns:
+        int64 (K,).
+    """
+    return nearest(vocabulary.tree.leaf_centroids, projected)
+
+
+def feature_matrix(table: pa.Table) -> np.ndarray:
+    """The feature column of a table as an array.
+
+    Returns:
+        float16 or float32 (N, C * D).
+    """
+    column = table.column("feature").combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -> Vocabulary:
+    """Fits a vocabulary on the training videos of a features dataset and saves it with its exemplars.
+
+    A vocabulary that is there already is loaded. Where the dataset names no split, one is assigned and stored with the vocabulary, so that
+    later stages use the same.
+
+    Raises:
+        VbcliError: the dataset holds no features, or too few, or the folder a vocabulary of other options or features.
+    """
+    manifest = shards.read_manifest(features_dir, "features")
+    digests = [shards.input_digest(p, None) for p in shards.list_shards(features_dir)]
+    named_splits = [shards.input_digest(p, ["video_id", "split"]) for p in shards.list_shards(features_dir / "videos")]
+    source = config_hash([digests, named_splits])
+    if (vocab_dir / "config.json").is_file():
+        found = load_vocabulary(vocab_dir)
+        if found.config != config or found.source != source:
+            differs = "options" if found.config != config else "features"
+            raise VbcliError(
+                f"{vocab_dir} holds a visual vocabulary built with other {differs}",
+                hint="name another vocabulary folder, or remove this one",
+            )
+        found.report = read_json(vocab_dir / "report.json")
+        return found
+    check_free(vocab_dir, ("vocabulary.safetensors", "report.json", "exemplars.json"))
+    tables = [table for path in shards.list_shards(features_dir) for table in shards.iter_videos(path)]
+    if not tables:
+        raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")
+    video_ids = [table.column("video_id")[0].as_py() for table in tables]
+    rows = pa.concat_tables(shards.read_shard(p, columns=["video_id", "split"]) for p in shards.list_shards(features_dir / "videos"))
+    named = dict(zip(rows.column("video_id").to_pylist(), rows.column("split").to_pylist(), strict=True))
+    given = [named.get(v) for v in video_ids]
+    means = np.stack([feature_matrix(t).mean(0, dtype=np.float32) for t in tables])
+    splits = assign_splits(video_ids, given, means, config.seed)
+    training = [t for t, split in zip(tables, splits, strict=True) if split == "train"] or tables
+    features = np.concatenate([feature_matrix(t) for t in training])
+    vocabulary = fit_vocabulary(features, config, manifest.facts["encoder"])
+    vocabulary.source = source
+    vocabulary.splits = {} if any(given) else dict(zip(video_ids, splits, strict=True))
+    projected = vocabulary.project(features)
+    origin = [(v, s) for t in training for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
+    exemplars = [
+        {"token": k, "video_id": origin[i][0], "start_s": origin[i][1]} for k, i in enumerate(find_exemplars(vocabulary, projected))
+    ]
+    save_vocabulary(vocabulary, vocab_dir, exemplars)
+    return vocabulary

@@ -1,0 +1,43 @@
+"""How a visual vocabulary is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vbcli.errors import VbcliError
+
+MAX_LEVELS = 16
+
+
+@dataclass(frozen=True)
+class VocabConfig:
+    """How a vocabulary is built.
+
+    Args:
+        branching: children of a node.
+        levels: depth of the tree; 1 is flat k-means with `branching` clusters.
+        n_components: principal components that features are reduced to before clustering; 0 clusters them as they are.
+        whitening: each component is divided by its standard deviation to this power: 0 no, 1 full whitening.
+        min_points: a node gets at most (its vectors / min_points) children, so that small data gives a smaller tree.
+        n_iterations: of each k-means.
+        assignment: `exact` is the nearest of all leaves, `descent` follows the tree.
+        seed: of the k-means and of the projection.
+    """
+
+    branching: int = 12
+    levels: int = 4
+    n_components: int = 128
+    whitening: float = 0.5
+    min_points: int = 8
+    n_iterations: int = 20
+    assignment: Literal["exact", "descent"] = "exact"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.branching < 2:
+            raise VbcliError(f"--branching {self.branching} is below 2")
+        if not 1 <= self.levels <= MAX_LEVELS:
+            raise VbcliError(f"--levels {self.levels} is not between 1 and {MAX_LEVELS}")
+        if not 0 <= self.whitening <= 1:
+            raise VbcliError(f"--whitening {self.whitening:g} is not between 0 and 1")
