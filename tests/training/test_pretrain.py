@@ -93,3 +93,14 @@ def test_regimes_show_one_modality(weights, has_text, has_video):
         packed, _, aligned = made._draw(made.parts[0], row, 0)
         n_text = int((packed.token_type_ids == 0).sum()) - 2
         assert (n_text > 0, bool((packed.token_type_ids[:-1] == 1).any()), aligned) == (has_text, has_video, IGNORED)
+
+
+def test_video_without_any_text_is_learned_from():
+    """Its vocabulary has no words: there is nothing that a masked word could be replaced by."""
+    text = train_text_vocabulary([])
+    video = talk(3, 5)
+    for segment in video.segments:
+        segment.text = ""
+    config = VideoBertConfig(1, 16, 2, 32, n_text_tokens=text.n_tokens, n_visual_tokens=100, feature_dim=2)
+    made = PretrainTask(VideoBert(config), text, [video], [video])
+    assert set(made.step([0, 1, 2], 0).losses) == {"visual"}

@@ -39,7 +39,7 @@ def mask_tokens(
     Args:
         input_ids: int64 (S,).
         can_mask: bool (S,), False on special tokens and on the other modality.
-        id_range: random tokens are drawn from first <= id < last.
+        id_range: random tokens are drawn from first <= id < last; it may be empty where nothing can be masked.
         mask_id: id of [MASK].
     """
     is_target = can_mask & (rng.random(len(input_ids)) < rate)
@@ -49,5 +49,5 @@ def mask_tokens(
     is_masked = is_target & (fate < SHARE_MASKED)
     is_random = is_target & (fate >= SHARE_MASKED) & (fate < SHARE_MASKED + SHARE_RANDOM)
     masked = np.where(is_masked, mask_id, input_ids)
-    masked = np.where(is_random, rng.integers(*id_range, size=len(input_ids)), masked)
+    masked[is_random] = rng.integers(*id_range, size=int(is_random.sum()))
     return MaskedTokens(masked, is_target, is_masked | is_random)

@@ -147,9 +147,7 @@ class PretrainTask(Task[VideoBert, tuple[VideoTokens, int]]):
         ids = packed.input_ids
         is_text = (packed.token_type_ids == 0) & ~np.isin(ids, [*self.text.special_ids, config.boundary_token_id])
         text = mask_tokens(ids, is_text, (len(self.text.special_ids), config.n_text_tokens), self.text.mask_id, rng)
-        visual = mask_tokens(
-            ids, packed.feature_mask, (config.first_visual_id, max(config.n_tokens, config.first_visual_id + 1)), self.text.mask_id, rng
-        )
+        visual = mask_tokens(ids, packed.feature_mask, (config.first_visual_id, config.n_tokens), self.text.mask_id, rng)
         hidden_ids = np.where(packed.feature_mask, visual.input_ids, text.input_ids)
         targets = np.where(text.is_target | visual.is_target, ids, IGNORED)
         masked = PackedSequence(hidden_ids, packed.token_type_ids, packed.feature_mask & ~visual.is_hidden, packed.features)

@@ -1,0 +1,32 @@
+"""The map commands as functions: what they tell of the videos they were given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vbcli.encoders import load_encoder
+from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
+from vbcli.stages.extract import Extract
+
+
+def test_videos_that_were_cut_off_are_named_and_used(make_video, tmp_path: Path):
+    videos = tmp_path / "videos"
+    make_video(videos / "whole.mp4", duration_s=8)
+    made = make_video(tmp_path / "made.mp4", duration_s=8, arguments=("-movflags", "+faststart"))
+    (videos / "cut.mp4").write_bytes(made.read_bytes()[: made.stat().st_size // 2])
+    notes: list[str] = []
+    options = RunOptions("serial", on_note=notes.append)
+    report = extract_videos(videos, tmp_path / "frames", Extract(size_px=32), options=options)
+    assert report.n_failed == 0
+    assert 16 < report.n_rows < 32
+    (note,) = notes
+    assert note.startswith("1 videos end long before their containers say, first cut.mp4 (")
+    assert "of 8.0 s)" in note
+
+    notes.clear()
+    encode_dataset(videos, tmp_path / "features", load_encoder("timm:tf_efficientnet_lite0", clip_s=0.5).spec, options=options)
+    assert [n for n in notes if "cut.mp4" in n] == notes
+    assert len(notes) == 1
+    # Told once, by the run that made it.
+    extract_videos(videos, tmp_path / "frames", Extract(size_px=32), options=options)
+    assert len(notes) == 1
