@@ -22,7 +22,7 @@ LAYERS = [
     {"runner", "executors", "encoders", "vocab", "tokens"},
     {"models"},
     {"training", "stages"},
-    {"evaluation", "exports", "inspection", "demo"},
+    {"evaluation", "exports", "inspection", "demo", "cloze"},
     {"pipeline"},
     {"cli"},
 ]

@@ -296,7 +296,7 @@ def caption_dataset(
     if kind not in (None, "tokens"):
         raise VbcliError(f"{source} is a {kind} dataset: caption takes a folder of videos or a tokens dataset")
     if kind == "tokens":
-        _check_vocabulary(source, checkpoint_dir, values)
+        check_vocabulary(source, checkpoint_dir, values["visual_vocabulary_sha256"])
         _check_split(source, split)
     videos_dir = str((source if kind else captions_dir) / "videos")
     caption = Caption(str(checkpoint_dir), values["model_sha256"], decoding, videos_dir, split, device, threads)
@@ -325,8 +325,13 @@ def _check_split(tokens_dir: Path, split: str | None) -> None:
         raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'", hint=f"there is: {', '.join(sorted(known)) or 'none'}")
 
 
-def _check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, values: dict[str, Any]) -> None:
-    if shards.read_manifest(tokens_dir).facts["vocab_sha256"] != values["visual_vocabulary_sha256"]:
+def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) -> None:
+    """Refuses tokens of another visual vocabulary than a checkpoint's.
+
+    Raises:
+        VbcliError: they are of another, or `tokens_dir` is no tokens dataset.
+    """
+    if shards.read_manifest(tokens_dir, "tokens").facts["vocab_sha256"] != vocab_sha256:
         raise VbcliError(
             f"{tokens_dir} was tokenised with another visual vocabulary than the checkpoint {checkpoint_dir} knows",
             hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}, or caption the folder of videos",

@@ -66,13 +66,20 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A command in its own process group; the group is dead at the end of the block."""
     command = [sys.executable, "-m", "vbcli.cli.app", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_hear_interrupts
+    )
     try:
         yield process
     finally:
         if living(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def _hear_interrupts() -> None:
+    """A shell starts what it runs in the background deaf to interrupts, and so these tests where they run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def living(group_id: int) -> list[int]:

@@ -26,6 +26,13 @@ def test_rates_are_bert_s():
     assert_rate(0.10 + 0.10 / 990, int((masked.input_ids[masked.is_target] == ids[masked.is_target]).sum()), n_target)
 
 
+def test_the_rate_of_short_rows_is_that_of_long_ones():
+    rng = np.random.default_rng(1)
+    ids = np.arange(10, 15)
+    counts = [int(mask_tokens(ids, np.ones(5, bool), (10, 20), MASK_ID, rng).is_target.sum()) for _ in range(20_000)]
+    assert abs(sum(counts) / 100_000 - 0.15) < 3 * (0.15 * 0.85 / 100_000) ** 0.5
+
+
 @given(st.integers(0, 2**32 - 1), st.lists(st.booleans(), min_size=1, max_size=60))
 def test_only_what_may_be_masked_is(seed, allowed):
     can_mask = np.array(allowed)
@@ -36,4 +43,3 @@ def test_only_what_may_be_masked_is(seed, allowed):
     assert (masked.input_ids[~masked.is_hidden] == ids[~masked.is_hidden]).all()
     replaced = masked.input_ids[masked.is_hidden]
     assert ((replaced == MASK_ID) | ((replaced >= 10) & (replaced < 20))).all()
-    assert masked.is_target.any() == can_mask.any()

@@ -11,12 +11,14 @@ from torch.nn import functional as F
 from vbcli.config import BartConfig, VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder, Captioner
+from vbcli.models.dropout import key_dropout
 from vbcli.models.videobert import VideoBert
 from vbcli.tokens import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens, choose_clips, collate
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.pretrain import PretrainTask
-from vbcli.training.tasks import split_videos
+from vbcli.training.tasks import TRAINING, split_videos
+from vbcli.training.tasks import VALIDATION as VALIDATION_PART
 from vbcli.training.trainer import TrainConfig, Trainer
 
 COLOURS = ("red", "green", "blue", "white")
@@ -120,12 +122,12 @@ def test_a_captioner_learns_what_the_video_decides(tmp_path):
     assert result.best_loss < 0.15
 
 
-def test_weights_with_the_best_validation_loss_are_kept(tmp_path):
+def test_weights_with_the_best_validation_loss_are_kept(tmp_path, losses_of):
     task = caption_task()
     trainer = Trainer(task, replace(SETTINGS, learning_rate=0.3, max_steps=40, patience=3), tmp_path, {}, lambda now: None)
     result = trainer.run()
-    again = task.step(range(task.n_validation), 0, is_validation=True).losses["caption"]
-    assert float(again.total.detach()) / again.count == pytest.approx(result.best_loss, rel=1e-5)
+    total, count = losses_of(task, range(task.n_validation), 0, VALIDATION_PART, False)["caption"]
+    assert total / count == pytest.approx(result.best_loss, rel=1e-5)
     assert result.best_loss == min(row["validation"]["loss"] for row in trainer.history if "validation" in row)
 
 
@@ -165,43 +167,90 @@ def test_a_loss_that_is_no_number_stops(tmp_path):
         Trainer(task, SETTINGS, tmp_path, {}, lambda now: None).run()
 
 
+def test_features_that_are_no_numbers_are_named_with_their_shard(tmp_path):
+    bad = replace(video(3), shard="tokens/shard-00001.parquet")
+    bad.segments[0].features[2] = np.nan
+    task = CaptionTask(captioner(), TEXT, [*VIDEOS[:3], bad, *VIDEOS[4:]], VALIDATION)
+    with pytest.raises(VbcliError, match=r"the loss of v03\.mp4 in tokens/shard-00001\.parquet is nan"):
+        Trainer(task, SETTINGS, tmp_path, {}, lambda now: None).run()
+
+
+def test_the_learning_rate_rises_and_falls_as_stated(tmp_path):
+    settings = replace(SETTINGS, max_steps=12, warmup_steps=2, learning_rate=1.0)
+    linear = Trainer(caption_task(), replace(settings, schedule="linear"), tmp_path, {}, print)
+    assert [linear._learning_rate(s) for s in (0, 1, 2, 7, 12)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+    cosine = Trainer(caption_task(), settings, tmp_path, {}, print)
+    assert [cosine._learning_rate(s) for s in (0, 1, 2, 7, 12)] == pytest.approx([0.5, 1, 1, 0.55, 0.1])
+
+
+def test_what_tensorboard_shows_is_the_curve(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Trainer(caption_task(), SETTINGS, tmp_path, {}, lambda now: None).run()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = curve(tmp_path)
+    assert [(e.step, e.value) for e in board.Scalars("loss")] == [(r["step"], pytest.approx(r["loss"])) for r in rows]
+    validated = [(r["step"], pytest.approx(r["validation"]["caption"])) for r in rows if "validation" in r]
+    assert [(e.step, e.value) for e in board.Scalars("validation/caption")] == validated
+
+
 def test_weights_that_diverge_at_the_last_step_stop_too(tmp_path):
     with pytest.raises(VbcliError, match="the validation loss became nan at step 1"):
         Trainer(caption_task(), replace(SETTINGS, max_steps=1, eval_every=1, learning_rate=1e30), tmp_path, {}, lambda now: None).run()
     assert not (tmp_path / "_training").exists()
 
 
-def test_rows_do_not_depend_on_their_batch():
-    task = PretrainTask(encoder(dropout=0.0), TEXT, VIDEOS, VALIDATION)
-    task.model.eval()
-    together = task.step(range(8), 3).losses
-    apart = [task.step([row], 3).losses for row in range(8)]
-    for name, loss in together.items():
-        parts = [a[name] for a in apart if name in a]
-        assert loss.count == sum(p.count for p in parts)
-        assert float(loss.total.detach()) == pytest.approx(sum(float(p.total.detach()) for p in parts), rel=1e-4)
+@pytest.mark.parametrize("make", [caption_task, lambda: PretrainTask(encoder(), TEXT, VIDEOS, VALIDATION)])
+def test_rows_do_not_depend_on_their_batch(make, losses_of):
+    """Masks, noise and dropout are a row's own, whatever it is batched with and padded to."""
+    task = make()
+    task.model.train()
+
+    def losses(rows):
+        key_dropout(task.model, task.draw(TRAINING, rows, 3, is_disturbed=True).keys)
+        return losses_of(task, rows, 3)
+
+    together, apart = losses(range(8)), [losses([row]) for row in range(8)]
+    for name, (total, count) in together.items():
+        assert count == sum(a[name][1] for a in apart)
+        assert total == pytest.approx(sum(a[name][0] for a in apart), rel=1e-4)
+    key_dropout(task.model, task.draw(TRAINING, range(8), 4, is_disturbed=True).keys)
+    assert losses_of(task, range(8), 3) != together
 
 
-def test_pretrain_loss_by_hand():
+def test_steps_that_are_cut_into_pieces_end_with_the_same_weights(tmp_path):
+    whole, pieces = caption_task(), caption_task()
+    # The last step of an epoch has fewer rows than there are pieces.
+    settings = replace(SETTINGS, batch_size=7)
+    for task, n in ((whole, 1), (pieces, 5)):
+        Trainer(task, replace(settings, accumulation=n), tmp_path / str(n), {}, lambda now: None).run()
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(pieces.model.state_dict()[name], value, rtol=0, atol=2e-5)
+    for one, other in zip(curve(tmp_path / "1"), curve(tmp_path / "5"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_pretrain_loss_by_hand(losses_of):
     task = PretrainTask(encoder(dropout=0.0), TEXT, VIDEOS, VALIDATION, regime_weights=(0, 1, 0))
     task.model.eval()
-    packed, targets, aligned = task._draw(task.parts[0], 0, 0)
+    epoch = next(e for e in range(20) if (task._draw(task.parts[0], 0, e, True)[1] != -100).sum() > 1)
+    packed, targets, aligned = task._draw(task.parts[0], 0, epoch, True)
     assert aligned == -100
     assert not packed.feature_mask.any()  # text only
     batch = collate([packed], 4, TEXT.pad_id)
     hidden = task.model(**batch.arguments())
     rows = np.nonzero(targets != -100)[0]
     expected = sum(float(F.cross_entropy(task.model.masked_logits(hidden[:, r]), torch.tensor([targets[r]])).detach()) for r in rows)
-    loss = task.step([0], 0).losses["text"]
-    assert loss.count == len(rows)
-    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
+    total, count = losses_of(task, [0], epoch)["text"]
+    assert count == len(rows) > 1
+    assert total == pytest.approx(expected, rel=1e-5)
 
 
 def test_masked_clips_hide_their_features():
     task = PretrainTask(encoder(), TEXT, VIDEOS, VALIDATION, regime_weights=(0, 0, 1))
     n_hidden = 0
     for row in range(24):
-        packed, targets, _ = task._draw(task.parts[0], row, 0)
+        packed, targets, _ = task._draw(task.parts[0], row, 0, True)
         visual = packed.token_type_ids[:-1] == 1
         first = task.model.config.first_visual_id
         original = VIDEOS[row].visual_tokens + first
@@ -216,7 +265,7 @@ def test_misaligned_rows_carry_another_text():
     task = PretrainTask(encoder(), TEXT, VIDEOS, VALIDATION, regime_weights=(1, 0, 0))
     classes = []
     for row in range(24):
-        packed, targets, aligned = task._draw(task.parts[0], row, 1)
+        packed, targets, aligned = task._draw(task.parts[0], row, 1, True)
         restored = np.where(targets != -100, targets, packed.input_ids)
         n_text = int((packed.token_type_ids == 0).sum()) - 2
         text = TEXT.decode(restored[1 : 1 + n_text].tolist())
@@ -241,7 +290,7 @@ def test_a_captioner_of_no_clips_sees_none():
     assert task.longest_clips == 0
 
 
-def test_disturbance_has_the_stated_size_and_spares_validation():
+def test_disturbance_has_the_stated_size_and_spares_validation(losses_of):
     task = caption_task(feature_noise=0.5, clip_drop=0.25)
     plain = task._pack(VIDEOS[0], np.random.default_rng(0))
     drawn = [task._disturb(plain, np.random.default_rng(i)) for i in range(2000)]
@@ -252,7 +301,8 @@ def test_disturbance_has_the_stated_size_and_spares_validation():
     assert not any(d.feature_mask[~plain.feature_mask].any() for d in drawn)
     task.model.eval()
     quiet = CaptionTask(task.model, TEXT, VIDEOS, VALIDATION, feature_noise=0.0, clip_drop=0.0)
-    assert torch.equal(*(t.step([0, 1], 0, is_validation=True).losses["caption"].total for t in (task, quiet)))
+    one, other = (losses_of(t, [0, 1], 0, VALIDATION_PART, False) for t in (task, quiet))
+    assert one == other
 
 
 def test_splits():
@@ -266,10 +316,10 @@ def test_splits():
         split_videos(VIDEOS, "test")
 
 
-def test_smoothed_caption_loss_equals_torch_on_each_row():
-    task = caption_task(label_smoothing=0.1, feature_noise=0.0, clip_drop=0.0)
-    task.model.eval()
-    loss = task.step([0, 1], 0).losses["caption"]
+def test_smoothed_caption_loss_equals_torch_on_each_row(losses_of):
+    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION, label_smoothing=0.1, feature_noise=0.0, clip_drop=0.0)
+    task.model.train()
+    total, _ = losses_of(task, [0, 1])["caption"]
     expected = 0.0
     for row in (0, 1):
         v, ids = task.parts[0][row]
@@ -277,7 +327,7 @@ def test_smoothed_caption_loss_equals_torch_on_each_row():
         inputs = torch.tensor([[TEXT.cls_id, *ids]])
         logits = task.model(**batch.arguments(), decoder_input_ids=inputs)[0]
         expected += float(F.cross_entropy(logits, torch.tensor([*ids, TEXT.sep_id]), label_smoothing=0.1, reduction="sum").detach())
-    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
+    assert total == pytest.approx(expected, rel=1e-5)
 
 
 def test_visual_rows_stay_at_their_centroids(tmp_path):

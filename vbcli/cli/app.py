@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import console, data, models, scores, weights
+from vbcli.cli import ask, console, data, models, scores, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.command("build-vocab")(data.build_vocab)
 app.command("tokenize")(data.tokenize)
 app.command("train")(models.train)
 app.command("caption")(models.caption)
+app.command("predict")(ask.predict)
 app.command("export")(weights.export)
 app.command("evaluate")(scores.evaluate)
 app.command("inspect")(scores.inspect)

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Seed, Threads, Workers, Workspace
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    AsJson,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    Precision,
+    RetryFailed,
+    Seed,
+    Threads,
+    Workers,
+    Workspace,
+)
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
@@ -45,6 +57,13 @@ class Fusion(StrEnum):
     cross = "cross"
 
 
+class Schedule(StrEnum):
+    """How the learning rate falls."""
+
+    cosine = "cosine"
+    linear = "linear"
+
+
 class CaptionFormat(StrEnum):
     """Files written beside the Parquet dataset."""
 
@@ -70,15 +89,25 @@ def train(
     ] = Fusion.joint,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps; early stopping may end before.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
+    accumulation: Annotated[int, typer.Option(min=1, help="Pieces that a step is cut into, to need less memory.")] = 1,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate; falls with the model's width if left out.")] = None,
+    schedule: Annotated[Schedule, typer.Option(help="How the learning rate falls after the warm-up.")] = Schedule.cosine,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="Of the running mean of the weights; 0 keeps none. Captioners have one if left out.")
+    ] = None,
+    patience: Annotated[int, typer.Option(min=1, help="Validations without a gain before training stops.")] = 5,
     label_smoothing: Annotated[float, typer.Option(help="Of the captioner's targets.")] = 0.1,
     keep_init: Annotated[
         float, typer.Option(min=0, max=1, help="Share of pre-trained weights that a captioner starts from; the rest starts fresh.")
     ] = 0.4,
+    regime_weights: Annotated[
+        tuple[float, float, float], typer.Option(help="How often pre-training shows video and text, text alone, video alone.")
+    ] = (0.6, 0.2, 0.2),
     n_clips: Annotated[
         int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")
     ] = None,
     seed: Seed = 0,
+    precision: Annotated[Precision, typer.Option(help="auto is bfloat16 on a GPU that has it.")] = Precision.auto,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the library.")] = 0,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
@@ -103,11 +132,17 @@ def train(
             fusion=fusion.value,
             max_steps=max_steps,
             batch_size=batch_size,
+            accumulation=accumulation,
             learning_rate=learning_rate,
+            schedule=schedule.value,
+            ema_decay=ema_decay,
+            patience=patience,
+            regime_weights=regime_weights,
             label_smoothing=label_smoothing,
             keep_init=keep_init,
             n_clips=n_clips,
             seed=seed,
+            precision=precision.value,
             threads=threads,
         )
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vbcli.config import BartConfig
 from vbcli.errors import VbcliError
+from vbcli.models.dropout import RowDropout
 from vbcli.models.transformer import LayerCache, TransformerBlock, causal_mask, init_weights, key_mask
 from vbcli.models.videobert import VideoBert
 
@@ -57,7 +58,7 @@ class _Embedder(nn.Module):
         self.n_positions = config.max_positions
         self.position_embedding = nn.Embedding(config.max_positions + POSITION_OFFSET, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = RowDropout(config.dropout)
 
     def forward(self, tokens: Tensor, first: int, length: int) -> Tensor:
         """Positions `first` to `first + length` are added; they broadcast over the batch."""

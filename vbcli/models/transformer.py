@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vbcli.models.dropout import RowDropout
+
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with H heads: self-attention, cross-attention, or attention to a cache.
@@ -35,7 +37,7 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.dropout = dropout
+        self.dropout = RowDropout(dropout)
         self.q = nn.Linear(width, width)
         self.k = nn.Linear(width, width)
         self.v = nn.Linear(width, width)
@@ -65,13 +67,21 @@ class MultiHeadAttention(nn.Module):
             float (B, T, D); exactly zero where a query may read no key at all.
         """
         q = self._split(self.q(query))  # (B, H, T, E)
-        dropout = self.dropout if self.training else 0.0
         if mask is None:
-            return self.out(self._merge(F.scaled_dot_product_attention(q, keys, values, dropout_p=dropout)))  # (B, T, D)
+            return self.out(self._merge(self._attend(q, keys, values, None)))  # (B, T, D)
         is_blind = ~mask.any(-1, keepdim=True)  # (B or 1, 1, T or 1, 1)
         # A softmax over no key is 0/0: blind rows read everything, and their result and gradient are then cut off.
-        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask | is_blind, dropout_p=dropout)  # (B, H, T, E)
+        attended = self._attend(q, keys, values, mask | is_blind)  # (B, H, T, E)
         return self.out(self._merge(attended)).masked_fill(is_blind[:, 0], 0.0)  # (B, T, D)
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        if not (self.training and self.dropout.p):
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)  # (B, H, T, E)
+        # Torch's function cannot be told which weights to drop.
+        scores = (q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2)  # (B, H, T, S)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))  # (B, H, T, S)
+        return self.dropout(scores.softmax(-1)) @ values  # (B, H, T, E)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, S, D) -> (B, H, S, E)
@@ -144,7 +154,8 @@ class TransformerBlock(nn.Module):
             self.cross_norm = nn.LayerNorm(width, eps=layer_norm_eps)
         self.feed_forward = FeedForward(width, intermediate)
         self.feed_forward_norm = nn.LayerNorm(width, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        # One for each sublayer: each has its own stream of random numbers.
+        self.self_dropout, self.cross_dropout, self.feed_dropout = RowDropout(dropout), RowDropout(dropout), RowDropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
         """Runs the block over whole sequences.
@@ -166,7 +177,7 @@ class TransformerBlock(nn.Module):
     def attend(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """The self-attention sublayer: float (B, T, D) to float (B, T, D)."""
         keys, values = self.self_attention.keys_values(hidden)  # (B, H, T, E)
-        return self.self_norm(hidden + self.dropout(self.self_attention(hidden, keys, values, mask)))  # (B, T, D)
+        return self.self_norm(hidden + self.self_dropout(self.self_attention(hidden, keys, values, mask)))  # (B, T, D)
 
     def read(self, hidden: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
         """The cross-attention sublayer: float (B, T, D), reading memory float (B, S, D), to float (B, T, D).
@@ -192,17 +203,17 @@ class TransformerBlock(nn.Module):
         cache.keys[:, :, cache.length : end] = key
         cache.values[:, :, cache.length : end] = value
         attended = self.self_attention(rows, cache.keys[:, :, :end], cache.values[:, :, :end])  # (B*N, 1, D)
-        hidden = self.self_norm(hidden + self.dropout(attended.view_as(hidden)))  # (B, N, D)
+        hidden = self.self_norm(hidden + self.self_dropout(attended.view_as(hidden)))  # (B, N, D)
         # The beams of a video are its query positions here, so all of them read one copy of the memory.
         hidden = self._read_memory(hidden, cache.memory_keys, cache.memory_values, cache.memory_mask)  # (B, N, D)
         return self.feed(hidden)  # (B, N, D)
 
     def _read_memory(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        return self.cross_norm(hidden + self.dropout(self.cross_attention(hidden, keys, values, mask)))  # (B, T, D)
+        return self.cross_norm(hidden + self.cross_dropout(self.cross_attention(hidden, keys, values, mask)))  # (B, T, D)
 
     def feed(self, hidden: Tensor) -> Tensor:
         """The feed-forward sublayer: float (B, T, D) to float (B, T, D)."""
-        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))  # (B, T, D)
+        return self.feed_forward_norm(hidden + self.feed_dropout(self.feed_forward(hidden)))  # (B, T, D)
 
 
 def key_mask(attention_mask: Tensor) -> Tensor:

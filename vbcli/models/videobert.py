@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
+from vbcli.models.dropout import RowDropout
 from vbcli.models.transformer import TransformerBlock, init_weights, key_mask
 
 N_TOKEN_TYPES = 2
@@ -53,7 +54,7 @@ class VideoBert(nn.Module):
         has_features = config.visual_input != "tokens" and config.feature_dim > 0
         self.feature_projection = nn.Linear(config.feature_dim, width) if has_features else None
         self.embedding_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = RowDropout(config.dropout)
         build_layer = CrossLayer if config.fusion == "cross" else _build_block
         self.blocks = nn.ModuleList(build_layer(config) for _ in range(config.n_layers))
         self.pooler = nn.Linear(width, width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ class SegmentRow:
 
 @dataclass
 class VideoTokens:
-    """The segments of one video with its captions and split."""
+    """The segments of one video with its captions, labels and split, and the shard that it was read from."""
 
     video_id: str
     segments: list[SegmentRow]
     captions: list[str] = field(default_factory=list)
     split: str | None = None
+    labels: list[str] = field(default_factory=list)
+    shard: str = ""
 
     @property
     def visual_tokens(self) -> np.ndarray:
@@ -67,7 +69,7 @@ def tokens_from_table(table: pa.Table) -> VideoTokens:
         segments.append(SegmentRow(row["video_id"], row["start_s"], row["end_s"], visual, matrix, row["text"]))
     first = table.slice(0, 1).to_pylist()[0]
     captions = dict.fromkeys(c["text"] for captions in table.column("captions").to_pylist() for c in captions or [])
-    return VideoTokens(first["video_id"], segments, list(captions), first["split"])
+    return VideoTokens(first["video_id"], segments, list(captions), first["split"], first["labels"] or [])
 
 
 def read_tokens(tokens_dir: Path) -> list[VideoTokens]:
@@ -76,7 +78,9 @@ def read_tokens(tokens_dir: Path) -> list[VideoTokens]:
     Raises:
         VbcliError: the dataset is empty.
     """
-    videos = [tokens_from_table(table) for path in shards.list_shards(tokens_dir) for table in shards.iter_videos(path)]
+    videos = [
+        replace(tokens_from_table(table), shard=str(path)) for path in shards.list_shards(tokens_dir) for table in shards.iter_videos(path)
+    ]
     if not videos:
         raise VbcliError(
             f"the tokens dataset {tokens_dir} holds no videos", hint="see its _errors folder, and those of the datasets before it"

@@ -15,7 +15,7 @@ from vbcli.training.tasks import feature_noise
 from vbcli.training.writing import WritingTask
 
 
-class CaptionTask(WritingTask[tuple[VideoTokens, list[int]]]):
+class CaptionTask(WritingTask[list[int]]):
     """Teacher forcing of captions: every (video, caption) pair is a row.
 
     Args:
@@ -66,11 +66,10 @@ class CaptionTask(WritingTask[tuple[VideoTokens, list[int]]]):
         return min(self.budget, max(counts))
 
     def _draw(
-        self, row: tuple[VideoTokens, list[int]], rng: np.random.Generator, *, is_validation: bool
+        self, video: VideoTokens, row: list[int], rng: np.random.Generator, *, is_disturbed: bool
     ) -> tuple[PackedSequence, list[int]]:
-        video, ids = row
         packed = self._pack(video, rng)
-        return packed if is_validation else self._disturb(packed, rng), ids
+        return self._disturb(packed, rng) if is_disturbed else packed, row
 
     def _pack(self, video: VideoTokens, rng: np.random.Generator) -> PackedSequence:
         tokens, features = video.visual_tokens, video.features

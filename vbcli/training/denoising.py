@@ -43,7 +43,7 @@ class DenoiseTask(WritingTask[list[list[int]]]):
         label_smoothing: float = 0.1,
     ) -> None:
         documents = (_documents(part) for part in (train, validation))
-        parts = [[[text.encode(sentence) for sentence in document] for document in part] for part in documents]
+        parts = [[(video, [text.encode(sentence) for sentence in document]) for video, document in part] for part in documents]
         if not parts[0]:
             raise VbcliError(
                 "no training video has a transcript or a caption", hint="denoising learns from text: give it with --captions FILE"
@@ -53,12 +53,14 @@ class DenoiseTask(WritingTask[list[list[int]]]):
         # Half of what the encoder can read: infilling may put in more masks than it takes tokens out.
         self.budget = min(MAX_TOKENS, model.encoder.config.max_positions // 2 - N_FRAMING_TOKENS, model.decoder.config.max_positions - 1)
         self._need_validation("no validation video has text: the training texts validate")
-        n_long = sum(sum(map(len, sentences)) > self.budget for sentences in self.parts[0])
+        n_long = sum(sum(map(len, sentences)) > self.budget for _, sentences in self.parts[0])
         if n_long:
             self.notes.append(f"{n_long} of {self.n_train} texts are cut to {self.budget} tokens")
-        self.parts = [[self._cut(sentences) for sentences in part] for part in self.parts]
+        self.parts = [[(video, self._cut(sentences)) for video, sentences in part] for part in self.parts]
 
-    def _draw(self, row: list[list[int]], rng: np.random.Generator, *, is_validation: bool) -> tuple[PackedSequence, list[int]]:
+    def _draw(
+        self, video: VideoTokens, row: list[list[int]], rng: np.random.Generator, *, is_disturbed: bool
+    ) -> tuple[PackedSequence, list[int]]:
         config = self.model.encoder.config
         spoiled = add_noise(row, self.noise, self.text.mask_id, rng)
         no_clips = np.zeros(0, np.int64), np.zeros((0, config.feature_dim), np.float32)
@@ -75,8 +77,8 @@ class DenoiseTask(WritingTask[list[list[int]]]):
         return kept
 
 
-def _documents(videos: Sequence[VideoTokens]) -> list[list[str]]:
+def _documents(videos: Sequence[VideoTokens]) -> list[tuple[VideoTokens, list[str]]]:
     """Texts as lists of sentences."""
-    transcripts = [[s.text for s in v.segments if s.text] for v in videos]
-    captions = [[c] for v in videos for c in v.captions]
-    return [document for document in (*transcripts, *captions) if document]
+    transcripts = [(v, [s.text for s in v.segments if s.text]) for v in videos]
+    captions = [(v, [c]) for v in videos for c in v.captions]
+    return [(video, document) for video, document in (*transcripts, *captions) if document]

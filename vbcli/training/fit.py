@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, KwargsHandler
 
 from vbcli import shards
 from vbcli.config import config_hash, to_dict
@@ -25,6 +27,9 @@ from vbcli.training.pretrain import PretrainTask
 from vbcli.training.tasks import Task, split_videos
 from vbcli.training.trainer import Trainer, TrainProgress, TrainResult
 from vbcli.vocab.artifact import load_vocabulary
+
+OVERFITTED = 1.5
+"""A validation loss so many times that of training rows is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def fit(
     identity = _identity(tokens_dir, options, init)
     if (checkpoint_dir / "config.json").is_file():
         return _already_trained(checkpoint_dir, options, identity)
-    check_free(checkpoint_dir, ("_training", "metrics.jsonl", "model.safetensors", "tokenizer.json", "vocab"))
+    check_free(checkpoint_dir, ("_training", "metrics.jsonl", "tensorboard", "model.safetensors", "tokenizer.json", "vocab"))
     videos = read_tokens(tokens_dir)
     train, validation, note = split_videos(videos, options.split)
     if note:
@@ -75,15 +80,18 @@ def fit(
         torch.set_num_threads(options.threads)
     visual = load_vocabulary(tokens_dir / "vocab")
     checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", train)
-    checkpoint.model.to(options.device)
+    accelerator = _accelerator(options)
+    checkpoint.model.to(accelerator.device)
     checkpoint.encoder.freeze_visual_rows()
     task = _build_task(checkpoint, train, validation, options)
     for sentence in task.notes:
         on_note(sentence)
-    trainer = Trainer(
-        task, train_config(options, checkpoint.encoder.config.hidden_size, task.n_train), checkpoint_dir, identity, on_progress
-    )
+    config = train_config(options, checkpoint.encoder.config.hidden_size, task.n_train)
+    trainer = Trainer(task, config, checkpoint_dir, identity, on_progress, accelerator)
     result = trainer.run()
+    if result.best_loss > OVERFITTED * result.train_loss:
+        gap = f"{result.best_loss:.3f} against {result.train_loss:.3f} on training rows"
+        on_note(f"validation loss {gap}: much is learned by heart; more videos would help, or a smaller model")
     checkpoint.window_clips = task.longest_clips if isinstance(task, CaptionTask) else 0
     checkpoint.trained_on = {
         "task": options.task,
@@ -96,20 +104,37 @@ def fit(
         "n_steps": result.n_steps,
         "best_step": result.best_step,
         "validation_loss": result.best_loss,
+        "train_loss": result.train_loss,
     }
     checkpoint.model.to("cpu")
-    save_checkpoint(checkpoint, checkpoint_dir)
-    trainer.finish()
+    if accelerator.is_main_process:
+        save_checkpoint(checkpoint, checkpoint_dir)
+        trainer.finish()
     return FitReport(checkpoint_dir, result, checkpoint.trained_on)
+
+
+def _accelerator(options: FitOptions) -> Accelerator:
+    """Device, precision and, under `accelerate launch`, the other processes."""
+    # A captioner has no use for its encoder's heads.
+    unused: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    mixed_precision = "bf16" if _precision(options) == "bfloat16" else "no"
+    return Accelerator(cpu=options.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=unused)
+
+
+def _precision(options: FitOptions) -> str:
+    is_fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and options.device != "cpu"
+    return options.precision if options.precision != "auto" else "bfloat16" if is_fast else "float32"
 
 
 def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[str, Any]:
     """Hashes of what a run is made of; threads and device may change, which is said in the record only."""
     data = config_hash([shards.read_footer(p)["content_sha256"] for p in shards.list_shards(tokens_dir)])
-    fixed = replace(options, threads=0, device="cpu", init=None)
+    fixed = replace(options, threads=0, device="cpu", init=None, accumulation=1, precision=_precision(options))
     if options.task == "pretrain":
         # What only a decoder is told changes nothing here.
         fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
+    else:
+        fixed = replace(fixed, regime_weights=(1, 0, 0))
     return {"options": config_hash(to_dict(fixed)), "init": None if init is None else init_digest(init), "data": data}
 
 
@@ -139,7 +164,8 @@ def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note:
 
 def _build_task(checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions) -> Task[Any, Any]:
     if isinstance(checkpoint.model, VideoBert):
-        return PretrainTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed)
+        weights = options.regime_weights
+        return PretrainTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, regime_weights=weights)
     if options.task == "denoise":
         return DenoiseTask(
             checkpoint.captioner, checkpoint.text, train, validation, seed=options.seed, label_smoothing=options.label_smoothing

@@ -34,8 +34,6 @@ def mask_tokens(
 ) -> MaskedTokens:
     """Chooses each token with probability `rate`; of those 80 % become [MASK], 10 % a random token, 10 % stay.
 
-    Where the draw chooses none of several, one is chosen, so that every sequence teaches something.
-
     Args:
         input_ids: int64 (S,).
         can_mask: bool (S,), False on special tokens and on the other modality.
@@ -43,8 +41,6 @@ def mask_tokens(
         mask_id: id of [MASK].
     """
     is_target = can_mask & (rng.random(len(input_ids)) < rate)
-    if not is_target.any() and can_mask.any():
-        is_target[rng.choice(np.nonzero(can_mask)[0])] = True
     fate = rng.random(len(input_ids))
     is_masked = is_target & (fate < SHARE_MASKED)
     is_random = is_target & (fate >= SHARE_MASKED) & (fate < SHARE_MASKED + SHARE_RANDOM)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vbcli.errors import VbcliError
-from vbcli.training.trainer import TrainConfig
+from vbcli.training.trainer import Schedule, TrainConfig
 
 TaskName = Literal["pretrain", "denoise", "caption"]
 VisualInput = Literal["tokens", "features", "both"]
 Fusion = Literal["joint", "cross"]
+Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
 KEPT_OF_PRETRAINING = 0.4
 # Of the running mean of a captioner's weights: about the last 500 steps.
-CAPTION_EMA_DECAY = 0.998
+DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998}
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class FitOptions:
         learning_rate: None falls with the model's width.
         keep_init: share of the pre-trained blocks' weights that a captioner starts from (`shrink_and_perturb`); 1 takes them as they are.
         n_clips: clips of a video that a captioner is shown; None is all.
+        accumulation: pieces that a step is cut into, to need less memory; the result is the same.
+        schedule: how the learning rate falls after the warm-up.
+        ema_decay: of the running mean of the weights; None is the task's default, 0 keeps no mean.
+        patience: validations without a gain before training stops.
+        regime_weights: how often pre-training shows video and text, text alone, and video alone.
+        precision: of the computing; `auto` is bfloat16 on a GPU that has it, else float32.
+        device: `auto` is a GPU where there is one.
     """
 
     task: TaskName
@@ -44,15 +52,23 @@ class FitOptions:
     label_smoothing: float = 0.1
     keep_init: float = KEPT_OF_PRETRAINING
     n_clips: int | None = None
+    accumulation: int = 1
+    schedule: Schedule = "cosine"
+    ema_decay: float | None = None
+    patience: int = 5
+    regime_weights: tuple[float, float, float] = (0.6, 0.2, 0.2)
     seed: int = 0
+    precision: Precision = "auto"
     threads: int = 0
-    device: str = "cpu"
+    device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
         for name, is_valid, wanted in (
             ("learning-rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0"),
             ("label-smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("keep-init", 0 <= self.keep_init <= 1, "in [0, 1]"),
+            ("ema-decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "in [0, 1)"),
+            ("regime-weights", min(self.regime_weights) >= 0 and sum(self.regime_weights) > 0, "not negative, and one of them above 0"),
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not is_valid:
@@ -70,9 +86,12 @@ def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainCon
     return TrainConfig(
         max_steps=max_steps,
         batch_size=options.batch_size,
+        accumulation=options.accumulation,
         learning_rate=options.learning_rate or 0.128 / hidden_size,
+        schedule=options.schedule,
         warmup_steps=min(100, max(1, max_steps // 10)),
         eval_every=min(max(two_epochs, 20), 200, max_steps),
-        ema_decay=CAPTION_EMA_DECAY if options.task == "caption" else 0.0,
+        patience=options.patience,
+        ema_decay=options.ema_decay if options.ema_decay is not None else DEFAULT_EMA_DECAY[options.task],
         seed=options.seed,
     )

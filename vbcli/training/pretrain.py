@@ -13,7 +13,7 @@ from vbcli.models.videobert import VideoBert
 from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
 from vbcli.training.batches import VideoTokens, collate
 from vbcli.training.masking import mask_tokens
-from vbcli.training.tasks import IGNORED, Loss, StepResult, Task, feature_noise, row_rng
+from vbcli.training.tasks import IGNORED, DrawnRows, Task, feature_noise, row_rng
 
 MAX_JOINED = 8
 """Most neighbouring segments that are shown as one."""
@@ -23,7 +23,7 @@ MIN_STRIDED = 8
 """as long as so many are left."""
 
 
-class PretrainTask(Task[VideoBert, tuple[VideoTokens, int]]):
+class PretrainTask(Task[VideoBert, int]):
     """Masked modelling of text and visual tokens, and alignment of the two.
 
     A row is a segment, joined with a random number of its neighbours, because what is said is often not said while it can be seen; of its
@@ -40,6 +40,7 @@ class PretrainTask(Task[VideoBert, tuple[VideoTokens, int]]):
     """
 
     name = "pretrain"
+    loss_names = ("text", "visual", "alignment")
 
     def __init__(
         self,
@@ -63,36 +64,36 @@ class PretrainTask(Task[VideoBert, tuple[VideoTokens, int]]):
         if n_cut:
             self.notes.append(f"{n_cut} of {self.n_train} segments are longer than {budget} positions: a random window of each is used")
 
-    def step(self, rows: Sequence[int], epoch: int, *, is_validation: bool = False) -> StepResult:
-        part = self.parts[is_validation]
-        # Validation rows are drawn alike in every epoch.
-        drawn = [self._draw(part, row, 0 if is_validation else epoch) for row in rows]
-        config = self.model.config
-        device = next(self.model.parameters()).device
-        batch = collate([d[0] for d in drawn], config.feature_dim, self.text.pad_id).to(device)
-        length = batch.input_ids.shape[1]
-        targets = np.full((len(drawn), length), IGNORED, np.int64)
+    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows:
+        drawn = [self._draw(self.parts[part], row, epoch, is_disturbed) for row in rows]
+        batch = collate([d[0] for d in drawn], self.model.config.feature_dim, self.text.pad_id)
+        targets = torch.full(batch.input_ids.shape, IGNORED)
         for i, (packed, wanted, _) in enumerate(drawn):
-            targets[i, : len(packed.input_ids)] = wanted
-        hidden = self.model(**batch.arguments())  # (B, S, D)
-        losses = self._masked_losses(hidden, torch.from_numpy(targets).to(device), batch.token_type_ids)
-        aligned = torch.tensor([d[2] for d in drawn], device=device)
-        known = aligned != IGNORED
-        if known.any():
-            logits = self.model.alignment_logits(hidden[known])
-            losses["alignment"] = Loss(F.cross_entropy(logits, aligned[known], reduction="sum"), int(known.sum()))
-        return StepResult(losses, int(batch.attention_mask.sum()))
+            targets[i, : len(packed.input_ids)] = torch.from_numpy(wanted)
+        aligned = torch.tensor([d[2] for d in drawn])
+        is_asked, is_visual = targets != IGNORED, batch.token_type_ids == 1
+        counts = {"text": is_asked & ~is_visual, "visual": is_asked & is_visual, "alignment": aligned != IGNORED}
+        return DrawnRows(
+            batch,
+            {"tokens": targets, "alignment": aligned},
+            {name: int(asked.sum()) for name, asked in counts.items()},
+            int(batch.attention_mask.sum()),
+            self.row_keys(rows, epoch),
+        )
 
-    def _masked_losses(self, hidden: Tensor, targets: Tensor, types: Tensor) -> dict[str, Loss]:
-        chosen = targets != IGNORED
+    def losses(self, drawn: DrawnRows) -> dict[str, Tensor]:
+        hidden = self.model(**drawn.batch.arguments())  # (B, S, D)
+        targets, aligned = drawn.wanted["tokens"], drawn.wanted["alignment"]
+        asked, known = targets != IGNORED, aligned != IGNORED
         # Only the rows that must be predicted go through the wide output layer.
-        logits = self.model.masked_logits(hidden[chosen])
-        each = F.cross_entropy(logits, targets[chosen], reduction="none")
-        is_visual = types[chosen] == 1
-        parts = {"text": each[~is_visual], "visual": each[is_visual]}
-        return {name: Loss(values.sum(), values.numel()) for name, values in parts.items() if values.numel()}
+        each = F.cross_entropy(self.model.masked_logits(hidden[asked]), targets[asked], reduction="none")  # (N,)
+        is_visual = drawn.batch.token_type_ids[asked] == 1
+        alignment = F.cross_entropy(self.model.alignment_logits(hidden[known]), aligned[known], reduction="sum")
+        return {"text": each[~is_visual].sum(), "visual": each[is_visual].sum(), "alignment": alignment}
 
-    def _draw(self, part: list[tuple[VideoTokens, int]], row: int, epoch: int) -> tuple[PackedSequence, np.ndarray, int]:
+    def _draw(
+        self, part: list[tuple[VideoTokens, int]], row: int, epoch: int, is_disturbed: bool
+    ) -> tuple[PackedSequence, np.ndarray, int]:
         """One row as the model sees it, what it must say at each position, and its alignment class."""
         rng = row_rng(self.seed, epoch, row)
         n_joined = int(rng.integers(1, MAX_JOINED + 1))
@@ -116,7 +117,8 @@ class PretrainTask(Task[VideoBert, tuple[VideoTokens, int]]):
         if not has_video:
             visual, features = visual[:0], features[:0]
         text_ids, visual, features = self._window(text_ids, visual, features, rng)
-        features = features + feature_noise(features.shape, self.feature_noise, rng)
+        if is_disturbed:
+            features = features + feature_noise(features.shape, self.feature_noise, rng)
         packed, targets = self._mask(pack(text_ids, visual, features[:, : config.feature_dim], self.text, config), rng)
         if aligned == 1:
             targets[packed.token_type_ids == 0] = IGNORED

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from vbcli.errors import VbcliError
 from vbcli.tokens import TextVocabulary
-from vbcli.training.batches import VideoTokens
+from vbcli.training.batches import Batch, VideoTokens
 
 IGNORED = -100
+TRAINING, VALIDATION = 0, 1
+"""The two parts of a task's rows."""
 VALIDATION_NAMES = ("val", "valid", "validate", "validation", "dev")
 
 
 @dataclass
-class Loss:
-    """One part of a loss: its sum over `count` predictions."""
+class DrawnRows:
+    """Rows as the model sees them in one step.
 
-    total: Tensor
-    count: int
+    Args:
+        batch: what it is shown.
+        wanted: what it must say, by name, as the task's `losses` reads it.
+        counts: predictions that are asked for, by the name of their loss.
+        n_tokens: real (not padded) tokens that go through the model.
+        keys: uint64 (B,), of the rows' dropout.
+    """
 
-
-@dataclass
-class StepResult:
-    """Losses of some rows, by name, and the real (not padded) tokens that went through the model."""
-
-    losses: dict[str, Loss]
+    batch: Batch
+    wanted: dict[str, Tensor]
+    counts: dict[str, int]
     n_tokens: int
+    keys: np.ndarray
+
+    def to(self, device: torch.device) -> DrawnRows:
+        """The same, with its tensors on a device."""
+        return replace(self, batch=self.batch.to(device), wanted={name: tensor.to(device) for name, tensor in self.wanted.items()})
 
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -41,15 +51,17 @@ RowT = TypeVar("RowT")
 class Task(ABC, Generic[ModelT, RowT]):
     """Rows to learn from and the losses of a model on them.
 
-    Everything random about a row is drawn from (seed, epoch, row), never from its batch.
+    Everything random about a row is drawn from (seed, epoch, row), never from its batch. Losses are sums over predictions, to be divided by
+    the number of them in the whole step, so that cutting a step into pieces, on one machine or several, changes nothing.
 
     Args:
-        parts: the rows to learn from, and those to validate with.
+        parts: the rows to learn from, and those to validate with; each begins with the video that it comes from.
     """
 
     name: str
+    loss_names: tuple[str, ...]
 
-    def __init__(self, model: ModelT, text: TextVocabulary, parts: list[list[RowT]], seed: int) -> None:
+    def __init__(self, model: ModelT, text: TextVocabulary, parts: list[list[tuple[VideoTokens, RowT]]], seed: int) -> None:
         self.model = model
         self.text = text
         self.parts = parts
@@ -59,16 +71,29 @@ class Task(ABC, Generic[ModelT, RowT]):
     @property
     def n_train(self) -> int:
         """Rows to learn from."""
-        return len(self.parts[0])
+        return len(self.parts[TRAINING])
 
     @property
     def n_validation(self) -> int:
         """Rows to validate with."""
-        return len(self.parts[1])
+        return len(self.parts[VALIDATION])
 
     @abstractmethod
-    def step(self, rows: Sequence[int], epoch: int, *, is_validation: bool = False) -> StepResult:
-        """Losses of the given rows of the training (or validation) part."""
+    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows:
+        """Draws rows.
+
+        Args:
+            part: `TRAINING` or `VALIDATION`.
+            is_disturbed: with the noise that makes learning by heart hard.
+        """
+
+    @abstractmethod
+    def losses(self, drawn: DrawnRows) -> dict[str, Tensor]:
+        """Sum of the loss over the predictions of each name; zero where there are none."""
+
+    def row_keys(self, rows: Sequence[int], epoch: int) -> np.ndarray:
+        """Keys of the rows' dropout, uint64 (B,)."""
+        return np.array([np.random.SeedSequence([self.seed, epoch, row, 1]).generate_state(1, np.uint64)[0] for row in rows])
 
 
 def split_videos(videos: Sequence[VideoTokens], split: str) -> tuple[list[VideoTokens], list[VideoTokens], str | None]:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from vbcli.config import BartConfig
 from vbcli.models.bart import Captioner
 from vbcli.tokens import PackedSequence, TextVocabulary
-from vbcli.training.batches import collate
-from vbcli.training.tasks import IGNORED, Loss, StepResult, Task, row_rng
+from vbcli.training.batches import VideoTokens, collate
+from vbcli.training.tasks import IGNORED, DrawnRows, Task, row_rng
 
 RowT = TypeVar("RowT")
 
@@ -27,27 +27,33 @@ class WritingTask(Task[Captioner, RowT]):
         label_smoothing: share of the target spread over all tokens, in training.
     """
 
-    def __init__(self, model: Captioner, text: TextVocabulary, parts: list[list[RowT]], seed: int, label_smoothing: float) -> None:
+    def __init__(
+        self, model: Captioner, text: TextVocabulary, parts: list[list[tuple[VideoTokens, RowT]]], seed: int, label_smoothing: float
+    ) -> None:
         super().__init__(model, text, parts, seed)
+        self.loss_names = (self.name,)
         self.label_smoothing = label_smoothing
 
     @abstractmethod
-    def _draw(self, row: RowT, rng: np.random.Generator, *, is_validation: bool) -> tuple[PackedSequence, Sequence[int]]:
+    def _draw(self, video: VideoTokens, row: RowT, rng: np.random.Generator, *, is_disturbed: bool) -> tuple[PackedSequence, Sequence[int]]:
         """What the encoder is shown of a row, and the token ids that the decoder must write."""
 
-    def step(self, rows: Sequence[int], epoch: int, *, is_validation: bool = False) -> StepResult:
-        part = self.parts[is_validation]
-        # Validation rows are drawn alike in every epoch.
-        rngs = [row_rng(self.seed, 0 if is_validation else epoch, row) for row in rows]
-        drawn = [self._draw(part[row], rng, is_validation=is_validation) for row, rng in zip(rows, rngs, strict=True)]
-        device = next(self.model.parameters()).device
-        batch = collate([packed for packed, _ in drawn], self.model.encoder.config.feature_dim, self.text.pad_id).to(device)
-        inputs, targets = decoder_rows([ids for _, ids in drawn], self.model.decoder.config, device)
-        logits = self.model(**batch.arguments(), decoder_input_ids=inputs)  # (B, T, R)
-        smoothing = 0.0 if is_validation else self.label_smoothing
-        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows:
+        rngs = [row_rng(self.seed, epoch, row) for row in rows]
+        drawn = [self._draw(*self.parts[part][row], rng, is_disturbed=is_disturbed) for row, rng in zip(rows, rngs, strict=True)]
+        batch = collate([packed for packed, _ in drawn], self.model.encoder.config.feature_dim, self.text.pad_id)
+        inputs, targets = decoder_rows([ids for _, ids in drawn], self.model.decoder.config)
         n_targets = int((targets != IGNORED).sum())
-        return StepResult({self.name: Loss(total, n_targets)}, int(batch.attention_mask.sum()) + n_targets)
+        n_tokens = int(batch.attention_mask.sum()) + n_targets
+        return DrawnRows(batch, {"inputs": inputs, "targets": targets}, {self.name: n_targets}, n_tokens, self.row_keys(rows, epoch))
+
+    def losses(self, drawn: DrawnRows) -> dict[str, Tensor]:
+        logits = self.model(**drawn.batch.arguments(), decoder_input_ids=drawn.wanted["inputs"])  # (B, T, R)
+        # Smoothed targets are a means of training; what is validated is the likelihood.
+        smoothing = self.label_smoothing if self.model.training else 0.0
+        targets = drawn.wanted["targets"].flatten()  # (B * T,)
+        total = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+        return {self.name: total}
 
     def _need_validation(self, note: str) -> None:
         """Where nothing is there to validate with, the training rows do it, and `note` says so."""
@@ -56,7 +62,7 @@ class WritingTask(Task[Captioner, RowT]):
             self.parts[1] = self.parts[0]
 
 
-def decoder_rows(sentences: Sequence[Sequence[int]], config: BartConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+def decoder_rows(sentences: Sequence[Sequence[int]], config: BartConfig) -> tuple[Tensor, Tensor]:
     """What a decoder reads and what it must say next, for sentences of token ids.
 
     Returns:
@@ -68,4 +74,4 @@ def decoder_rows(sentences: Sequence[Sequence[int]], config: BartConfig, device:
     for i, ids in enumerate(sentences):
         inputs[i, : len(ids) + 1] = [config.decoder_start_token_id, *ids]
         targets[i, : len(ids) + 1] = [*ids, config.eos_token_id]
-    return torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+    return torch.from_numpy(inputs), torch.from_numpy(targets)

@@ -1,0 +1,120 @@
+"""predict: what a pre-trained model says of masked words and of masked or future clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Workspace
+from vbcli.errors import UsageError, VbcliError
+from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.cloze import Guess
+    from vbcli.training.batches import VideoTokens
+
+Answers = list[list[str] | None]
+
+
+def predict(
+    tokens_dir: Annotated[Path | None, typer.Argument(help="Tokens dataset; the workspace's tokens/ if left out.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Sentence with [MASK]s; if left out: now let me show you how to [MASK] the [MASK].")
+    ] = None,
+    verbs: Annotated[Path | None, typer.Option(help="Possible words of the first mask, one a line; any word if left out.")] = None,
+    objects: Annotated[Path | None, typer.Option(help="Possible words of the second mask, one a line; any word if left out.")] = None,
+    mask_clips: Annotated[list[int] | None, typer.Option(help="Guess this clip (from 0) from the others. May be repeated.")] = None,
+    future: Annotated[int | None, typer.Option(min=1, help="Guess so many clips after the end of each video.")] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Guesses a mask.")] = 5,
+    split: Annotated[str | None, typer.Option(help="The videos of this split only.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A pre-trained VideoBERT; the workspace's checkpoints/pretrain if left out.")
+    ] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Fill masked words or clips, or forecast clips; beside each guess, what the model says without the video.
+
+    With --verbs or --objects and labelled videos, the share of videos whose label is the best guess is printed, too.
+    """
+    from vbcli.cloze import TEMPLATE, fill_clips, fill_text, forecast, label_shares
+    from vbcli.models.checkpoint import load_checkpoint
+    from vbcli.pipeline import check_vocabulary
+
+    if sum(bool(given) for given in (mask_clips, future, text or verbs or objects)) > 1:
+        raise UsageError("words, --mask-clips and --future are three questions: ask one at a time")
+    places = Places(workspace)
+    model_dir, source = checkpoint or places.checkpoints_dir / "pretrain", tokens_dir or places.tokens_dir
+    template = text or TEMPLATE
+    answers = _answers(template, verbs, objects)
+    model = load_checkpoint(model_dir, "pretrain")
+    check_vocabulary(source, model_dir, model.visual.sha256)
+    videos = _videos(source, split)
+    if future:
+        guesses = [forecast(model, video, future) for video in videos]
+    elif mask_clips:
+        guesses = [fill_clips(model, video, mask_clips) for video in videos]
+    else:
+        guesses = [fill_text(model, video, template, answers) for video in videos]
+    is_visual = bool(future or mask_clips)
+    shares = label_shares([g[0] for g in guesses], [v.labels for v in videos]) if verbs else {}
+    shown = [[mask[:n_best] for mask in found] for found in guesses]
+    if as_json:
+        pairs = zip(videos, shown, strict=True)
+        rows = [{"video_id": video.video_id, "masks": [[vars(g) for g in mask] for mask in found]} for video, found in pairs]
+        console.print_json({"text": None if is_visual else template, "videos": rows, **shares})
+        return
+    _show(videos, shown, _exemplars(model_dir) if is_visual else {})
+    if not is_visual:
+        console.note(f"predict: {template}")
+    if shares:
+        figures = f"{shares['top1']:.3f} of {shares['n_videos']} videos, and {shares['prior_top1']:.3f} without the video"
+        console.note(f"predict: the label is the best guess for {figures}")
+
+
+def _show(videos: list[VideoTokens], guesses: list[list[list[Guess]]], exemplars: dict[str, str]) -> None:
+    rows = [
+        (video.video_id, str(i + 1), exemplars.get(guess.answer, guess.answer), f"{guess.probability:.3f}", f"{guess.prior:.3f}")
+        for video, found in zip(videos, guesses, strict=True)
+        for i, mask in enumerate(found)
+        for guess in mask
+    ]
+    console.print_table("Guesses", ("video", "mask", "guess", "probability", "without the video"), rows)
+
+
+def _videos(tokens_dir: Path, split: str | None) -> list[VideoTokens]:
+    from vbcli.training.batches import read_tokens
+
+    videos = [v for v in read_tokens(tokens_dir) if split in (None, v.split)]
+    if not videos:
+        raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'")
+    return videos
+
+
+def _answers(template: str, verbs: Path | None, objects: Path | None) -> Answers:
+    n_masks = template.count("[MASK]")
+    files = [verbs, objects]
+    if any(files[n_masks:]):
+        raise UsageError(f"'{template}' has {n_masks} times [MASK]: there is no place for the words of {files[-1]}")
+    return [_read_words(path) if path else None for path in (*files, *[None] * n_masks)[:n_masks]]
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise VbcliError(f"{path} cannot be read: {error}", hint="it must be a text file with a word on each line") from error
+    if not any(words):
+        raise VbcliError(f"{path} holds no words", hint="write one on each line")
+    return [word for word in words if word]
+
+
+def _exemplars(model_dir: Path) -> dict[str, str]:
+    """Where each visual token looks most like itself: video and time."""
+    from vbcli.files import read_json
+
+    rows = read_json(model_dir / "vocab" / "exemplars.json")
+    return {str(row["token"]): f"{row['token']}, as {row['video_id']} at {row['start_s']:.1f} s" for row in rows}
