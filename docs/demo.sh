@@ -14,7 +14,7 @@ say() { printf '\n== %s\n' "$*" >&2; }
 say "a world of coloured things that do something, with narration, captions and questions"
 if [ ! -f "$world/README.txt" ]; then
   rm -rf "$world" # half made
-  vbcli demo-data "$world" --n-videos 2000
+  vbcli demo-data "$world" --n-videos 2400
 fi
 
 say "frames, features, visual vocabulary"
@@ -25,8 +25,8 @@ say "VideoBERT on video and narration, then the captioner"
 vbcli train
 
 say "for comparison: a captioner that sees one frame, and one that sees nothing"
-vbcli train "$tokens" "$checkpoints/one-frame" --task caption --init "$checkpoints/pretrain" --n-clips 1 --max-steps 1500
-vbcli train "$tokens" "$checkpoints/no-video" --task caption --init "$checkpoints/pretrain" --n-clips 0 --max-steps 1500
+vbcli train "$tokens" "$checkpoints/one-frame" --task caption --init "$checkpoints/pretrain" --n-clips 1 --max-steps 1000
+vbcli train "$tokens" "$checkpoints/no-video" --task caption --init "$checkpoints/pretrain" --n-clips 0 --max-steps 1000
 
 say "captions of the test videos: combinations of thing and action that training has never seen"
 vbcli caption "$tokens" "$captions/test" --split test

@@ -42,8 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     )  # fmt: skip
     model = VideoBert(config)
     videos = [video(i, 4 + i % 5) for i in range(40)]
-    settings = TrainConfig(max_steps=400, batch_size=16, learning_rate=4e-3, warmup_steps=20, eval_every=200)
-    task = PretrainTask(model, TEXT, videos, videos[:8])
+    settings = TrainConfig(max_steps=600, batch_size=16, learning_rate=4e-3, warmup_steps=20, eval_every=200)
+    task = PretrainTask(model, TEXT, videos, videos[:8], regime_weights=(0.8, 0.1, 0.1))
     Trainer(task, settings, tmp_path_factory.mktemp("run"), {}, lambda now: None).run()
     visual = fit_vocabulary(np.eye(N_TOKENS, dtype=np.float32), VocabConfig(N_TOKENS, 1, 0, min_points=1), {"block_dims": [N_TOKENS]})
     return Checkpoint("pretrain", model, TEXT, visual, Path("vocab"))
@@ -53,8 +53,7 @@ def test_the_video_tells_what_its_text_says(trained: Checkpoint):
     for i in range(4):
         (colours,) = fill_text(trained, video(i), "here is a [MASK] ball", [COLOURS])
         assert colours[0].answer == COLOURS[i]
-        assert colours[0].probability > 0.7
-        assert colours[0].prior < 0.6
+        assert colours[0].probability > colours[0].prior + 0.2
         assert sum(g.probability for g in colours) == pytest.approx(1)
         assert sum(g.prior for g in colours) == pytest.approx(1)
 

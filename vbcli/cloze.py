@@ -173,7 +173,8 @@ def _clips(checkpoint: Checkpoint, video: VideoTokens) -> tuple[np.ndarray, np.n
 
 def _guesses(answers: Sequence[str], seen: np.ndarray, blind: np.ndarray) -> list[Guess]:
     probability, prior = (np.exp(s - s.max()) / np.exp(s - s.max()).sum() for s in (seen, blind))
-    return [Guess(answers[i], float(probability[i]), float(prior[i])) for i in np.argsort(-probability, kind="stable")]
+    order: list[int] = np.argsort(-probability, kind="stable").tolist()
+    return [Guess(answers[i], float(probability[i]), float(prior[i])) for i in order]
 
 
 def label_shares(guesses: Sequence[Sequence[Guess]], labels: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -234,11 +234,6 @@ def _stamp(time_ms: int, decimal_mark: str) -> str:
     return f"{hours:02d}:{minutes:02d}:{seconds:02d}{decimal_mark}{milliseconds:03d}"
 
 
-def align_text(segments: Sequence[TranscriptSegment], start_s: float, end_s: float) -> str:
-    """Joins the text of all segments that overlap [start_s, end_s); a segment may belong to several such spans."""
-    return " ".join(s.text for s in segments if _overlap_s(s, start_s, end_s) is not None)
-
-
 def assign_segments(segments: Sequence[TranscriptSegment], spans: Sequence[tuple[float, float]]) -> list[str]:
     """Gives the text of every segment to exactly one span, so that no words are repeated in a tokenised video.
 

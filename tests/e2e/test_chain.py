@@ -99,6 +99,25 @@ def test_scores_stand_beside_baselines(chain: Path):
     assert "nearest training video" in printed
 
 
+def test_guesses_stand_beside_their_priors(chain: Path):
+    (chain / "objects.txt").write_text("man\nwoman\ndog\n")
+    said = json.loads(
+        vbcli("predict", "--text", "a [MASK] is [MASK]", "--verbs", "objects.txt", "--split", "val", "--json", cwd=chain).stdout
+    )
+    assert len(said["videos"]) == 4
+    for row in said["videos"]:
+        first, second = row["masks"]
+        assert {g["answer"] for g in first} == {"man", "woman", "dog"}
+        assert sum(g["prior"] for g in first) == pytest.approx(1)
+        assert len(second) == 5
+    seen = json.loads(vbcli("predict", "--future", "2", "--n-best", "3", "--json", cwd=chain).stdout)
+    n_tokens = json.loads((chain / "vbcli-work/vocab/report.json").read_text())["n_tokens"]
+    for row in seen["videos"]:
+        assert [len(guesses) for guesses in row["masks"]] == [3, 3]
+        assert all(0 <= int(g["answer"]) < n_tokens for guesses in row["masks"] for g in guesses)
+    assert " s " in vbcli("predict", "--mask-clips", "1", "--n-best", "1", cwd=chain).stdout
+
+
 def test_second_runs_do_nothing(chain: Path, clips: Path):
     before = {p: p.stat().st_mtime_ns for p in (chain / "vbcli-work").rglob("shard-*.parquet")}
     assert "were there already" in vbcli("extract", str(clips), "--captions", str(clips / "captions.csv"), cwd=chain).stderr
