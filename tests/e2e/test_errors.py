@@ -43,7 +43,7 @@ CASES = [
     (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no captioned video is in the split 'dev'"),
     (["evaluate", "empty", "good.csv"], 1, "empty is not a captions dataset"),
     (["evaluate", "good.csv", "videos"], 1, "videos is neither a dataset nor a caption file"),
-    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint or vocabulary"),
+    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint, encoder or vocabulary"),
     (["paint"], 2, "No such command"),
 ]
 
