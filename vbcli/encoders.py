@@ -1,7 +1,8 @@
 """Encoders: clips of frames to features. Image encoders (timm, open_clip) and 3-D convolution encoders (torchvision, or our own).
 
 An encoder's name is `LIBRARY:ARCHITECTURE[/WEIGHTS]`; WEIGHTS is a tag that the library can download, a local path, or
-`random`. Or it is the folder of an encoder that `vbcli train --task encoder` made. The pre-processing is part of the weights' identity and travels in the encoder's specification.
+`random`. Or it is the folder of an encoder that `vbcli train --task encoder` made. The pre-processing is part of the weights'
+identity and travels in the encoder's specification.
 """
 
 from __future__ import annotations

@@ -152,9 +152,7 @@ def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
     else:
         spec, threads = load_encoder(DEFAULT_ENCODER).spec, 1
     with run_options("encode", ExecutorName.processes, 0, False, "bundled") as options:
-        report = encode_dataset(
-            frames_dir, features_dir, spec, threads=threads, encoder_dir=carried_encoder(features_dir), options=options
-        )
+        report = encode_dataset(frames_dir, features_dir, spec, threads=threads, encoder_dir=carried_encoder(features_dir), options=options)
     # What could not be encoded is told, and the others make a vocabulary.
     show_run(report, "features")
 

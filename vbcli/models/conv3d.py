@@ -5,8 +5,8 @@ easier to train. Norms are over groups of channels of one clip, so that a clip's
 
 Notation: B batch, F frames, S side of a frame in pixels, C channels, (f, h, w) a stage's frames, rows and columns, K classes.
 
-Source: Tran et al. 2018, "A closer look at spatiotemporal convolutions" (R(2+1)D); Hara et al. 2018, "Can spatiotemporal 3D CNNs retrace the
-history of 2D CNNs and ImageNet?" (residual networks in 3-D); Wu and He 2018 (group norm).
+Source: Tran et al. 2018, "A closer look at spatiotemporal convolutions" (R(2+1)D); Hara et al. 2018, "Can spatiotemporal 3D CNNs retrace
+the history of 2D CNNs and ImageNet?" (residual networks in 3-D); Wu and He 2018 (group norm).
 """
 
 from __future__ import annotations
