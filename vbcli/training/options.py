@@ -37,8 +37,8 @@ class FitOptions:
         ema_decay: of the running mean of the weights; None is the task's default, 0 keeps no mean.
         patience: validations without a gain before training stops.
         regime_weights: how often pre-training shows video and text, text alone, and video alone.
-        objective: what a 3-D encoder learns of a clip: its labels, the words of its captions, or the order of its frames; `auto` is the first
-            of these that there is.
+        objective: what a 3-D encoder learns of a clip: its labels, the words of its captions, or the order of its frames; `auto` is the
+            first of these that there is.
         precision: of the computing; `auto` is bfloat16 on a GPU that has it, else float32.
         device: `auto` is a GPU where there is one.
     """
