@@ -67,7 +67,7 @@ def check_same_run(values: dict[str, Any], checkpoint_dir: Path, options: FitOpt
     if found.get("identity") != identity:
         changed = [k for k in identity if found.get("identity", {}).get(k) != identity[k]]
         raise VbcliError(
-            f"{checkpoint_dir} holds a {found.get('task')} checkpoint trained with other {' and '.join(changed) or options.task}",
+            f"{checkpoint_dir} holds a checkpoint of the task '{found.get('task')}', trained with other {' and '.join(changed) or 'data'}",
             hint="name another checkpoint folder, or remove this one",
         )
     return FitReport(checkpoint_dir, None, found)
