@@ -56,7 +56,7 @@ def fit_encoder(
     """
     manifest = shards.read_manifest(frames_dir, "frames")
     fps = float(manifest.facts["fps"])
-    config = load_preset(options.model, Conv3dConfig)
+    config = _load_shape(options.model)
     identity = _identity(frames_dir, options, config)
     if is_encoder(checkpoint_dir):
         return check_same_run(read_json(checkpoint_dir / "config.json"), checkpoint_dir, options, identity)
@@ -86,6 +86,12 @@ def fit_encoder(
         save_encoder(EncoderCheckpoint(model.encoder, fps, preprocessing.mean, preprocessing.std, trained_on), checkpoint_dir)
         trainer.finish()
     return FitReport(checkpoint_dir, result, trained_on)
+
+
+def _load_shape(model: str) -> Conv3dConfig:
+    if model.startswith(("bart-", "videobert-")):
+        raise VbcliError(f"'{model}' is not a preset of a 3-D encoder", hint="leave --model out, or name a JSON file like conv3d-tiny's")
+    return load_preset(model, Conv3dConfig)
 
 
 def _with_rate(options: FitOptions) -> FitOptions:
