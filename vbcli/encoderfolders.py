@@ -34,7 +34,8 @@ def carry_encoder(encoder_dir: Path | None, folder: Path) -> Path | None:
     if encoder_dir is None:
         return None
     copy = folder / CARRIED_NAME
-    if not is_encoder(copy):
-        for name in ENCODER_FILES:
-            write_atomic(copy / name, (encoder_dir / name).read_bytes())
+    for name in ENCODER_FILES:
+        data, target = (encoder_dir / name).read_bytes(), copy / name
+        if not target.is_file() or target.read_bytes() != data:
+            write_atomic(target, data)
     return copy

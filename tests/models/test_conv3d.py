@@ -157,8 +157,11 @@ def test_what_is_no_encoder_is_refused(encoder_dir: Path, tmp_path: Path) -> Non
     other = tmp_path / "other"
     torch.manual_seed(5)
     save_encoder(EncoderCheckpoint(Conv3dEncoder(SMALL), 4.0, (0.5,) * 3, (0.2,) * 3), other)
+    carry_encoder(other, tmp_path)
     copy = carry_encoder(encoder_dir, tmp_path)
     assert copy is not None
+    # What a killed run of another encoder left is replaced.
+    assert load_encoder(str(copy)).spec == load_encoder(str(encoder_dir)).spec
     (copy / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
     with pytest.raises(VbcliError, match="does not hold the weights that"):
         load_encoder(str(copy))
