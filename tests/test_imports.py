@@ -16,11 +16,11 @@ ROOT = Path(vbcli.__file__).parent
 # Later layers may import earlier ones, never the other way round.
 LAYERS = [
     {"errors", "schemas", "memory", "digests", "workers"},
-    {"config", "files"},
+    {"config", "files", "encoderfolders"},
     {"shards", "media", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
     {"metrics"},
-    {"runner", "executors", "encoders", "vocab", "tokens"},
-    {"models"},
+    {"runner", "executors", "vocab", "tokens"},
+    {"models", "encoders"},
     {"training", "stages"},
     {"evaluation", "exports", "inspection", "demo", "cloze"},
     {"pipeline"},

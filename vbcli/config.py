@@ -84,6 +84,35 @@ class BartConfig:
             raise VbcliError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Conv3dConfig:
+    """Shape of a 3-D convolution encoder.
+
+    Args:
+        n_frames: frames of a clip.
+        size_px: height and width of a frame.
+        widths: channels of each stage; every stage after the first halves height and width.
+        time_strides: of each stage, along time.
+        n_groups: of the group norms; each width is a multiple of it.
+        dropout: of the pooled features, in training.
+    """
+
+    n_frames: int
+    size_px: int
+    widths: tuple[int, ...]
+    time_strides: tuple[int, ...]
+    n_groups: int = 8
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.n_frames < 2 or self.size_px < 8:
+            raise VbcliError(f"n_frames {self.n_frames} and size_px {self.size_px} are not at least 2 and 8")
+        if not self.widths or len(self.widths) != len(self.time_strides):
+            raise VbcliError(f"widths {self.widths} and time_strides {self.time_strides} are not one of each for every stage")
+        if any(width % self.n_groups for width in self.widths):
+            raise VbcliError(f"widths {self.widths} are not multiples of n_groups {self.n_groups}")
+
+
 def preset_names() -> list[str]:
     """Names of the shipped model presets."""
     return sorted(p.name.removesuffix(".json") for p in resources.files("vbcli.presets").iterdir() if p.name.endswith(".json"))

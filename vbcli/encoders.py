@@ -1,12 +1,12 @@
-"""Encoders: clips of frames to features. Image encoders (timm, open_clip) and 3-D convolution encoders (torchvision).
+"""Encoders: clips of frames to features. Image encoders (timm, open_clip) and 3-D convolution encoders (torchvision, or our own).
 
 An encoder's name is `LIBRARY:ARCHITECTURE[/WEIGHTS]`; WEIGHTS is a tag that the library can download, a local path, or
-`random`. The pre-processing is part of the weights' identity and travels in the encoder's specification.
+`random`. Or it is the folder of an encoder that `vbcli train --task encoder` made. The pre-processing is part of the weights'
+identity and travels in the encoder's specification.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import pickle
@@ -24,8 +24,11 @@ from torch.nn import functional as F
 from vbcli.errors import VbcliError
 from vbcli.media import Geometry
 from vbcli.memory import keep_freed_memory
+from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
+TRAINED = "conv3d"
+"""What stands before the hash in the name of an encoder of ours: the same wherever its folder lies."""
 Pool = Literal["mean", "grid2", "grid3"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -37,6 +40,12 @@ class Preprocessing:
     geometry: Geometry
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        """uint8 (B, F, H, W, 3) to float32 (B, 3, F, H, W)."""
+        mean = torch.tensor(self.mean, device=clips.device).view(1, 3, 1, 1, 1) * 255
+        scale = 1 / (torch.tensor(self.std, device=clips.device).view(1, 3, 1, 1, 1) * 255)
+        return (clips.permute(0, 4, 1, 2, 3).float() - mean) * scale
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,13 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded encoder. `encode` depends on each clip alone."""
+    """A loaded encoder. `encode` depends on each clip alone; `folder` is where one that was trained here lies."""
 
     spec: EncoderSpec
     batch_size: int
     _forward: Callable[[Tensor], list[Tensor]]
     device: torch.device
+    folder: Path | None = None
 
     @torch.inference_mode()
     def encode(self, clips: np.ndarray) -> np.ndarray:
@@ -143,6 +153,7 @@ def load_encoder(
 
     Args:
         name: `timm:ARCH[/PATH]`, `open_clip:ARCH/TAG_OR_PATH` or `torchvision:ARCH[/TAG_OR_PATH]`; `/random` asks for random weights.
+            Or the folder of an encoder that was trained.
         pool: `mean` over the frame, or a 2x2 or 3x3 grid of cells.
         precision: `auto` is bfloat16 where the hardware computes with it, else float32.
         clip_s: length of a clip in seconds; None means what the encoder declares.
@@ -153,20 +164,15 @@ def load_encoder(
     keep_freed_memory()
     if clip_s is not None and not 0 < clip_s < math.inf:
         raise VbcliError(f"--clip-s {clip_s:g} is not above 0 and finite")
-    library, _, rest = name.partition(":")
-    if library not in _LOADERS or not rest:
-        raise VbcliError(
-            f"unknown encoder '{name}'", hint=f"names look like {DEFAULT_ENCODER}, open_clip:ViT-B-32/PATH_OR_TAG, torchvision:s3d/PATH"
-        )
-    architecture, _, weights = rest.partition("/")
+    folder = Path(name) if Path(name).is_dir() else None
     with torch.random.fork_rng(devices=[]):
         # Random weights, where they are asked for, are the same in every process.
         torch.manual_seed(0)
-        backbone = _LOADERS[library](architecture, weights)
+        backbone = _load_named(name) if folder is None else _load_trained(folder)
     if pool != "mean" and backbone.feature_maps is None:
         raise VbcliError(f"encoder {name} has no map of the frame to pool by cells", hint="give --pool mean")
     module = backbone.module.eval().requires_grad_(False).to(device)
-    sha256 = _state_hash(module)
+    sha256 = state_sha256(module)
     fps = backbone.fps if clip_s is None else backbone.n_frames / clip_s
     dtype = _resolve_precision(precision, device)
     if backbone.n_frames == 1:
@@ -179,8 +185,20 @@ def load_encoder(
     n_cells = {"mean": 1, "grid2": 4, "grid3": 9}[pool]
     block_dims = tuple(block.shape[2] for block in blocks)
     precision_name = str(dtype).removeprefix("torch.")
+    name = name if folder is None else f"{TRAINED}:{sha256[:16]}"
     spec = EncoderSpec(name, sha256, backbone.preprocessing, fps, backbone.n_frames, pool, n_cells, block_dims, precision_name)
-    return Encoder(spec, batch_size, forward, torch.device(device))
+    return Encoder(spec, batch_size, forward, torch.device(device), folder)
+
+
+def _load_named(name: str) -> _Backbone:
+    library, _, rest = name.partition(":")
+    if library == TRAINED:
+        raise VbcliError(f"the folder of the trained encoder {name} is not there", hint="name its folder, or train it again")
+    if library not in _LOADERS or not rest:
+        names = f"{DEFAULT_ENCODER}, open_clip:ViT-B-32/PATH_OR_TAG, torchvision:s3d/PATH, or the folder of a trained encoder"
+        raise VbcliError(f"unknown encoder '{name}'", hint=f"names look like {names}")
+    architecture, _, weights = rest.partition("/")
+    return _LOADERS[library](architecture, weights)
 
 
 def _resolve_precision(precision: Precision, device: str) -> torch.dtype:
@@ -191,12 +209,9 @@ def _resolve_precision(precision: Precision, device: str) -> torch.dtype:
 
 
 def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], list[Tensor]]:
-    mean = torch.tensor(backbone.preprocessing.mean, device=device).view(1, 3, 1, 1, 1) * 255
-    scale = 1 / (torch.tensor(backbone.preprocessing.std, device=device).view(1, 3, 1, 1, 1) * 255)
-
     @torch.inference_mode()
     def forward(clips: Tensor) -> list[Tensor]:  # (B, F, H, W, 3) uint8
-        x = (clips.permute(0, 4, 1, 2, 3).float() - mean) * scale  # (B, 3, F, H, W)
+        x = backbone.preprocessing.normalise(clips)  # (B, 3, F, H, W)
         if backbone.n_frames == 1:
             x = x.squeeze(2).contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -207,14 +222,6 @@ def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, devic
         return [F.adaptive_avg_pool2d(m.float(), int(pool[-1])).flatten(2).transpose(1, 2) for m in maps]  # (B, g * g, D_i)
 
     return forward
-
-
-def _state_hash(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # All that `torch.load` has been seen to raise on files of other kinds and damaged ones.
@@ -378,6 +385,22 @@ def _load_torchvision(architecture: str, weights: str) -> _Backbone:
     if is_mvit:
         module.head = nn.Identity()
     return _Backbone(module, None if is_mvit else feature_maps, pooled, Preprocessing(geometry, mean, std), fps, n_frames)
+
+
+def trained_preprocessing(size_px: int) -> Preprocessing:
+    """What the encoders that we train are given: the whole frame, squeezed into a square."""
+    return Preprocessing(Geometry((size_px, size_px), size_px), (0.45,) * 3, (0.225,) * 3)
+
+
+def _load_trained(encoder_dir: Path) -> _Backbone:
+    checkpoint = load_encoder_checkpoint(encoder_dir)
+    model, size = checkpoint.model, checkpoint.model.config.size_px
+    preprocessing = Preprocessing(Geometry((size, size), size), checkpoint.mean, checkpoint.std)
+
+    def pooled(x: Tensor) -> Tensor:
+        return torch.cat([maps.mean((2, 3)) for maps in model.feature_maps(x)], 1)
+
+    return _Backbone(model, model.feature_maps, pooled, preprocessing, checkpoint.fps, model.config.n_frames)
 
 
 _LOADERS: dict[str, Callable[[str, str], _Backbone]] = {"timm": _load_timm, "open_clip": _load_open_clip, "torchvision": _load_torchvision}

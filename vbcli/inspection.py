@@ -22,10 +22,10 @@ def describe(path: Path) -> dict[str, Any]:
         return _describe_dataset(path)
     if (path / "config.json").is_file():
         values = read_json(path / "config.json")
-        if isinstance(values, dict) and values.get("kind") in ("checkpoint", "vocabulary"):
+        if isinstance(values, dict) and values.get("kind") in ("checkpoint", "encoder", "vocabulary"):
             return _describe_artifact(path, values)
     raise VbcliError(
-        f"{path} is no dataset, shard, checkpoint or vocabulary of vbcli" if path.exists() else f"{path} does not exist",
+        f"{path} is no dataset, shard, checkpoint, encoder or vocabulary of vbcli" if path.exists() else f"{path} does not exist",
         hint="name a folder or shard that vbcli made",
     )
 

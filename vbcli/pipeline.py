@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from vbcli import shards
 from vbcli.config import config_hash
+from vbcli.encoderfolders import carried_encoder, carry_encoder
 from vbcli.errors import VbcliError
 from vbcli.executors import ExecutorName, open_executor
 from vbcli.media import ffmpeg_build, find_ffmpeg
@@ -171,9 +172,13 @@ def encode_dataset(
     caption_files: Sequence[Path] = (),
     device: str = "cpu",
     threads: int = 1,
+    encoder_dir: Path | None = None,
     options: RunOptions | None = None,
 ) -> RunReport:
     """Encodes a frames dataset, or a folder of videos without storing frames.
+
+    Args:
+        encoder_dir: of an encoder that was trained; the features carry a copy of it.
 
     Raises:
         VbcliError: frames stored too sparsely for the encoder's clips, or the output folder holds something else.
@@ -185,6 +190,11 @@ def encode_dataset(
     if kind not in (None, "frames"):
         raise VbcliError(f"{source_dir} is a {kind} dataset: encode takes frames or videos")
     stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.ffmpeg)
+    if kind is not None:
+        check_sampling(shards.read_manifest(source_dir).facts["fps"], encoder, source_dir)
+    shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
+    copy = carry_encoder(encoder_dir, features_dir)
+    stage = replace(stage, encoder_dir=None if copy is None else str(copy))
     with options.open() as executor:
         if kind is None:
             _scan(source_dir, features_dir, caption_files, stage, executor, options)
@@ -195,7 +205,6 @@ def encode_dataset(
             return report
         if caption_files:
             raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
-        check_sampling(shards.read_manifest(source_dir).facts["fps"], encoder, source_dir)
         _note_missing(source_dir, options)
         inputs = dataset_inputs(source_dir, stage)
         return _run(stage, inputs, features_dir, executor, options, parents=_parents(source_dir), videos_dir=source_dir / "videos")
@@ -305,10 +314,10 @@ def caption_dataset(
             inputs = dataset_inputs(source, caption)
             return _run(caption, inputs, captions_dir, executor, options, parents=_parents(source), videos_dir=source / "videos")
         vocabulary = load_vocabulary(checkpoint_dir / "vocab")
-        encoder = EncoderSpec.from_dict(vocabulary.encoder)
+        encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(checkpoint_dir / "vocab")
         stage = Chain(
             (
-                Encode(encoder, "videos", device, threads, options.ffmpeg),
+                Encode(encoder, "videos", device, threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
                 Tokenize(str(checkpoint_dir / "vocab"), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, videos_dir),
                 caption,
             )

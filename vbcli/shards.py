@@ -5,6 +5,7 @@ A dataset is a folder:
     manifest.json              what made it: kind, stage, version, configuration; created once, exclusively
     shard-00000.parquet ...    the data; a shard's key and counts are in its footer
     videos/                    the dataset of the videos it came from (text, labels and splits are there)
+    encoder/                   the encoder that made the features, where it was trained by vbcli
     _plan/0000.json            which videos are in which shard (only where a folder of videos was scanned)
     _errors/shard-00000.jsonl  failed items
     _runs/*.json               a record of each run: times, host, versions
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vbcli.digests import iter_bytes, table_digest
+from vbcli.encoderfolders import CARRIED_NAME
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.files import is_free, not_free, not_written, read_json, remove_stale, temporary_path, write_atomic, write_json
 
@@ -309,7 +311,7 @@ def check_manifest(dataset_dir: Path, stage: str, version: int, config: dict[str
         VbcliError: it says what differs.
     """
     # Looked into before the manifest is looked for: another machine may claim and fill the folder just now.
-    found_free = is_free(dataset_dir, ("_plan", "videos"))
+    found_free = is_free(dataset_dir, ("_plan", "videos", CARRIED_NAME))
     if not (dataset_dir / "manifest.json").exists():
         if not found_free:
             raise not_free(dataset_dir)

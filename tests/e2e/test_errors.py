@@ -25,6 +25,10 @@ CASES = [
     (["train"], 1, "has no features and no tokens"),
     (["train", "empty"], 1, "empty is not a tokens dataset"),
     (["train", "empty", "--task", "denoise", "--n-clips", "2"], 2, "--n-clips is for --task caption"),
+    (["train", "--task", "encoder"], 1, "vbcli-work/frames is not a frames dataset"),
+    (["train", "empty", "--task", "encoder", "--init", "minilm"], 2, "--init is not for --task encoder"),
+    (["train", "empty", "--objective", "words"], 2, "--objective is for --task encoder"),
+    (["encode", "videos", "--encoder", "empty"], 1, "there is no trained encoder in empty"),
     (["train", "--n-clips", "1"], 2, "--n-clips is for --task caption"),
     (["train", "empty", "--fusion", "both"], 2, "Invalid value for '--fusion'"),
     (["train", "empty", "--keep-init", "2"], 2, "Invalid value for '--keep-init'"),
@@ -43,7 +47,7 @@ CASES = [
     (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no captioned video is in the split 'dev'"),
     (["evaluate", "empty", "good.csv"], 1, "empty is not a captions dataset"),
     (["evaluate", "good.csv", "videos"], 1, "videos is neither a dataset nor a caption file"),
-    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint or vocabulary"),
+    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint, encoder or vocabulary"),
     (["paint"], 2, "No such command"),
 ]
 

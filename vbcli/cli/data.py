@@ -63,7 +63,7 @@ def encode(
     source_dir: Annotated[Path | None, typer.Argument(metavar="FRAMES_OR_VIDEOS_DIR", help="The workspace's frames/ if left out.")] = None,
     features_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's features/ if left out.")] = None,
     encoder: Annotated[
-        str, typer.Option(help="timm:ARCH, open_clip:ARCH/TAG_OR_PATH or torchvision:ARCH/TAG_OR_PATH.")
+        str, typer.Option(help="timm:ARCH, open_clip:ARCH/TAG_OR_PATH, torchvision:ARCH/TAG_OR_PATH, or the folder of a trained encoder.")
     ] = "timm:tf_efficientnet_lite0",
     clip_s: Annotated[float | None, typer.Option(help="Seconds of a clip; what the encoder declares if left out.")] = None,
     pool: Annotated[Pool, typer.Option(help="Average over the frame, or over a 2x2 or 3x3 grid of cells.")] = Pool.grid3,
@@ -86,9 +86,11 @@ def encode(
     from vbcli.pipeline import encode_dataset
 
     target = features_dir or places.features_dir
-    spec = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s).spec
+    loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
     with run_options("encode", executor, workers, retry_failed, ffmpeg) as options:
-        report = encode_dataset(source, target, spec, caption_files=captions or (), threads=threads, options=options)
+        report = encode_dataset(
+            source, target, loaded.spec, caption_files=captions or (), threads=threads, encoder_dir=loaded.folder, options=options
+        )
     finish_run(report, "features", as_json)
 
 
@@ -139,6 +141,7 @@ def _workspace_source(places: Places) -> Path:
 
 def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
     """As `vbcli encode` does it with the options that the features there were made with, or with none."""
+    from vbcli.encoderfolders import carried_encoder
     from vbcli.encoders import DEFAULT_ENCODER, EncoderSpec, load_encoder
     from vbcli.pipeline import dataset_kind, encode_dataset
     from vbcli.shards import read_manifest
@@ -149,7 +152,7 @@ def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
     else:
         spec, threads = load_encoder(DEFAULT_ENCODER).spec, 1
     with run_options("encode", ExecutorName.processes, 0, False, "bundled") as options:
-        report = encode_dataset(frames_dir, features_dir, spec, threads=threads, options=options)
+        report = encode_dataset(frames_dir, features_dir, spec, threads=threads, encoder_dir=carried_encoder(features_dir), options=options)
     # What could not be encoded is told, and the others make a vocabulary.
     show_run(report, "features")
 

@@ -1,4 +1,4 @@
-"""train and caption: from tokens to models, and from videos to sentences."""
+"""train and caption: from tokens (or frames) to models, and from videos to sentences."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.training.fit import FitReport
     from vbcli.training.options import FitOptions
+    from vbcli.training.runs import FitReport
     from vbcli.training.trainer import TrainProgress
 
 ESTIMATE_AFTER_STEPS = 10
@@ -40,6 +40,16 @@ class TaskName(StrEnum):
     pretrain = "pretrain"
     denoise = "denoise"
     caption = "caption"
+    encoder = "encoder"
+
+
+class Objective(StrEnum):
+    """What an encoder learns of a clip."""
+
+    auto = "auto"
+    labels = "labels"
+    words = "words"
+    order = "order"
 
 
 class VisualInput(StrEnum):
@@ -76,11 +86,17 @@ class CaptionFormat(StrEnum):
 
 def train(
     tokens_dir: Annotated[
-        Path | None, typer.Argument(help="Tokens dataset; the workspace's tokens/ if left out, made first where needed.")
+        Path | None,
+        typer.Argument(
+            metavar="TOKENS_OR_FRAMES_DIR",
+            help="Tokens dataset; the workspace's tokens/ if left out, made first where needed. For an encoder, a frames dataset.",
+        ),
     ] = None,
     checkpoint_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's checkpoints/<task> if left out.")] = None,
     task: Annotated[TaskName | None, typer.Option(help="What to train; without it pretrain, then caption from it.")] = None,
-    model: Annotated[str, typer.Option(help="The encoder's preset: videobert-tiny, -mini, -base or -large.")] = "videobert-tiny",
+    model: Annotated[
+        str | None, typer.Option(help="The preset: videobert-tiny (the default), -mini, -base or -large; of an encoder conv3d-tiny.")
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Start from a checkpoint, a folder with a Hugging Face BERT, or 'minilm'.")] = None,
     split: Annotated[str, typer.Option(help="Learn from the videos of this split.")] = "train",
     visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
@@ -106,26 +122,33 @@ def train(
     n_clips: Annotated[
         int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")
     ] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="What an encoder learns of a clip; auto: labels, else words of captions, else the order of frames.")
+    ] = Objective.auto,
     seed: Seed = 0,
     precision: Annotated[Precision, typer.Option(help="auto is bfloat16 on a GPU that has it.")] = Precision.auto,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 leaves it to the library.")] = 0,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
-    """Train VideoBERT and the captioner.
+    """Train VideoBERT and the captioner, or a 3-D encoder.
 
     Interrupted training goes on where it was; a checkpoint holds all that captioning needs.
     """
     if n_clips is not None and task is not TaskName.caption:
         raise UsageError("--n-clips is for --task caption")
+    if objective is not Objective.auto and task is not TaskName.encoder:
+        raise UsageError("--objective is for --task encoder")
+    if init is not None and task is TaskName.encoder:
+        raise UsageError("--init is not for --task encoder: it starts fresh")
     places = Places(workspace)
-    source = tokens_dir or _workspace_tokens(places)
+    source = tokens_dir or (places.frames_dir if task is TaskName.encoder else _workspace_tokens(places))
     from vbcli.training.options import FitOptions
 
     def options(wanted: TaskName, start: str | None) -> FitOptions:
         return FitOptions(
             task=wanted.value,
-            model=model,
+            model=model or ("conv3d-tiny" if wanted is TaskName.encoder else FitOptions.model),
             init=start,
             split=split,
             visual_input=visual_input.value,
@@ -141,6 +164,7 @@ def train(
             label_smoothing=label_smoothing,
             keep_init=keep_init,
             n_clips=n_clips,
+            objective=objective.value,
             seed=seed,
             precision=precision.value,
             threads=threads,
@@ -184,8 +208,12 @@ def _has_captions(tokens_dir: Path, split: str) -> bool:
     return any(row["captions"] for table in tables for row in table.to_pylist() if (row["split"] or "train") == split)
 
 
-def _fit(tokens_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitReport:
-    from vbcli.training.fit import fit
+def _fit(source_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitReport:
+    if options.task == "encoder":
+        from vbcli.training.fit_encoder import fit_encoder as run
+    else:
+        from vbcli.training.fit import fit as run
+    unit = "frames" if options.task == "encoder" else "tokens"
 
     with console.progress_bar(f"train {options.task}", "steps") as progress:
         bar = progress.task_ids[0]
@@ -196,11 +224,11 @@ def _fit(tokens_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitRepo
             if len(seconds) == ESTIMATE_AFTER_STEPS:
                 left = (now.max_steps - now.step) * sorted(seconds)[len(seconds) // 2]
                 console.note(f"train {options.task}: at most {now.max_steps} steps, about {_duration(left)}; early stopping may end before")
-            text = f"loss {now.loss:.3f}, validation {now.validation_loss:.3f}, {now.tokens_per_s:,.0f} tokens/s"
+            text = f"loss {now.loss:.3f}, validation {now.validation_loss:.3f}, {now.tokens_per_s:,.0f} {unit}/s"
             progress.update(bar, completed=now.step, total=now.max_steps, text=text)
 
-        report = fit(
-            tokens_dir, checkpoint_dir, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress
+        report = run(
+            source_dir, checkpoint_dir, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress
         )
     if report.result is None:
         console.note(f"{checkpoint_dir}: trained already with these options and data")

@@ -43,6 +43,7 @@ class Encode(Stage):
         encoder: specification from `load_encoder`; its weights' hash is checked when they are loaded again.
         source: `frames` or `videos`, the kind of rows that come in.
         threads: of a worker; part of the identity, for sums may be ordered by it.
+        encoder_dir: of an encoder that was trained; its weights' hash, not its place, is part of the identity.
     """
 
     encoder: EncoderSpec
@@ -50,6 +51,7 @@ class Encode(Stage):
     device: str = "cpu"
     threads: int = 1
     ffmpeg: str = "bundled"
+    encoder_dir: str | None = None
 
     name: ClassVar[str] = "encode"
     version: ClassVar[int] = 1
@@ -63,7 +65,7 @@ class Encode(Stage):
         return features_schema(self.encoder.width, pa.float16())
 
     def identity(self) -> dict[str, Any]:
-        return {k: v for k, v in to_dict(self).items() if k != "ffmpeg"}
+        return {k: v for k, v in to_dict(self).items() if k not in ("ffmpeg", "encoder_dir")}
 
     def facts(self) -> dict[str, Any]:
         return {"encoder": self.encoder.as_dict(), "clip_s": self.encoder.clip_s}
@@ -74,7 +76,7 @@ class Encode(Stage):
         torch.set_num_threads(self.threads)
         spec = self.encoder
         precision = "bfloat16" if spec.precision == "bfloat16" else "float32"
-        encoder = load_encoder(spec.name, pool=spec.pool, precision=precision, clip_s=spec.clip_s, device=self.device)
+        encoder = load_encoder(self.encoder_dir or spec.name, pool=spec.pool, precision=precision, clip_s=spec.clip_s, device=self.device)
         if encoder.spec.weights_sha256 != spec.weights_sha256:
             raise VbcliError(f"the weights of encoder {spec.name} are not those that the dataset was begun with")
         read = self._read_frames if self.source == "frames" else self._read_video

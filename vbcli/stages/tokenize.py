@@ -92,7 +92,7 @@ class Tokenize(Stage):
                     "visual_tokens": [[int(t)] for t in tokens[clips]],
                     "features": list(projected[clips]),
                     "text": segment.text,
-                    "captions": _captions_within(video["captions"] or [], segment.start_s, segment.end_s),
+                    "captions": captions_within(video["captions"] or [], segment.start_s, segment.end_s),
                     "labels": video["labels"],
                     "questions": video["questions"],
                     "split": split,
@@ -101,7 +101,7 @@ class Tokenize(Stage):
         return pa.Table.from_pylist(rows, schema=self.output_schema())
 
 
-def _captions_within(captions: list[dict[str, Any]], start_s: float, end_s: float) -> list[dict[str, Any]]:
+def captions_within(captions: list[dict[str, Any]], start_s: float, end_s: float) -> list[dict[str, Any]]:
     """Captions of the whole video, and timed ones that overlap the span."""
     return [c for c in captions if c["start_s"] is None or (c["start_s"] < end_s and c["end_s"] > start_s)]
 

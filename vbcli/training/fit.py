@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, KwargsHandler
 
 from vbcli import shards
 from vbcli.config import config_hash, to_dict
 from vbcli.errors import VbcliError
 from vbcli.files import check_free
-from vbcli.memory import keep_freed_memory
 from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.videobert import VideoBert
 from vbcli.training.batches import VideoTokens, read_tokens
@@ -24,21 +19,18 @@ from vbcli.training.captioning import CaptionTask
 from vbcli.training.denoising import DenoiseTask
 from vbcli.training.options import FitOptions, train_config
 from vbcli.training.pretrain import PretrainTask
+from vbcli.training.runs import (
+    FitReport,
+    check_same_run,
+    note_overfitting,
+    open_accelerator,
+    prepare_process,
+    record_run,
+    resolve_precision,
+)
 from vbcli.training.tasks import Task, split_videos
-from vbcli.training.trainer import Trainer, TrainProgress, TrainResult
+from vbcli.training.trainer import Trainer, TrainProgress
 from vbcli.vocab.artifact import load_vocabulary
-
-OVERFITTED = 1.5
-"""A validation loss so many times that of training rows is worth a word."""
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What came out; `result` is None where the checkpoint was there already."""
-
-    checkpoint_dir: Path
-    result: TrainResult | None
-    trained_on: dict[str, Any]
 
 
 def fit(
@@ -61,7 +53,7 @@ def fit(
     init = find_init(options, on_note)
     identity = _identity(tokens_dir, options, init)
     if (checkpoint_dir / "config.json").is_file():
-        return _already_trained(checkpoint_dir, options, identity)
+        return check_same_run(read_checkpoint_config(checkpoint_dir), checkpoint_dir, options, identity)
     check_free(checkpoint_dir, ("_training", "metrics.jsonl", "tensorboard", "model.safetensors", "tokenizer.json", "vocab"))
     videos = read_tokens(tokens_dir)
     train, validation, note = split_videos(videos, options.split)
@@ -74,13 +66,10 @@ def fit(
         )
     if options.task == "pretrain":
         _fill_text(train, validation, on_note)
-    keep_freed_memory()
-    torch.manual_seed(options.seed)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    prepare_process(options)
     visual = load_vocabulary(tokens_dir / "vocab")
     checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", train)
-    accelerator = _accelerator(options)
+    accelerator = open_accelerator(options)
     checkpoint.model.to(accelerator.device)
     checkpoint.encoder.freeze_visual_rows()
     task = _build_task(checkpoint, train, validation, options)
@@ -89,23 +78,9 @@ def fit(
     config = train_config(options, checkpoint.encoder.config.hidden_size, task.n_train)
     trainer = Trainer(task, config, checkpoint_dir, identity, on_progress, accelerator)
     result = trainer.run()
-    if result.best_loss > OVERFITTED * result.train_loss:
-        gap = f"{result.best_loss:.3f} against {result.train_loss:.3f} on training rows"
-        on_note(f"validation loss {gap}: much is learned by heart; more videos would help, or a smaller model")
+    note_overfitting(result, on_note)
     checkpoint.window_clips = task.longest_clips if isinstance(task, CaptionTask) else 0
-    checkpoint.trained_on = {
-        "task": options.task,
-        "options": to_dict(options),
-        "identity": identity,
-        "dataset": manifest.facts,
-        "n_train_videos": len(train),
-        "n_validation_videos": len(validation),
-        "n_rows": task.n_train,
-        "n_steps": result.n_steps,
-        "best_step": result.best_step,
-        "validation_loss": result.best_loss,
-        "train_loss": result.train_loss,
-    }
+    checkpoint.trained_on = record_run(options, identity, manifest.facts, task, result, train, validation)
     checkpoint.model.to("cpu")
     if accelerator.is_main_process:
         save_checkpoint(checkpoint, checkpoint_dir)
@@ -113,40 +88,16 @@ def fit(
     return FitReport(checkpoint_dir, result, checkpoint.trained_on)
 
 
-def _accelerator(options: FitOptions) -> Accelerator:
-    """Device, precision and, under `accelerate launch`, the other processes."""
-    # A captioner has no use for its encoder's heads.
-    unused: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    mixed_precision = "bf16" if _precision(options) == "bfloat16" else "no"
-    return Accelerator(cpu=options.device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=unused)
-
-
-def _precision(options: FitOptions) -> str:
-    is_fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and options.device != "cpu"
-    return options.precision if options.precision != "auto" else "bfloat16" if is_fast else "float32"
-
-
 def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[str, Any]:
     """Hashes of what a run is made of; threads and device may change, which is said in the record only."""
     data = config_hash([shards.read_footer(p)["content_sha256"] for p in shards.list_shards(tokens_dir)])
-    fixed = replace(options, threads=0, device="cpu", init=None, accumulation=1, precision=_precision(options))
+    fixed = replace(options, threads=0, device="cpu", init=None, accumulation=1, precision=resolve_precision(options))
     if options.task == "pretrain":
         # What only a decoder is told changes nothing here.
         fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
     else:
         fixed = replace(fixed, regime_weights=(1, 0, 0))
     return {"options": config_hash(to_dict(fixed)), "init": None if init is None else init_digest(init), "data": data}
-
-
-def _already_trained(checkpoint_dir: Path, options: FitOptions, identity: dict[str, Any]) -> FitReport:
-    values = read_checkpoint_config(checkpoint_dir)
-    if values["trained_on"].get("identity") != identity:
-        changed = [k for k in identity if values["trained_on"].get("identity", {}).get(k) != identity[k]]
-        raise VbcliError(
-            f"{checkpoint_dir} holds a {values['task']} checkpoint trained with other {' and '.join(changed) or options.task}",
-            hint="name another checkpoint folder, or remove this one",
-        )
-    return FitReport(checkpoint_dir, None, values["trained_on"])
 
 
 def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note: Callable[[str], None]) -> None:
@@ -162,7 +113,9 @@ def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note:
             segment.text = video.captions[i % len(video.captions)] if video.captions else ""
 
 
-def _build_task(checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions) -> Task[Any, Any]:
+def _build_task(
+    checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions
+) -> Task[Any, Any, Any, Any]:
     if isinstance(checkpoint.model, VideoBert):
         weights = options.regime_weights
         return PretrainTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, regime_weights=weights)

@@ -9,14 +9,15 @@ from typing import Literal
 from vbcli.errors import VbcliError
 from vbcli.training.trainer import Schedule, TrainConfig
 
-TaskName = Literal["pretrain", "denoise", "caption"]
+TaskName = Literal["pretrain", "denoise", "caption", "encoder"]
+ObjectiveChoice = Literal["auto", "labels", "words", "order"]
 VisualInput = Literal["tokens", "features", "both"]
 Fusion = Literal["joint", "cross"]
 Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
 KEPT_OF_PRETRAINING = 0.4
-# Of the running mean of a captioner's weights: about the last 500 steps.
-DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998}
+# Of the running mean of the weights: a captioner's is about the last 500 steps.
+DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "encoder": 0.99}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class FitOptions:
     """Options of `vbcli train`.
 
     Args:
-        model: the encoder's preset; the decoder is the BART preset of the same size.
+        model: the encoder's preset; the decoder is the BART preset of the same size. For the task `encoder`, of a 3-D convolution network.
         init: a checkpoint of ours, a folder with a Hugging Face BERT, or `minilm`; None is fresh.
         split: what to learn from.
         max_steps: None is the task's default.
@@ -36,6 +37,8 @@ class FitOptions:
         ema_decay: of the running mean of the weights; None is the task's default, 0 keeps no mean.
         patience: validations without a gain before training stops.
         regime_weights: how often pre-training shows video and text, text alone, and video alone.
+        objective: what a 3-D encoder learns of a clip: its labels, the words of its captions, or the order of its frames; `auto` is the
+            first of these that there is.
         precision: of the computing; `auto` is bfloat16 on a GPU that has it, else float32.
         device: `auto` is a GPU where there is one.
     """
@@ -57,6 +60,7 @@ class FitOptions:
     ema_decay: float | None = None
     patience: int = 5
     regime_weights: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    objective: ObjectiveChoice = "auto"
     seed: int = 0
     precision: Precision = "auto"
     threads: int = 0
@@ -76,7 +80,7 @@ class FitOptions:
                 raise VbcliError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 2500}
+DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 2500, "encoder": 1000}
 
 
 def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainConfig:

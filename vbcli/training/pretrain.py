@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from vbcli.models.videobert import VideoBert
 from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
-from vbcli.training.batches import VideoTokens, collate
+from vbcli.training.batches import Batch, VideoTokens, collate
 from vbcli.training.masking import mask_tokens
-from vbcli.training.tasks import IGNORED, DrawnRows, Task, feature_noise, row_rng
+from vbcli.training.tasks import IGNORED, DrawnRows, TokensTask, feature_noise, row_rng
 
 MAX_JOINED = 8
 """Most neighbouring segments that are shown as one."""
@@ -23,7 +23,7 @@ MIN_STRIDED = 8
 """as long as so many are left."""
 
 
-class PretrainTask(Task[VideoBert, int]):
+class PretrainTask(TokensTask[VideoBert, int]):
     """Masked modelling of text and visual tokens, and alignment of the two.
 
     A row is a segment, joined with a random number of its neighbours, because what is said is often not said while it can be seen; of its
@@ -64,7 +64,7 @@ class PretrainTask(Task[VideoBert, int]):
         if n_cut:
             self.notes.append(f"{n_cut} of {self.n_train} segments are longer than {budget} positions: a random window of each is used")
 
-    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows:
+    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows[Batch]:
         drawn = [self._draw(self.parts[part], row, epoch, is_disturbed) for row in rows]
         batch = collate([d[0] for d in drawn], self.model.config.feature_dim, self.text.pad_id)
         targets = torch.full(batch.input_ids.shape, IGNORED)
@@ -81,7 +81,7 @@ class PretrainTask(Task[VideoBert, int]):
             self.row_keys(rows, epoch),
         )
 
-    def losses(self, drawn: DrawnRows) -> dict[str, Tensor]:
+    def losses(self, drawn: DrawnRows[Batch]) -> dict[str, Tensor]:
         hidden = self.model(**drawn.batch.arguments())  # (B, S, D)
         targets, aligned = drawn.wanted["tokens"], drawn.wanted["alignment"]
         asked, known = targets != IGNORED, aligned != IGNORED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,28 @@ TRAINING, VALIDATION = 0, 1
 VALIDATION_NAMES = ("val", "valid", "validate", "validation", "dev")
 
 
+class Shown(Protocol):
+    """What a model is shown of some rows."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+class Source(Protocol):
+    """A video that rows come from, and the shard that it was read from."""
+
+    video_id: str
+    split: str | None
+    shard: str
+
+
+ShownT = TypeVar("ShownT", bound=Shown)
+ModelT = TypeVar("ModelT", bound=nn.Module)
+SourceT = TypeVar("SourceT", bound=Source)
+RowT = TypeVar("RowT")
+
+
 @dataclass
-class DrawnRows:
+class DrawnRows(Generic[ShownT]):
     """Rows as the model sees them in one step.
 
     Args:
@@ -33,22 +53,18 @@ class DrawnRows:
         keys: uint64 (B,), of the rows' dropout.
     """
 
-    batch: Batch
+    batch: ShownT
     wanted: dict[str, Tensor]
     counts: dict[str, int]
     n_tokens: int
     keys: np.ndarray
 
-    def to(self, device: torch.device) -> DrawnRows:
+    def to(self, device: torch.device) -> DrawnRows[ShownT]:
         """The same, with its tensors on a device."""
         return replace(self, batch=self.batch.to(device), wanted={name: tensor.to(device) for name, tensor in self.wanted.items()})
 
 
-ModelT = TypeVar("ModelT", bound=nn.Module)
-RowT = TypeVar("RowT")
-
-
-class Task(ABC, Generic[ModelT, RowT]):
+class Task(ABC, Generic[ModelT, SourceT, RowT, ShownT]):
     """Rows to learn from and the losses of a model on them.
 
     Everything random about a row is drawn from (seed, epoch, row), never from its batch. Losses are sums over predictions, to be divided by
@@ -61,9 +77,8 @@ class Task(ABC, Generic[ModelT, RowT]):
     name: str
     loss_names: tuple[str, ...]
 
-    def __init__(self, model: ModelT, text: TextVocabulary, parts: list[list[tuple[VideoTokens, RowT]]], seed: int) -> None:
+    def __init__(self, model: ModelT, parts: list[list[tuple[SourceT, RowT]]], seed: int) -> None:
         self.model = model
-        self.text = text
         self.parts = parts
         self.seed = seed
         self.notes: list[str] = []
@@ -79,7 +94,7 @@ class Task(ABC, Generic[ModelT, RowT]):
         return len(self.parts[VALIDATION])
 
     @abstractmethod
-    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows:
+    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows[ShownT]:
         """Draws rows.
 
         Args:
@@ -88,7 +103,7 @@ class Task(ABC, Generic[ModelT, RowT]):
         """
 
     @abstractmethod
-    def losses(self, drawn: DrawnRows) -> dict[str, Tensor]:
+    def losses(self, drawn: DrawnRows[ShownT]) -> dict[str, Tensor]:
         """Sum of the loss over the predictions of each name; zero where there are none."""
 
     def row_keys(self, rows: Sequence[int], epoch: int) -> np.ndarray:
@@ -96,7 +111,19 @@ class Task(ABC, Generic[ModelT, RowT]):
         return np.array([np.random.SeedSequence([self.seed, epoch, row, 1]).generate_state(1, np.uint64)[0] for row in rows])
 
 
-def split_videos(videos: Sequence[VideoTokens], split: str) -> tuple[list[VideoTokens], list[VideoTokens], str | None]:
+class TokensTask(Task[ModelT, VideoTokens, RowT, Batch]):
+    """A task on the tokens of videos.
+
+    Args:
+        text: the vocabulary of their text.
+    """
+
+    def __init__(self, model: ModelT, text: TextVocabulary, parts: list[list[tuple[VideoTokens, RowT]]], seed: int) -> None:
+        super().__init__(model, parts, seed)
+        self.text = text
+
+
+def split_videos(videos: Sequence[SourceT], split: str) -> tuple[list[SourceT], list[SourceT], str | None]:
     """Training and validation videos.
 
     The validation part is the split called val (or valid, validation, dev). Where there is none, every tenth training

@@ -95,12 +95,12 @@ class TrainResult:
 class _Losses(nn.Module):
     """A task's losses as a module: all that uses weights happens in one call of `forward`, as distribution and autocast need it."""
 
-    def __init__(self, task: Task[Any, Any]) -> None:
+    def __init__(self, task: Task[Any, Any, Any, Any]) -> None:
         super().__init__()
         self.model = task.model
         self.task = task
 
-    def forward(self, drawn: DrawnRows) -> dict[str, Tensor]:
+    def forward(self, drawn: DrawnRows[Any]) -> dict[str, Tensor]:
         key_dropout(self.model, drawn.keys)
         return self.task.losses(drawn)
 
@@ -116,7 +116,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task[Any, Any],
+        task: Task[Any, Any, Any, Any],
         config: TrainConfig,
         checkpoint_dir: Path,
         identity: dict[str, Any],
@@ -208,7 +208,7 @@ class Trainer:
         self._update_mean()
         return float(loss), sum(drawn.n_tokens for drawn, _ in pieces)
 
-    def _draw_pieces(self, rows: Sequence[int], epoch: int) -> list[tuple[DrawnRows, float]]:
+    def _draw_pieces(self, rows: Sequence[int], epoch: int) -> list[tuple[DrawnRows[Any], float]]:
         """The pieces of a step that this process takes, each with its weight.
 
         Every process takes as many: where it has no row left, one that weighs nothing.
@@ -219,7 +219,7 @@ class Trainer:
         drawn = [self.task.draw(TRAINING, piece or rows[:1], epoch, is_disturbed=True).to(accelerator.device) for piece in pieces]
         return [(d, 1.0 if piece else 0.0) for d, piece in zip(drawn, pieces, strict=True)]
 
-    def _count(self, pieces: Sequence[tuple[DrawnRows, float]]) -> dict[str, int]:
+    def _count(self, pieces: Sequence[tuple[DrawnRows[Any], float]]) -> dict[str, int]:
         """Predictions of the whole step by name, over all pieces and processes."""
         names = self.task.loss_names
         mine = torch.tensor([sum(d.counts[name] for d, weight in pieces if weight) for name in names], device=self.accelerator.device)

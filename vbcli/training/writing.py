@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from vbcli.config import BartConfig
 from vbcli.models.bart import Captioner
 from vbcli.tokens import PackedSequence, TextVocabulary
-from vbcli.training.batches import VideoTokens, collate
-from vbcli.training.tasks import IGNORED, DrawnRows, Task, row_rng
+from vbcli.training.batches import Batch, VideoTokens, collate
+from vbcli.training.tasks import IGNORED, DrawnRows, TokensTask, row_rng
 
 RowT = TypeVar("RowT")
 
 
-class WritingTask(Task[Captioner, RowT]):
+class WritingTask(TokensTask[Captioner, RowT]):
     """A task of the encoder-decoder.
 
     Args:
@@ -38,7 +38,7 @@ class WritingTask(Task[Captioner, RowT]):
     def _draw(self, video: VideoTokens, row: RowT, rng: np.random.Generator, *, is_disturbed: bool) -> tuple[PackedSequence, Sequence[int]]:
         """What the encoder is shown of a row, and the token ids that the decoder must write."""
 
-    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows:
+    def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows[Batch]:
         rngs = [row_rng(self.seed, epoch, row) for row in rows]
         drawn = [self._draw(*self.parts[part][row], rng, is_disturbed=is_disturbed) for row, rng in zip(rows, rngs, strict=True)]
         batch = collate([packed for packed, _ in drawn], self.model.encoder.config.feature_dim, self.text.pad_id)
@@ -47,7 +47,7 @@ class WritingTask(Task[Captioner, RowT]):
         n_tokens = int(batch.attention_mask.sum()) + n_targets
         return DrawnRows(batch, {"inputs": inputs, "targets": targets}, {self.name: n_targets}, n_tokens, self.row_keys(rows, epoch))
 
-    def losses(self, drawn: DrawnRows) -> dict[str, Tensor]:
+    def losses(self, drawn: DrawnRows[Batch]) -> dict[str, Tensor]:
         logits = self.model(**drawn.batch.arguments(), decoder_input_ids=drawn.wanted["inputs"])  # (B, T, R)
         # Smoothed targets are a means of training; what is validated is the likelihood.
         smoothing = self.label_smoothing if self.model.training else 0.0

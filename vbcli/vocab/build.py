@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from vbcli import shards
 from vbcli.config import config_hash
+from vbcli.encoderfolders import CARRIED_NAME, carried_encoder, carry_encoder
 from vbcli.errors import VbcliError
 from vbcli.files import check_free, read_json
 from vbcli.splits import assign_splits
@@ -117,7 +118,7 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
             )
         found.report = read_json(vocab_dir / "report.json")
         return found
-    check_free(vocab_dir, ("vocabulary.safetensors", "report.json", "exemplars.json"))
+    check_free(vocab_dir, ("vocabulary.safetensors", "report.json", "exemplars.json", CARRIED_NAME))
     tables = [table for path in shards.list_shards(features_dir) for table in shards.iter_videos(path)]
     if not tables:
         raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")
@@ -137,5 +138,6 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     exemplars = [
         {"token": k, "video_id": origin[i][0], "start_s": origin[i][1]} for k, i in enumerate(find_exemplars(vocabulary, projected))
     ]
+    carry_encoder(carried_encoder(features_dir), vocab_dir)
     save_vocabulary(vocabulary, vocab_dir, exemplars)
     return vocabulary
