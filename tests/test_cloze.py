@@ -13,7 +13,8 @@ from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import pack, train_text_vocabulary
+from vbcli.textvocab import train_text_vocabulary
+from vbcli.tokens import pack
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
 from vbcli.training.pretrain import PretrainTask
 from vbcli.training.trainer import TrainConfig, Trainer

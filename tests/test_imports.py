@@ -19,7 +19,7 @@ LAYERS = [
     {"config", "files", "encoderfolders"},
     {"shards", "media", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
     {"metrics"},
-    {"runner", "executors", "vocab", "tokens"},
+    {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
     {"training", "stages"},
     {"evaluation", "exports", "inspection", "demo", "cloze"},

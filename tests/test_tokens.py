@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
-from vbcli.tokens import load_text_vocabulary, pack, segment_clips, split_windows, train_text_vocabulary
+from vbcli.textvocab import load_text_vocabulary, train_text_vocabulary
+from vbcli.tokens import pack, segment_clips, split_windows
 from vbcli.transcripts import TranscriptSegment
 
 TEXTS = ["a red ball falls", "the blue cube grows", "a red cube rises and then falls"] * 3
@@ -41,9 +43,14 @@ def test_saved_vocabulary_loads(vocabulary, tmp_path):
 
 def test_other_files_are_no_vocabulary(tmp_path):
     path = tmp_path / "tokenizer.json"
-    path.write_text('{"model": {"type": "BPE"}}')
-    with pytest.raises(VbcliError, match=r"tokenizer\.json is not a WordPiece"):
-        load_text_vocabulary(path)
+    for text, sentence in (
+        ('{"model": {"type": "Unigram"}}', "is not a WordPiece or BPE tokenizer"),
+        ('{"model": {"type": "BPE"}}', "is damaged"),
+        (Tokenizer(models.WordPiece({"a": 0}, unk_token="a")).to_str(), "has neither the special tokens"),
+    ):
+        path.write_text(text)
+        with pytest.raises(VbcliError, match=rf"tokenizer\.json {sentence}"):
+            load_text_vocabulary(path)
 
 
 def test_packed_sequence_by_hand(vocabulary):

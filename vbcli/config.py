@@ -18,7 +18,10 @@ T = TypeVar("T")
 class VideoBertConfig:
     """Shape of a VideoBERT encoder: a BERT over text tokens, special tokens and visual tokens.
 
-    `n_text_tokens + N_SPECIAL_TOKENS + n_visual_tokens` rows form the one id space, in that order.
+    `n_text_tokens + n_special_tokens + n_visual_tokens` rows form the one id space, in that order.
+
+    Args:
+        n_special_tokens: rows between the text and the visual rows: 1 is `[>]`, which separates text from video; 0 a BERT of text alone.
     """
 
     n_layers: int
@@ -26,6 +29,7 @@ class VideoBertConfig:
     n_heads: int
     intermediate_size: int
     n_text_tokens: int = 30522
+    n_special_tokens: Literal[0, 1] = 1
     n_visual_tokens: int = 0
     feature_dim: int = 0
     visual_input: Literal["tokens", "features", "both"] = "both"
@@ -37,9 +41,6 @@ class VideoBertConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 0
 
-    N_SPECIAL_TOKENS = 1
-    """Rows between the text and the visual rows: `[>]`, which separates text from video."""
-
     def __post_init__(self) -> None:
         if self.hidden_size % self.n_heads:
             raise VbcliError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
@@ -47,7 +48,7 @@ class VideoBertConfig:
     @property
     def n_tokens(self) -> int:
         """Rows of the joint embedding table."""
-        return self.n_text_tokens + self.N_SPECIAL_TOKENS + self.n_visual_tokens
+        return self.n_text_tokens + self.n_special_tokens + self.n_visual_tokens
 
     @property
     def boundary_token_id(self) -> int:
@@ -57,7 +58,7 @@ class VideoBertConfig:
     @property
     def first_visual_id(self) -> int:
         """Id of visual token 0."""
-        return self.n_text_tokens + self.N_SPECIAL_TOKENS
+        return self.n_text_tokens + self.n_special_tokens
 
 
 @dataclasses.dataclass(frozen=True)

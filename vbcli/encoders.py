@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from vbcli.errors import VbcliError
 from vbcli.media import Geometry
 from vbcli.memory import keep_freed_memory
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
+from vbcli.models.weights import read_weights
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
 TRAINED = "conv3d"
@@ -222,38 +221,6 @@ def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, devic
         return [F.adaptive_avg_pool2d(m.float(), int(pool[-1])).flatten(2).transpose(1, 2) for m in maps]  # (B, g * g, D_i)
 
     return forward
-
-
-# All that `torch.load` has been seen to raise on files of other kinds and damaged ones.
-_UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error
-)  # fmt: skip
-
-
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Tensors of a .safetensors file, or of a PyTorch file read without running code (`weights_only`).
-
-    Raises:
-        VbcliError: the file is missing or holds something else.
-    """
-    if not path.is_file():
-        raise VbcliError(f"weights file {path} does not exist")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise VbcliError(f"{path} is not a safetensors file: {error}") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise VbcliError(f"{path} cannot be read as weights", hint="it must be a state dict; pickled objects are not loaded") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise VbcliError(f"{path} does not hold a state dict of tensors")
-    return state
 
 
 def _load_state(module: nn.Module, state: Mapping[str, Tensor], message: str) -> None:

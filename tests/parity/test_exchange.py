@@ -18,7 +18,8 @@ from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.exchange import export_transformers
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import pack, train_text_vocabulary
+from vbcli.textvocab import train_text_vocabulary
+from vbcli.tokens import pack
 from vbcli.training.batches import Batch, collate
 from vbcli.vocab.build import fit_vocabulary
 from vbcli.vocab.config import VocabConfig

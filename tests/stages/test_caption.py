@@ -12,7 +12,7 @@ from vbcli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.videobert import VideoBert
 from vbcli.stages.caption import _windows, caption_videos
-from vbcli.tokens import train_text_vocabulary
+from vbcli.textvocab import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
 from vbcli.vocab.artifact import save_vocabulary
 from vbcli.vocab.build import fit_vocabulary

@@ -43,7 +43,7 @@ def videos() -> list[VideoTokens]:
 
 def build(options: FitOptions, visual: Vocabulary, vocab_dir: Path):
     torch.manual_seed(options.seed)
-    return build_checkpoint(options, find_init(options, lambda text: None), visual, vocab_dir, videos())
+    return build_checkpoint(options, find_init(options, print), visual, vocab_dir, videos(), print)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,8 @@ def test_a_shape_that_the_checkpoint_has_not_is_refused(pretrained: Path, visual
         build(replace(CAPTION, init=str(pretrained), visual_input="tokens"), visual, vocab_dir)
     with pytest.raises(VbcliError, match="another visual vocabulary"):
         build(replace(CAPTION, init=str(pretrained)), replace(visual, sha256="other"), vocab_dir)
+    with pytest.raises(VbcliError, match="has n_layers 2, and --model videobert-base 12"):
+        build(replace(CAPTION, init=str(pretrained), model="videobert-base"), visual, vocab_dir)
 
 
 def test_the_shape_that_was_trained_is_gone_on_with(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
@@ -99,15 +101,15 @@ def test_the_shape_that_was_trained_is_gone_on_with(visual: Vocabulary, vocab_di
 
 
 def test_a_decoder_has_the_width_of_the_encoder_it_is_given(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
-    save_checkpoint(build(replace(PRETRAIN, model="videobert-mini", init="minilm"), visual, vocab_dir), tmp_path)
+    save_checkpoint(build(replace(PRETRAIN, init="minilm"), visual, vocab_dir), tmp_path)
     captioner = build(replace(CAPTION, init=str(tmp_path)), visual, vocab_dir).captioner
     assert (captioner.decoder.config.hidden_size, len(captioner.decoder.blocks)) == (384, 6)
 
 
 def test_what_is_no_checkpoint_and_no_bert_is_said(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
-    with pytest.raises(VbcliError, match="does not exist"):
+    with pytest.raises(VbcliError, match="none is no folder, and cannot be had from the hub"):
         build(replace(PRETRAIN, init=str(tmp_path / "none")), visual, vocab_dir)
-    with pytest.raises(VbcliError, match="is neither a checkpoint nor a BERT"):
+    with pytest.raises(VbcliError, match="is neither a checkpoint nor a BERT or BART"):
         build(replace(PRETRAIN, init=str(tmp_path)), visual, vocab_dir)
     with pytest.raises(VbcliError, match="'bart-tiny' is not a preset of an encoder"):
         build(replace(CAPTION, model="bart-tiny"), visual, vocab_dir)

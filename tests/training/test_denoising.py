@@ -11,7 +11,7 @@ from vbcli.config import BartConfig, VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import train_text_vocabulary
+from vbcli.textvocab import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens
 from vbcli.training.denoising import DenoiseTask
 from vbcli.training.noising import NoiseConfig, add_noise

@@ -20,7 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from vbcli.config import BartConfig, VideoBertConfig
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import train_text_vocabulary
+from vbcli.textvocab import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.pretrain import PretrainTask

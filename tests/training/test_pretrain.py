@@ -8,7 +8,7 @@ import torch
 
 from vbcli.config import VideoBertConfig
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import train_text_vocabulary
+from vbcli.textvocab import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens
 from vbcli.training.pretrain import MAX_JOINED, MAX_STRIDE, MIN_STRIDED, PretrainTask
 from vbcli.training.tasks import IGNORED

@@ -13,7 +13,7 @@ from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.dropout import key_dropout
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import train_text_vocabulary
+from vbcli.textvocab import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens, choose_clips, collate
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.pretrain import PretrainTask

@@ -95,9 +95,11 @@ def train(
     checkpoint_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's checkpoints/<task> if left out.")] = None,
     task: Annotated[TaskName | None, typer.Option(help="What to train; without it pretrain, then caption from it.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The preset: videobert-tiny (the default), -mini, -base or -large; of an encoder conv3d-tiny.")
+        str | None, typer.Option(help="The preset: videobert-tiny (the default), -mini, -base or -large; with --init the shape of that.")
     ] = None,
-    init: Annotated[str | None, typer.Option(help="Start from a checkpoint, a folder with a Hugging Face BERT, or 'minilm'.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from a checkpoint, a Hugging Face BERT or BART (folder or hub name), or 'minilm'.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Learn from the videos of this split.")] = "train",
     visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
     fusion: Annotated[
@@ -148,7 +150,7 @@ def train(
     def options(wanted: TaskName, start: str | None) -> FitOptions:
         return FitOptions(
             task=wanted.value,
-            model=model or ("conv3d-tiny" if wanted is TaskName.encoder else FitOptions.model),
+            model=model,
             init=start,
             split=split,
             visual_input=visual_input.value,

@@ -1,4 +1,4 @@
-"""export: checkpoints for other programs."""
+"""import and export: models of other programs, and checkpoints for them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,24 @@ class ExportFormat(StrEnum):
     transformers = "transformers"
 
 
+def import_model(
+    source: Annotated[str, typer.Argument(help="A folder with a BERT or BART in Hugging Face's format, or a model's name on the hub.")],
+    checkpoint_dir: Annotated[Path, typer.Argument(help="Output, a new folder.")],
+) -> None:
+    """Read a published BERT or BART, to train from it with --init, or to export it again."""
+    from vbcli.files import check_free
+    from vbcli.models.checkpoint import save_checkpoint
+    from vbcli.models.published import find_published, import_published
+
+    check_free(checkpoint_dir)
+    checkpoint = import_published(find_published(source), lambda text: console.note(f"import: {text}"))
+    save_checkpoint(checkpoint, checkpoint_dir)
+    n_weights = sum(value.numel() for value in checkpoint.model.parameters())
+    console.note(f"{checkpoint_dir}: {n_weights:,} weights, {checkpoint.text.n_tokens:,} text tokens")
+
+
 def export(
-    checkpoint_dir: Annotated[Path, typer.Argument(help="A checkpoint that vbcli train made.")],
+    checkpoint_dir: Annotated[Path, typer.Argument(help="A checkpoint that vbcli train or vbcli import made.")],
     out_dir: Annotated[Path, typer.Argument(help="Output, a new folder.")],
     to: Annotated[ExportFormat, typer.Option(help="transformers: BertForPreTraining or BartForConditionalGeneration.")],
 ) -> None:
@@ -30,5 +46,5 @@ def export(
     checkpoint = load_checkpoint(checkpoint_dir)
     name = export_transformers(checkpoint, out_dir)
     console.note(f"{out_dir}: transformers.{name}.from_pretrained reads it")
-    if checkpoint.encoder.feature_projection is not None:
+    if (out_dir / "video_inputs.py").exists():
         console.note(f"{out_dir / 'video_inputs.py'}: builds its inputs from tokens and features")

@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from vbcli.config import BartConfig, VideoBertConfig, from_dict, to_dict
 from vbcli.errors import VbcliError
 from vbcli.files import read_json, write_atomic, write_json
-from vbcli.models.bart import BartDecoder, Captioner
+from vbcli.models.bart import Bart, BartDecoder, Captioner
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import TextVocabulary, load_text_vocabulary
+from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
+
+IMPORTED = "import"
+"""The task of a published model that was only read."""
 
 
 @dataclass
@@ -33,7 +36,8 @@ class Checkpoint:
     """A model with its vocabularies.
 
     Args:
-        task: `pretrain` (a VideoBert) or `caption` (a Captioner).
+        task: `pretrain` (a VideoBert), `denoise` or `caption` (a Captioner), or `import` (a VideoBert without visual rows, or a Bart).
+        vocabulary: the visual one; None of an imported model.
         n_clips: clips of a video that the model is shown; None means all.
         window_clips: most clips in one window of the encoder: the longest that training has seen.
         trained_on: facts for the reader: dataset, split, numbers, steps, losses.
@@ -42,7 +46,7 @@ class Checkpoint:
     task: str
     model: nn.Module
     text: TextVocabulary
-    visual: Vocabulary
+    vocabulary: Vocabulary | None
     vocab_dir: Path
     n_clips: int | None = None
     window_clips: int = 0
@@ -52,13 +56,21 @@ class Checkpoint:
     @property
     def encoder(self) -> VideoBert:
         """The VideoBERT of the model."""
-        return self.model.encoder if isinstance(self.model, Captioner) else self.model  # type: ignore[return-value]
+        encoder = self.model.encoder if isinstance(self.model, Captioner) else self.model
+        assert isinstance(encoder, VideoBert)
+        return encoder
 
     @property
     def captioner(self) -> Captioner:
         """The model as a captioner."""
         assert isinstance(self.model, Captioner)
         return self.model
+
+    @property
+    def visual(self) -> Vocabulary:
+        """The visual vocabulary."""
+        assert self.vocabulary is not None
+        return self.vocabulary
 
 
 def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
@@ -67,22 +79,38 @@ def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
     checkpoint.sha256 = hashlib.sha256(data).hexdigest()
     write_atomic(checkpoint_dir / "model.safetensors", data)
     write_atomic(checkpoint_dir / "tokenizer.json", checkpoint.text.to_json().encode())
-    if checkpoint.vocab_dir.resolve() != (checkpoint_dir / "vocab").resolve():
+    is_imported = checkpoint.vocabulary is None
+    if not is_imported and checkpoint.vocab_dir.resolve() != (checkpoint_dir / "vocab").resolve():
         shutil.copytree(checkpoint.vocab_dir, checkpoint_dir / "vocab", dirs_exist_ok=True)
     values: dict[str, Any] = {
         "kind": "checkpoint",
         "version": 1,
         "task": checkpoint.task,
-        "encoder": to_dict(checkpoint.encoder.config),
+        **_shapes(checkpoint.model),
         "n_clips": checkpoint.n_clips,
         "window_clips": checkpoint.window_clips,
-        "visual_vocabulary_sha256": checkpoint.visual.sha256,
+        "visual_vocabulary_sha256": None if is_imported else checkpoint.visual.sha256,
         "model_sha256": checkpoint.sha256,
         "trained_on": checkpoint.trained_on,
     }
-    if isinstance(checkpoint.model, Captioner):
-        values["decoder"] = to_dict(checkpoint.model.decoder.config)
     write_json(checkpoint_dir / "config.json", values)
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    """The configurations that `_build_model` needs."""
+    if isinstance(model, Bart):
+        return {"bart": to_dict(model.decoder.config)}
+    if isinstance(model, Captioner):
+        return {"encoder": to_dict(model.encoder.config), "decoder": to_dict(model.decoder.config)}
+    assert isinstance(model, VideoBert)
+    return {"encoder": to_dict(model.config)}
+
+
+def _build_model(values: dict[str, Any], source: str) -> nn.Module:
+    if "bart" in values:
+        return Bart(from_dict(BartConfig, values["bart"], source))
+    encoder = VideoBert(from_dict(VideoBertConfig, values["encoder"], source))
+    return Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source))) if "decoder" in values else encoder
 
 
 def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:
@@ -119,10 +147,7 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
     """
     values = read_checkpoint_config(checkpoint_dir, *tasks)
     source = str(checkpoint_dir / "config.json")
-    encoder = VideoBert(from_dict(VideoBertConfig, values["encoder"], source))
-    model: nn.Module = encoder
-    if "decoder" in values:
-        model = Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source)))
+    model = _build_model(values, source)
     weights = checkpoint_dir / "model.safetensors"
     try:
         model.load_state_dict(load_file(weights))
@@ -132,7 +157,7 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
         values["task"],
         model.eval(),
         load_text_vocabulary(checkpoint_dir / "tokenizer.json"),
-        load_vocabulary(checkpoint_dir / "vocab"),
+        None if values["visual_vocabulary_sha256"] is None else load_vocabulary(checkpoint_dir / "vocab"),
         checkpoint_dir / "vocab",
         values["n_clips"],
         values["window_clips"],

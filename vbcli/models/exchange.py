@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from vbcli.config import BartConfig
 from vbcli.files import check_free, write_atomic, write_json
-from vbcli.models.bart import POSITION_OFFSET, Captioner, bart_block_name, decoder_to_bart_state
+from vbcli.models.bart import POSITION_OFFSET, Bart, Captioner, bart_block_name, decoder_to_bart_state, to_bart_state
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.videobert import VideoBert, check_has_one_stream, to_bert_state
-from vbcli.tokens import TextVocabulary
+from vbcli.textvocab import SPECIAL_TOKENS, TextVocabulary
 
 BLOCKED = float("-inf")
 
@@ -37,20 +38,24 @@ def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> str:
         VbcliError: the model has no equal in transformers, or the folder is not empty.
     """
     check_free(out_dir)
-    encoder, text = checkpoint.encoder, checkpoint.text
-    if isinstance(checkpoint.model, Captioner):
-        state, config = _bart_state(checkpoint.captioner, text), _bart_config(checkpoint.captioner, text)
-        write_json(out_dir / "generation_config.json", _generation_config(text))
+    model, text = checkpoint.model, checkpoint.text
+    if isinstance(model, Bart):
+        state, config = to_bart_state(model), _published_bart_config(model.decoder.config)
+    elif isinstance(model, Captioner):
+        state, config = _bart_state(model, text), _bart_config(model)
     else:
-        state, config = to_bert_state(encoder), _bert_config(encoder)
+        state, config = to_bert_state(checkpoint.encoder), _bert_config(checkpoint.encoder)
+    if config["is_encoder_decoder"]:
+        write_json(out_dir / "generation_config.json", _generation_config(config))
     write_atomic(out_dir / "model.safetensors", save({k: v.contiguous().clone() for k, v in state.items()}, {"format": "pt"}))
     write_atomic(out_dir / "tokenizer.json", text.to_json().encode())
-    names = {f"{k}_token": f"[{k.upper()}]" for k in ("pad", "unk", "cls", "sep", "mask")}
+    roles = ("pad", "unk", *(("cls", "sep") if text.special_tokens == SPECIAL_TOKENS else ("bos", "eos")), "mask")
+    names = {f"{role}_token": token for role, token in zip(roles, text.special_tokens, strict=True)}
     write_json(
         out_dir / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": encoder.config.max_positions, **names},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config["max_position_embeddings"], **names},
     )
-    if encoder.feature_projection is not None:
+    if not isinstance(model, Bart) and checkpoint.encoder.feature_projection is not None:
         _write_feature_inputs(checkpoint, out_dir)
     # Last: a folder with it is whole.
     write_json(out_dir / "config.json", config)
@@ -62,6 +67,7 @@ def _bert_config(model: VideoBert) -> dict[str, Any]:
     return {
         "architectures": ["BertForPreTraining"],
         "model_type": "bert",
+        "is_encoder_decoder": False,
         "vocab_size": config.n_tokens,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.n_layers,
@@ -79,45 +85,52 @@ def _bert_config(model: VideoBert) -> dict[str, Any]:
     }
 
 
-def _bart_config(model: Captioner, text: TextVocabulary) -> dict[str, Any]:
+def _bart_config(model: Captioner) -> dict[str, Any]:
     encoder, decoder = model.encoder.config, model.decoder.config
     return {
-        "architectures": ["BartForConditionalGeneration"],
-        "model_type": "bart",
+        **_published_bart_config(decoder),
         "vocab_size": encoder.n_tokens,
-        "d_model": encoder.hidden_size,
         "encoder_layers": encoder.n_layers,
-        "decoder_layers": decoder.n_decoder_layers,
         "encoder_attention_heads": encoder.n_heads,
-        "decoder_attention_heads": decoder.n_heads,
         "encoder_ffn_dim": encoder.intermediate_size,
-        "decoder_ffn_dim": decoder.intermediate_size,
-        "activation_function": "gelu",
-        "dropout": decoder.dropout,
-        "attention_dropout": decoder.attention_dropout,
-        "activation_dropout": 0.0,
         "max_position_embeddings": max(encoder.max_positions, decoder.max_positions),
-        "init_std": decoder.initializer_range,
-        "scale_embedding": False,
         "tie_word_embeddings": False,
-        "is_encoder_decoder": True,
-        "forced_eos_token_id": None,
-        **_token_ids(text),
         "vbcli": _facts(model.encoder),
     }
 
 
-def _token_ids(text: TextVocabulary) -> dict[str, Any]:
+def _published_bart_config(config: BartConfig) -> dict[str, Any]:
     return {
-        "pad_token_id": text.pad_id,
-        "bos_token_id": text.cls_id,
-        "eos_token_id": text.sep_id,
-        "decoder_start_token_id": text.cls_id,
+        "architectures": ["BartForConditionalGeneration"],
+        "model_type": "bart",
+        "vocab_size": config.n_tokens,
+        "d_model": config.hidden_size,
+        "encoder_layers": config.n_encoder_layers,
+        "decoder_layers": config.n_decoder_layers,
+        "encoder_attention_heads": config.n_heads,
+        "decoder_attention_heads": config.n_heads,
+        "encoder_ffn_dim": config.intermediate_size,
+        "decoder_ffn_dim": config.intermediate_size,
+        "activation_function": "gelu",
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": 0.0,
+        "max_position_embeddings": config.max_positions,
+        "init_std": config.initializer_range,
+        "scale_embedding": False,
+        "tie_word_embeddings": True,
+        "is_encoder_decoder": True,
+        "forced_eos_token_id": None,
+        "pad_token_id": config.pad_token_id,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "decoder_start_token_id": config.decoder_start_token_id,
     }
 
 
-def _generation_config(text: TextVocabulary) -> dict[str, Any]:
-    return {**_token_ids(text), "forced_eos_token_id": None, "num_beams": 4, "max_new_tokens": 64, "no_repeat_ngram_size": 3}
+def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
+    ids = {name: config[name] for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")}
+    return {**ids, "forced_eos_token_id": None, "num_beams": 4, "max_new_tokens": 64, "no_repeat_ngram_size": 3}
 
 
 def _facts(model: VideoBert) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What training starts from: a fresh model, a checkpoint of ours, or a published BERT."""
+"""What training starts from: a fresh model, a checkpoint of ours, or a published BERT or BART."""
 
 from __future__ import annotations
 
@@ -11,22 +11,31 @@ import torch
 
 from vbcli.config import BartConfig, VideoBertConfig, config_hash, load_preset, preset_names
 from vbcli.digests import file_sha256
-from vbcli.encoders import read_weights
 from vbcli.errors import VbcliError
 from vbcli.files import read_json
-from vbcli.models.bart import BartDecoder, Captioner
+from vbcli.models.bart import Bart, BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, init_visual_rows, load_checkpoint
+from vbcli.models.published import (
+    VOCABULARY_NAMES,
+    captioner_from_bart,
+    encoder_from_bert,
+    find_published,
+    import_published,
+    is_published,
+    shape_of,
+)
 from vbcli.models.transformer import shrink_and_perturb
-from vbcli.models.videobert import VideoBert, load_bert_state
-from vbcli.tokens import TextVocabulary, load_text_vocabulary, train_text_vocabulary
+from vbcli.models.videobert import VideoBert
+from vbcli.models.weights import weight_files
+from vbcli.textvocab import TextVocabulary, train_text_vocabulary
 from vbcli.training.batches import VideoTokens
 from vbcli.training.options import FitOptions
 from vbcli.vocab.artifact import Vocabulary
 
+DEFAULT_MODEL = "videobert-tiny"
 # A captioner's norm: BERT's 1e-12 becomes BART's 1e-5 when it is initialised, before it is fine-tuned.
 BART_LAYER_NORM_EPS = 1e-5
 PERTURBATION = 0.01
-BERT_FILES = ("model.safetensors", "tokenizer.json")
 
 
 def find_init(options: FitOptions, on_note: Callable[[str], None]) -> Path | None:
@@ -40,10 +49,12 @@ def find_init(options: FitOptions, on_note: Callable[[str], None]) -> Path | Non
     """
     if options.init is None:
         return _minilm_or_hint(on_note) if options.model == "videobert-mini" else None
-    init = minilm_dir() if options.init == "minilm" else Path(options.init)
-    if not _is_checkpoint(init) and not all((init / name).is_file() for name in BERT_FILES):
-        what = "is neither a checkpoint nor a BERT in Hugging Face's format" if init.exists() else "does not exist"
-        raise VbcliError(f"--init {init} {what}", hint=f"name a checkpoint, a folder with {' and '.join(BERT_FILES)}, or minilm")
+    init = minilm_dir() if options.init == "minilm" else find_published(options.init)
+    if not _is_checkpoint(init) and not is_published(init):
+        raise VbcliError(
+            f"--init {init} is neither a checkpoint nor a BERT or BART in Hugging Face's format",
+            hint="name a checkpoint, a folder with config.json, weights and a tokenizer, a model of the hub, or minilm",
+        )
     return init
 
 
@@ -51,7 +62,8 @@ def init_digest(init: Path) -> str:
     """What is in the folder `init`: equal for equal weights, wherever they lie."""
     if _is_checkpoint(init):
         return str(read_json(init / "config.json")["model_sha256"])
-    return config_hash([file_sha256(init / name) for name in BERT_FILES])
+    names = [path for path in (init / name for name in VOCABULARY_NAMES) if path.is_file()]
+    return config_hash([file_sha256(path) for path in (*weight_files(init), *names)])
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -59,38 +71,83 @@ def _is_checkpoint(path: Path) -> bool:
     return config.is_file() and read_json(config).get("kind") == "checkpoint"
 
 
-def build_checkpoint(options: FitOptions, init: Path | None, visual: Vocabulary, vocab_dir: Path, train: list[VideoTokens]) -> Checkpoint:
+def build_checkpoint(
+    options: FitOptions,
+    init: Path | None,
+    visual: Vocabulary,
+    vocab_dir: Path,
+    train: list[VideoTokens],
+    on_note: Callable[[str], None],
+) -> Checkpoint:
     """The model that training starts from, with its vocabularies.
 
     Args:
         init: from `find_init`.
         visual: of the dataset, in `vocab_dir`.
         train: its text makes the text vocabulary of a model that starts fresh.
+        on_note: called with sentences for the user.
 
     Raises:
         VbcliError: `init` does not fit the dataset or the other options.
     """
-    if init is not None and _is_checkpoint(init):
-        source = _load_start(init, options, visual)
-        if options.task != "pretrain" and source.task != "pretrain":
-            return Checkpoint(options.task, source.model.train(), source.text, visual, vocab_dir, n_clips=options.n_clips)
-        encoder, text = source.encoder, source.text
-        if options.task != "pretrain":
-            _shrink(encoder, options)
-    elif init is not None:
-        encoder, text = _from_bert(init, options, visual)
-    else:
+    if init is None:
         text = train_text_vocabulary(t for v in train for t in (*v.captions, *(s.text for s in v.segments)))
-        encoder = VideoBert(_encoder_config(options, visual, text))
-        init_visual_rows(encoder, torch.from_numpy(visual.tree.leaf_centroids), options.seed)
+        encoder = _with_centroids(VideoBert(_encoder_config(options, visual, text)), visual, options)
+        return _finish(options, encoder, text, visual, vocab_dir)
+    source = load_checkpoint(init) if _is_checkpoint(init) else import_published(init, on_note)
+    _check_shape(options, init, source)
+    if isinstance(source.model, Bart):
+        return _start_from_bart(options, init, source, visual, vocab_dir)
+    if source.vocabulary is None:
+        config = _encoder_config(options, visual, source.text, shape_of(source))
+        encoder = _with_centroids(encoder_from_bert(source.encoder, config), visual, options)
+        return _finish(options, encoder, source.text, visual, vocab_dir)
+    _check_start(options, init, source, visual)
+    if options.task != "pretrain" and source.task != "pretrain":
+        return Checkpoint(options.task, source.model.train(), source.text, visual, vocab_dir, n_clips=options.n_clips)
+    if options.task != "pretrain":
+        _shrink(source.encoder, options)
+    return _finish(options, source.encoder, source.text, visual, vocab_dir)
+
+
+def _finish(options: FitOptions, encoder: VideoBert, text: TextVocabulary, visual: Vocabulary, vocab_dir: Path) -> Checkpoint:
+    """A checkpoint of the encoder, with a fresh decoder where the task needs one."""
     if options.task == "pretrain":
         return Checkpoint("pretrain", encoder, text, visual, vocab_dir)
     return Checkpoint(options.task, _build_captioner(encoder, text, options), text, visual, vocab_dir, n_clips=options.n_clips)
 
 
-def _load_start(init: Path, options: FitOptions, visual: Vocabulary) -> Checkpoint:
-    """A checkpoint of ours to start from, which must be of the dataset's vocabulary and of the shape that was asked for, if any was."""
-    source = load_checkpoint(init)
+def _start_from_bart(options: FitOptions, init: Path, source: Checkpoint, visual: Vocabulary, vocab_dir: Path) -> Checkpoint:
+    assert isinstance(source.model, Bart)
+    if options.task == "pretrain":
+        raise VbcliError(
+            f"{init} is an encoder-decoder, which VideoBERT's pre-training cannot start from", hint="use --task denoise or --task caption"
+        )
+    captioner = captioner_from_bart(source.model, _encoder_config(options, visual, source.text, shape_of(source)))
+    _with_centroids(captioner.encoder, visual, options)
+    return Checkpoint(options.task, captioner, source.text, visual, vocab_dir, n_clips=options.n_clips)
+
+
+def _with_centroids(encoder: VideoBert, visual: Vocabulary, options: FitOptions) -> VideoBert:
+    init_visual_rows(encoder, torch.from_numpy(visual.tree.leaf_centroids), options.seed)
+    return encoder
+
+
+def _check_shape(options: FitOptions, init: Path, source: Checkpoint) -> None:
+    """The preset that was asked for, if any was, must be of the shape that is there."""
+    if options.model is None:
+        return
+    wanted, found = load_preset(options.model, VideoBertConfig), shape_of(source)
+    for name in ("n_layers", "hidden_size", "n_heads", "intermediate_size"):
+        if getattr(wanted, name) != getattr(found, name):
+            raise VbcliError(
+                f"{init} has {name} {getattr(found, name)}, and --model {options.model} {getattr(wanted, name)}",
+                hint="leave --model out to take the shape of what --init names",
+            )
+
+
+def _check_start(options: FitOptions, init: Path, source: Checkpoint, visual: Vocabulary) -> None:
+    """A checkpoint of ours to start from must be of the dataset's vocabulary and of the inputs that were asked for, if any were."""
     if source.visual.sha256 != visual.sha256:
         raise VbcliError(
             f"the checkpoint {init} was trained with another visual vocabulary than the dataset", hint="tokenize with its vocab folder"
@@ -101,7 +158,6 @@ def _load_start(init: Path, options: FitOptions, visual: Vocabulary) -> Checkpoi
             raise VbcliError(
                 f"the checkpoint {init} has {name} '{found}', not '{wanted}'", hint=f"leave --{name.replace('_', '-')} out to go on with it"
             )
-    return source
 
 
 def _shrink(encoder: VideoBert, options: FitOptions) -> None:
@@ -112,18 +168,17 @@ def _shrink(encoder: VideoBert, options: FitOptions) -> None:
                 shrink_and_perturb(part, options.keep_init, PERTURBATION, generator)
 
 
-def _encoder_config(options: FitOptions, visual: Vocabulary, text: TextVocabulary) -> VideoBertConfig:
-    if options.model.startswith("bart-"):
-        raise VbcliError(f"'{options.model}' is not a preset of an encoder", hint="choose videobert-tiny, -mini, -base or -large")
-    return load_preset(
-        options.model,
-        VideoBertConfig,
-        n_text_tokens=text.n_tokens,
+def _encoder_config(options: FitOptions, visual: Vocabulary, text: TextVocabulary, shape: VideoBertConfig | None = None) -> VideoBertConfig:
+    """The configuration of an encoder: of a shape that is there, or else of the preset."""
+    model = options.model or DEFAULT_MODEL
+    if model.startswith("bart-"):
+        raise VbcliError(f"'{model}' is not a preset of an encoder", hint="choose videobert-tiny, -mini, -base or -large")
+    return replace(
+        shape or load_preset(model, VideoBertConfig, n_text_tokens=text.n_tokens, pad_token_id=text.pad_id),
         n_visual_tokens=visual.n_tokens,
         feature_dim=visual.feature_dim if options.visual_input != "tokens" else 0,
         visual_input=options.visual_input,
         fusion=options.fusion,
-        pad_token_id=text.pad_id,
     )
 
 
@@ -134,7 +189,7 @@ def _build_captioner(encoder: VideoBert, text: TextVocabulary, options: FitOptio
     decoder_config = load_preset(
         _decoder_preset(options.model, config.hidden_size),
         BartConfig,
-        n_tokens=text.n_tokens,
+        n_tokens=config.n_text_tokens,
         hidden_size=config.hidden_size,
         n_heads=config.n_heads,
         pad_token_id=text.pad_id,
@@ -144,13 +199,13 @@ def _build_captioner(encoder: VideoBert, text: TextVocabulary, options: FitOptio
     )
     decoder = BartDecoder(decoder_config)
     with torch.no_grad():
-        decoder.token_embedding.weight.copy_(encoder.token_embedding.weight[: text.n_tokens])
+        decoder.token_embedding.weight.copy_(encoder.token_embedding.weight[: config.n_text_tokens])
     return Captioner(captioner_encoder, decoder)
 
 
-def _decoder_preset(model: str, hidden_size: int) -> str:
+def _decoder_preset(model: str | None, hidden_size: int) -> str:
     """The BART preset of the encoder's size: of the same name, or, where the encoder came from elsewhere, of the same width."""
-    same_name = model.replace("videobert-", "bart-")
+    same_name = (model or DEFAULT_MODEL).replace("videobert-", "bart-")
     names = sorted((n for n in preset_names() if n.startswith("bart-")), key=lambda n: n != same_name)
     return next((n for n in names if load_preset(n, BartConfig).hidden_size == hidden_size), names[0])
 
@@ -174,12 +229,3 @@ def _minilm_or_hint(on_note: Callable[[str], None]) -> Path | None:
     except VbcliError as error:
         on_note(f"{error.message}: the text rows start fresh ({error.hint})")
         return None
-
-
-def _from_bert(bert_dir: Path, options: FitOptions, visual: Vocabulary) -> tuple[VideoBert, TextVocabulary]:
-    """An encoder whose text part comes from a Hugging Face BERT folder."""
-    text = load_text_vocabulary(bert_dir / "tokenizer.json")
-    encoder = VideoBert(_encoder_config(options, visual, text))
-    init_visual_rows(encoder, torch.from_numpy(visual.tree.leaf_centroids), options.seed)
-    load_bert_state(encoder, read_weights(bert_dir / "model.safetensors"), str(bert_dir))
-    return encoder, text

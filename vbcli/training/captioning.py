@@ -9,7 +9,8 @@ import numpy as np
 
 from vbcli.errors import VbcliError
 from vbcli.models.bart import Captioner
-from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
+from vbcli.textvocab import TextVocabulary
+from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, pack
 from vbcli.training.batches import VideoTokens, choose_clips
 from vbcli.training.tasks import feature_noise
 from vbcli.training.writing import WritingTask

@@ -12,7 +12,8 @@ import numpy as np
 
 from vbcli.errors import VbcliError
 from vbcli.models.bart import Captioner
-from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
+from vbcli.textvocab import TextVocabulary
+from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, pack
 from vbcli.training.batches import VideoTokens
 from vbcli.training.noising import NoiseConfig, add_noise
 from vbcli.training.writing import WritingTask

@@ -68,7 +68,7 @@ def fit(
         _fill_text(train, validation, on_note)
     prepare_process(options)
     visual = load_vocabulary(tokens_dir / "vocab")
-    checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", train)
+    checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", train, on_note)
     accelerator = open_accelerator(options)
     checkpoint.model.to(accelerator.device)
     checkpoint.encoder.freeze_visual_rows()

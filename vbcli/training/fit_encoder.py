@@ -34,6 +34,7 @@ from vbcli.training.tasks import split_videos
 from vbcli.training.trainer import Trainer, TrainProgress
 
 # Norms undo the scale of the weights before them: the rate need not fall with the width.
+DEFAULT_MODEL = "conv3d-tiny"
 LEARNING_RATE = 1e-3
 IDENTITY_OPTIONS = ("split", "max_steps", "batch_size", "learning_rate", "schedule", "ema_decay", "patience", "objective", "seed")
 
@@ -56,7 +57,7 @@ def fit_encoder(
     """
     manifest = shards.read_manifest(frames_dir, "frames")
     fps = float(manifest.facts["fps"])
-    config = _load_shape(options.model)
+    config = _load_shape(options.model or DEFAULT_MODEL)
     identity = _identity(frames_dir, options, config)
     if is_encoder(checkpoint_dir):
         return check_same_run(read_json(checkpoint_dir / "config.json"), checkpoint_dir, options, identity)

@@ -26,7 +26,8 @@ class FitOptions:
 
     Args:
         model: the encoder's preset; the decoder is the BART preset of the same size. For the task `encoder`, of a 3-D convolution network.
-        init: a checkpoint of ours, a folder with a Hugging Face BERT, or `minilm`; None is fresh.
+            None is the shape of what training starts from, or the smallest preset.
+        init: a checkpoint of ours, a Hugging Face BERT or BART (a folder or a name on the hub), or `minilm`; None is fresh.
         split: what to learn from.
         max_steps: None is the task's default.
         learning_rate: None falls with the model's width.
@@ -44,7 +45,7 @@ class FitOptions:
     """
 
     task: TaskName
-    model: str = "videobert-tiny"
+    model: str | None = None
     init: str | None = None
     split: str = "train"
     visual_input: VisualInput = "both"

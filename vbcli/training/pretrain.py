@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vbcli.models.videobert import VideoBert
-from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, TextVocabulary, pack
+from vbcli.textvocab import TextVocabulary
+from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, pack
 from vbcli.training.batches import Batch, VideoTokens, collate
 from vbcli.training.masking import mask_tokens
 from vbcli.training.tasks import IGNORED, DrawnRows, TokensTask, feature_noise, row_rng

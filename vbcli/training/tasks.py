@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vbcli.errors import VbcliError
-from vbcli.tokens import TextVocabulary
+from vbcli.textvocab import TextVocabulary
 from vbcli.training.batches import Batch, VideoTokens
 
 IGNORED = -100

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from vbcli.config import BartConfig
 from vbcli.models.bart import Captioner
-from vbcli.tokens import PackedSequence, TextVocabulary
+from vbcli.textvocab import TextVocabulary
+from vbcli.tokens import PackedSequence
 from vbcli.training.batches import Batch, VideoTokens, collate
 from vbcli.training.tasks import IGNORED, DrawnRows, TokensTask, row_rng
 
@@ -65,9 +66,13 @@ class WritingTask(TokensTask[Captioner, RowT]):
 def decoder_rows(sentences: Sequence[Sequence[int]], config: BartConfig) -> tuple[Tensor, Tensor]:
     """What a decoder reads and what it must say next, for sentences of token ids.
 
+    Published BARTs start from the end token and write the begin token themselves; ours start from the begin token.
+
     Returns:
         int64 (B, T) each: the start token and the sentence; the sentence and the end token, `IGNORED` beyond it.
     """
+    begin = [] if config.decoder_start_token_id == config.bos_token_id else [config.bos_token_id]
+    sentences = [[*begin, *ids] for ids in sentences]
     length = max(len(ids) for ids in sentences) + 1
     inputs = np.full((len(sentences), length), config.pad_token_id, np.int64)
     targets = np.full((len(sentences), length), IGNORED, np.int64)
