@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.evaluation import evaluate_captions, read_captions, read_references
+from vbcli.evaluation import evaluate_captions, name_systems, read_captions, read_references
 from vbcli.metrics.captions import score_captions
 from vbcli.schemas import CAPTIONS, VIDEOS, tokens_schema
 
@@ -68,6 +70,18 @@ def test_other_systems_need_the_same_videos():
         evaluate_captions(captions, TRUTHS, others={"worse": {"v0.mp4": "a cat"}}, with_meteor=False)
 
 
+def test_systems_have_rows_of_their_own_whatever_their_folders_are_called():
+    assert name_systems([Path("a/one"), Path("b/two")]) == {"one": Path("a/one"), "two": Path("b/two")}
+    assert list(name_systems([Path("a/captions"), Path("b/same"), Path("c/same"), Path("x/best constant")])) == [
+        "a/captions",
+        "b/same",
+        "c/same",
+        "x/best constant",
+    ]
+    with pytest.raises(VbcliError, match="the same captions twice"):
+        name_systems([Path("captions"), Path("captions")])
+
+
 def test_both_sides_are_read_from_files_and_datasets(tmp_path):
     (tmp_path / "refs.csv").write_text("video,caption,split\na,one,val\na,two,val\nb,three,train\n")
     references = read_references(tmp_path / "refs.csv", ["a.mp4", "b.mp4"])
@@ -76,9 +90,9 @@ def test_both_sides_are_read_from_files_and_datasets(tmp_path):
     assert references.held_out(["a.mp4", "b.mp4"], "train") == ["b.mp4"]
     assert references.held_out(["b.mp4"], None) == ["b.mp4"]
     (tmp_path / "captions.csv").write_text("video,caption\na.mp4,hello\n")
-    assert read_captions(tmp_path / "captions.csv") == {"a.mp4": "hello"}
+    assert read_captions(tmp_path / "captions.csv", tmp_path / "refs.csv") == {"a.mp4": "hello"}
     with pytest.raises(VbcliError, match="several captions for a"):
-        read_captions(tmp_path / "refs.csv")
+        read_captions(tmp_path / "refs.csv", tmp_path / "refs.csv")
     dataset = tmp_path / "captions"
     shards.claim_manifest(dataset, shards.Manifest("captions", "caption", 1, {}, {}, []))
     values = {
@@ -95,7 +109,9 @@ def test_both_sides_are_read_from_files_and_datasets(tmp_path):
         with shards.ShardWriter(folder / shards.shard_name(0), schema) as writer:
             writer.write(pa.Table.from_pylist([row], schema=schema))
             writer.close({})
-    assert read_captions(dataset) == {"a.mp4": "hi"}
+    assert read_captions(dataset, dataset) == {"a.mp4": "hi"}
+    (tmp_path / "stems.csv").write_text("video,caption\na,hello\nelsewhere,bye\n")
+    assert read_captions(tmp_path / "stems.csv", dataset) == {"a.mp4": "hello", "elsewhere": "bye"}
     assert read_references(dataset, []).captions == {"a.mp4": ["hi there"]}
 
 

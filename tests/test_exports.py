@@ -32,7 +32,7 @@ def captions_dir(tmp_path):
 
 def test_jsonl(captions_dir):
     lines = export_captions(captions_dir, "jsonl").read_text(encoding="utf-8").splitlines()
-    assert [(r["video_id"], r["start_s"], r["end_s"], r["caption"]) for r in map(json.loads, lines)] == ROWS
+    assert [(r["video"], r["start_s"], r["end_s"], r["caption"]) for r in map(json.loads, lines)] == ROWS
 
 
 def test_csv_reads_back_as_references(captions_dir):

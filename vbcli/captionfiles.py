@@ -369,6 +369,16 @@ def match_rows(rows: Iterable[CaptionRow], video_ids: Sequence[str], source: str
     return MatchedText(texts, [name for name, video_id in found.items() if video_id is None])
 
 
+def resolve_names(rows: Iterable[CaptionRow], video_ids: Sequence[str], source: str) -> list[str]:
+    """The video that each row names, found as `match_rows` finds it; a name that fits none stays as it is.
+
+    Raises:
+        VbcliError: a name fits several videos.
+    """
+    resolver = _NameIndex(video_ids, source)
+    return [resolver.find(row.video, row.line) or row.video for row in rows]
+
+
 class _NameIndex:
     """Finds videos by id, by the last part of the id and by that without suffix."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vbcli.errors import VbcliError
+from vbcli.files import read_json
 
 T = TypeVar("T")
 
@@ -127,9 +128,9 @@ def load_preset(name: str, cls: type[T], **overrides: Any) -> T:
     """
     path = Path(name)
     if path.suffix == ".json":
-        if not path.is_file():
-            raise VbcliError(f"model configuration {name} does not exist")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise VbcliError(f"{name} is not a model configuration", hint="it must be a JSON object, like those in vbcli/presets")
     else:
         resource = resources.files("vbcli.presets") / f"{name}.json"
         if not resource.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from vbcli.runner import read_videos
 from vbcli.training.batches import VideoTokens, read_tokens
 
 N_PERMUTATIONS = 20
+GIVEN, NEAREST, CONSTANT, SHUFFLED = "captions", "nearest training video", "best constant", "shuffled videos"
+"""Rows of the table that do not come from `others`."""
 
 
 @dataclass
@@ -80,7 +83,7 @@ def evaluate_captions(
         return {**found.as_row(), **_mention_row(rows, truths, lexicon)}
 
     # METEOR's Java takes many seconds to start: it is asked for the captions in question alone.
-    evaluation.scores["captions"] = score(hypotheses, with_meteor)
+    evaluation.scores[GIVEN] = score(hypotheses, with_meteor)
     baselines = {} if tokens_dir is None else _training_baselines(shared, tokens_dir, evaluation)
     for name, rows in {**(others or {}), **baselines}.items():
         missing = [v for v in shared if v not in rows]
@@ -95,7 +98,7 @@ def evaluate_captions(
             N_PERMUTATIONS,
             seed,
         )
-        evaluation.scores["shuffled videos"] = shuffled.mean
+        evaluation.scores[SHUFFLED] = shuffled.mean
         evaluation.spread = shuffled.std
     return evaluation
 
@@ -117,7 +120,7 @@ def _training_baselines(video_ids: Sequence[str], tokens_dir: Path, evaluation: 
         evaluation.notes.append(f"{tokens_dir} has no captioned training videos besides those scored: no baselines from training captions")
         return {}
     constant, _ = best_constant_caption({v.video_id: v.captions for v in training})
-    rows = {"best constant": dict.fromkeys(video_ids, constant)}
+    rows = {CONSTANT: dict.fromkeys(video_ids, constant)}
     known = [v for v in video_ids if v in videos]
     if len(known) == len(video_ids):
         nearest = nearest_captions(
@@ -125,7 +128,7 @@ def _training_baselines(video_ids: Sequence[str], tokens_dir: Path, evaluation: 
             np.stack([_mean_feature(v) for v in training]),
             [v.captions for v in training],
         )
-        rows = {"nearest training video": {v: captions[0] for v, captions in zip(video_ids, nearest, strict=True)}, **rows}
+        rows = {NEAREST: {v: captions[0] for v, captions in zip(video_ids, nearest, strict=True)}, **rows}
     else:
         evaluation.notes.append(f"{len(video_ids) - len(known)} of the videos are not in {tokens_dir}: no nearest training video")
     return rows
@@ -138,8 +141,24 @@ def _mean_feature(video: VideoTokens) -> np.ndarray:
 # ---------------------------------------------------------------- reading both sides
 
 
-def read_captions(path: Path) -> dict[str, str]:
-    """Captions by video: of a captions dataset, or of a file with the columns `video` (or `video_id`) and `caption`.
+def name_systems(paths: Sequence[Path]) -> dict[str, Path]:
+    """A name for each path, for its row of the table: the last part of it where that tells it from the others, else all of it.
+
+    Raises:
+        VbcliError: a path is given twice.
+    """
+    counts = Counter([GIVEN, NEAREST, CONSTANT, SHUFFLED, *(path.name for path in paths)])
+    named = {path.name if counts[path.name] == 1 else str(path): path for path in paths}
+    if len(named) < len(paths):
+        raise VbcliError("--also names the same captions twice", hint="name each system once")
+    return named
+
+
+def read_captions(path: Path, references: Path) -> dict[str, str]:
+    """Captions by video: of a captions dataset, or of a file with the columns `video` and `caption`.
+
+    Args:
+        references: where it is a dataset, the names in a file are matched to its videos.
 
     Raises:
         VbcliError: a video has several captions.
@@ -149,7 +168,10 @@ def read_captions(path: Path) -> dict[str, str]:
         tables = [shards.read_shard(p, columns=["video_id", "caption"]).to_pylist() for p in shards.list_shards(path)]
         pairs = [(row["video_id"], row["caption"]) for rows in tables for row in rows]
     else:
-        pairs = [(row.video, row.caption or "") for row in captionfiles.read_caption_file(path)]
+        rows = captionfiles.read_caption_file(path)
+        known: list[str] = read_videos(references).column("video_id").to_pylist() if references.is_dir() else []
+        names = captionfiles.resolve_names(rows, known, str(path))
+        pairs = [(name, row.caption or "") for name, row in zip(names, rows, strict=True)]
     captions: dict[str, str] = {}
     for video, caption in pairs:
         if video in captions:

@@ -23,17 +23,18 @@ def export_captions(captions_dir: Path, file_format: str) -> Path:
         The file or folder written.
     """
     rows = [row for path in shards.list_shards(captions_dir) for row in shards.read_shard(path).to_pylist()]
+    # `video` is what caption files call it: a table can be read back as captions or references.
+    named = [{"video": row["video_id"], **{k: v for k, v in row.items() if k != "video_id"}} for row in rows]
     if file_format in ("srt", "vtt"):
         return _write_subtitles(captions_dir / file_format, rows, file_format)
     target = captions_dir / f"captions.{file_format}"
     if file_format == "jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named)
     else:
         buffer = io.StringIO(newline="")
-        # `video` is what caption files call it: the table can be read back as references.
-        writer = csv.DictWriter(buffer, ["video", *list(rows[0] if rows else {})[1:]], lineterminator="\n")
+        writer = csv.DictWriter(buffer, list(named[0]) if named else ["video"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({"video": row.pop("video_id"), **row} for row in rows)
+        writer.writerows(named)
         text = buffer.getvalue()
     write_atomic(target, text.encode())
     return target

@@ -116,6 +116,8 @@ def find_ffmpeg(choice: str = "bundled") -> str:
     if found is None:
         where = "there is no ffmpeg on PATH" if choice == "system" else f"ffmpeg '{choice}' does not exist or cannot be run"
         raise VbcliError(where, hint="leave --ffmpeg out to use the bundled one")
+    # Now, not at the first video: all of them would fail.
+    _time_base_option(found)
     return found
 
 
@@ -126,7 +128,27 @@ def ffmpeg_build(executable: str) -> str:
         run = subprocess.run([executable, "-version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise VbcliError(f"{executable} cannot be run: {error}", hint="leave --ffmpeg out to use the bundled one") from error
+    if not run.stdout.startswith("ffmpeg version"):
+        raise VbcliError(f"{executable} is not an ffmpeg", hint="leave --ffmpeg out to use the bundled one")
     return run.stdout.splitlines()[0].split(" Copyright")[0]
+
+
+@lru_cache(maxsize=4)
+def _time_base_option(executable: str) -> str:
+    """What this ffmpeg calls the time base of the source: `demux`, or `-1` before version 6.1.
+
+    Raises:
+        VbcliError: it knows neither, or cannot hand frames through with their times.
+    """
+    ffmpeg_build(executable)
+    source = ["-f", "lavfi", "-i", "color=size=16x16:rate=10:duration=0.1", "-fps_mode", "passthrough"]
+    for option in ("demux", "-1"):
+        command = [executable, "-nostdin", "-v", "error", *source, "-enc_time_base", option, "-f", "nut", "-c:v", "mjpeg", "pipe:1"]
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            return option
+    raise VbcliError(
+        f"{executable} is too old ({ffmpeg_build(executable)})", hint="5.1 or newer is needed; leave --ffmpeg out to use the bundled one"
+    )
 
 
 def open_path(path: str) -> bytes:
@@ -242,7 +264,7 @@ def _command(
     if geometry.crop_px is not None:
         frames = frames.filter("crop", geometry.crop_px, geometry.crop_px)
     frames = frames.filter("setsar", 1)
-    target = ffmpeg.output(frames, "pipe:1", format="nut", fps_mode="passthrough", enc_time_base="demux", **output)
+    target = ffmpeg.output(frames, "pipe:1", format="nut", fps_mode="passthrough", enc_time_base=_time_base_option(executable), **output)
     arguments = target.global_args("-nostdin", "-v", "error", "-filter_threads", "1").compile(cmd=executable)
     return [b"file:" + open_path(path) if a == marker else a for a in arguments]
 

@@ -95,8 +95,8 @@ def extract_videos(
     """
     options = options or RunOptions()
     with options.open() as executor:
-        _scan(videos_dir, frames_dir, caption_files, stage, executor, options)
-        inputs = dataset_inputs(frames_dir / "videos", stage)
+        gone = _scan(videos_dir, frames_dir, caption_files, stage, executor, options)
+        inputs = dataset_inputs(frames_dir / "videos", stage, gone)
         report = _run(stage, inputs, frames_dir, executor, options, parents=_parents(frames_dir / "videos"))
     if report.n_done:
         _note_truncated(frames_dir, "pts_s", 1 / stage.fps, options)
@@ -120,13 +120,18 @@ def _note_truncated(dataset_dir: Path, time_column: str, step_s: float, options:
 
 def _scan(
     videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, executor: Executor, options: RunOptions
-) -> None:
-    """Writes the videos dataset below `dataset_dir`, once the folder is known to be free for `stage`."""
+) -> frozenset[str]:
+    """Writes the videos dataset below `dataset_dir`, once the folder is known to be free for `stage`.
+
+    Returns:
+        The planned videos that are gone from the folder.
+    """
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
     scan = scan_videos(videos_dir, dataset_dir, caption_files)
     for sentence in scan.notes:
         options.on_note(sentence)
     run_stage(Probe(), scan.inputs, dataset_dir / "videos", executor)
+    return scan.gone
 
 
 def _parents(dataset_dir: Path) -> list[dict[str, Any]]:
@@ -191,14 +196,14 @@ def encode_dataset(
         raise VbcliError(f"{source_dir} is a {kind} dataset: encode takes frames or videos")
     stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.ffmpeg)
     if kind is not None:
-        check_sampling(shards.read_manifest(source_dir).facts["fps"], encoder, source_dir)
+        check_sampling(shards.read_manifest(source_dir).fact("fps"), encoder, source_dir)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
     copy = carry_encoder(encoder_dir, features_dir)
     stage = replace(stage, encoder_dir=None if copy is None else str(copy))
     with options.open() as executor:
         if kind is None:
-            _scan(source_dir, features_dir, caption_files, stage, executor, options)
-            inputs = dataset_inputs(features_dir / "videos", stage)
+            gone = _scan(source_dir, features_dir, caption_files, stage, executor, options)
+            inputs = dataset_inputs(features_dir / "videos", stage, gone)
             report = _run(stage, inputs, features_dir, executor, options, parents=_parents(features_dir / "videos"))
             if report.n_done:
                 _note_truncated(features_dir, "end_s", encoder.clip_s, options)
@@ -236,12 +241,16 @@ def tokenize_dataset(
     options = options or RunOptions()
     manifest = shards.read_manifest(features_dir, "features")
     vocabulary = load_vocabulary(vocab_dir)
-    if vocabulary.encoder != manifest.facts["encoder"]:
+    if vocabulary.encoder != manifest.fact("encoder"):
         raise VbcliError(
             f"the vocabulary {vocab_dir} was built on features of {vocabulary.encoder['name']}, and {features_dir} differs",
             hint="build a vocabulary of these features: vbcli build-vocab FEATURES_DIR VOCAB_DIR",
         )
     own_videos = tokens_dir / "videos"
+    stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, str(own_videos))
+    # Before anything there is touched: the folder is ours, and the captions can be read.
+    shards.check_manifest(tokens_dir, stage.name, stage.version, stage.identity())
+    relabelled = relabel_inputs(features_dir, caption_files) if caption_files else []
     was_relabelled = (own_videos / "manifest.json").is_file() and shards.read_manifest(own_videos).stage == Relabel.name
     is_own = bool(caption_files) or was_relabelled
     if is_own:
@@ -250,13 +259,11 @@ def tokenize_dataset(
         # A copy of the features' videos; with their text replaced it is made anew.
         shutil.rmtree(own_videos)
     videos_dir = own_videos if is_own else features_dir / "videos"
-    stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, str(videos_dir))
+    stage = replace(stage, videos_dir=str(videos_dir))
     _note_missing(features_dir, options)
     with options.open() as executor:
-        if caption_files:
-            run_stage(
-                Relabel(), relabel_inputs(features_dir, caption_files), videos_dir, executor, parents=_parents(features_dir / "videos")
-            )
+        if relabelled:
+            run_stage(Relabel(), relabelled, videos_dir, executor, parents=_parents(features_dir / "videos"))
         inputs = tokenize_inputs(features_dir, stage, videos_dir)
         carried = None if is_own else videos_dir
         report = _run(stage, inputs, tokens_dir, executor, options, parents=_parents(features_dir), videos_dir=carried)
@@ -293,13 +300,18 @@ def caption_dataset(
         VbcliError: no captioner in `checkpoint_dir`, or tokens of another vocabulary.
     """
     from vbcli.encoders import EncoderSpec
-    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
+    from vbcli.models.decoding import check_decoding
     from vbcli.stages.caption import Caption
     from vbcli.stages.encode import Encode
     from vbcli.stages.tokenize import Tokenize
     from vbcli.vocab.artifact import load_vocabulary
 
     options = options or RunOptions()
+    if not source.exists():
+        raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
+    # Whole and fit for the decoding, before a folder is bound to them.
+    check_decoding(load_checkpoint(checkpoint_dir, "caption").captioner.decoder.config, decoding)
     values = read_checkpoint_config(checkpoint_dir, "caption")
     kind = dataset_kind(source)
     if kind not in (None, "tokens"):
@@ -322,8 +334,8 @@ def caption_dataset(
                 caption,
             )
         )
-        _scan(source, captions_dir, (), stage, executor, options)
-        inputs = dataset_inputs(captions_dir / "videos", stage)
+        gone = _scan(source, captions_dir, (), stage, executor, options)
+        inputs = dataset_inputs(captions_dir / "videos", stage, gone)
         return _run(stage, inputs, captions_dir, executor, options, parents=_parents(captions_dir / "videos"))
 
 
@@ -340,7 +352,7 @@ def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) 
     Raises:
         VbcliError: they are of another, or `tokens_dir` is no tokens dataset.
     """
-    if shards.read_manifest(tokens_dir, "tokens").facts["vocab_sha256"] != vocab_sha256:
+    if shards.read_manifest(tokens_dir, "tokens").fact("vocab_sha256") != vocab_sha256:
         raise VbcliError(
             f"{tokens_dir} was tokenised with another visual vocabulary than the checkpoint {checkpoint_dir} knows",
             hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}, or caption the folder of videos",

@@ -13,7 +13,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,6 +119,8 @@ class ShardJob:
     output_dir: Path
     key: str
     is_retry: bool = False
+    gone: frozenset[str] = frozenset()
+    """Videos whose files are gone: what was made of them stays."""
 
     @property
     def output_path(self) -> Path:
@@ -141,12 +143,14 @@ def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
 
     The shard is written under a temporary name and renamed at the end. A retry processes only the items that failed
     before and merges their rows with those that are there, in the order of the input; of a batched stage it makes the shard anew.
+    A shard that is made again keeps the rows of videos that are gone.
     """
     started = time.perf_counter()
     tables = list(shards.split_by_video(job.source)) if isinstance(job.source, pa.Table) else shards.iter_videos(job.source)
     order: list[str] = []
     # From the shard itself: the record of failures is another file, and a kill may come between the two.
     retried = set(shards.read_footer(job.output_path)["failed"]) if job.is_retry and not stage.is_batched else None
+    kept = _kept_videos(job)
 
     def inputs() -> Rows:
         for table in tables:
@@ -154,7 +158,7 @@ def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
                 continue
             video_id = table.column("video_id")[0].as_py()
             order.append(video_id)
-            if retried is None or video_id in retried:
+            if video_id not in kept and (retried is None or video_id in retried):
                 yield table
 
     failures: list[ItemFailure] = []
@@ -167,15 +171,24 @@ def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
                 yield out
 
     with shards.ShardWriter(job.output_path, stage.output_schema()) as writer:
-        for table in outputs() if retried is None else _merged(job.output_path, outputs(), order):
+        for table in (
+            outputs() if retried is None and not kept else _merged(job.output_path, outputs(), order, kept if retried is None else None)
+        ):
             writer.write(table)
         shards.write_failures(job.output_dir, job.index, failures)
         writer.close({**_footer(stage), "key": job.key, "n_items": len(order), "failed": [f.video_id for f in failures]})
     return ShardResult(job.index, len(order), writer.n_rows, len(failures), time.perf_counter() - started)
 
 
-def _merged(path: Path, new: Iterable[pa.Table], order: list[str]) -> Iterator[pa.Table]:
-    """Rows of the shard at `path` and new rows, in the order of the input's videos."""
+def _kept_videos(job: ShardJob) -> frozenset[str]:
+    """Of the videos that are gone, those that the shard has rows of."""
+    if not job.gone or not job.output_path.exists():
+        return frozenset()
+    return job.gone & _video_ids(job.output_path)
+
+
+def _merged(path: Path, new: Iterable[pa.Table], order: list[str], wanted: frozenset[str] | None) -> Iterator[pa.Table]:
+    """Rows of the shard at `path`, of the wanted videos or of all, and new rows, in the order of the input's videos."""
     redone: dict[str, list[pa.Table]] = {}
     for table in new:
         for part in shards.split_by_video(table):
@@ -186,7 +199,8 @@ def _merged(path: Path, new: Iterable[pa.Table], order: list[str]) -> Iterator[p
         if video_id in redone:
             yield from redone[video_id]
         while head is not None and head.column("video_id")[0].as_py() == video_id:
-            yield head
+            if wanted is None or video_id in wanted:
+                yield head
             head = next(kept, None)
 
 
@@ -243,12 +257,17 @@ class ShardInput:
     index: int
     source: Path | pa.Table
     digest: str
+    gone: frozenset[str] = frozenset()
 
 
-def dataset_inputs(input_dir: Path, stage: Stage) -> list[ShardInput]:
-    """The shards of a dataset as inputs of a stage."""
+def dataset_inputs(input_dir: Path, stage: Stage, gone: frozenset[str] = frozenset()) -> list[ShardInput]:
+    """The shards of a dataset as inputs of a stage.
+
+    Args:
+        gone: videos whose files are gone.
+    """
     paths = shards.list_shards(input_dir)
-    return [ShardInput(shards.shard_index(p), p, shards.input_digest(p, stage.input_columns)) for p in paths]
+    return [ShardInput(shards.shard_index(p), p, shards.input_digest(p, stage.input_columns), gone) for p in paths]
 
 
 def run_stage(
@@ -298,7 +317,7 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
     jobs = []
     for shard in inputs:
         key = shard_key(stage, shard.digest)
-        job = ShardJob(shard.index, shard.source, output_dir, key)
+        job = ShardJob(shard.index, shard.source, output_dir, key, gone=shard.gone)
         if not job.output_path.exists():
             jobs.append(job)
             continue
@@ -307,7 +326,7 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
             report.notes.append(f"{job.output_path} is made again: its input changed")
             jobs.append(job)
         elif footer["failed"] and is_retry:
-            jobs.append(ShardJob(shard.index, shard.source, output_dir, key, is_retry=True))
+            jobs.append(replace(job, is_retry=True))
         else:
             report.n_skipped += 1
             report.n_rows += footer["n_rows"]
@@ -323,6 +342,10 @@ def carry_videos(source: Path, target: Path) -> None:
     """
     check_same_videos(source, target)
     manifest = source / "manifest.json"
+    if not manifest.is_file():
+        raise VbcliError(
+            f"{source.parent} has no videos dataset beside it", hint="it was not made by vbcli, or is incomplete: make it again"
+        )
     if not (target / "manifest.json").exists():
         write_atomic(target / "manifest.json", manifest.read_bytes())
     for path in shards.list_shards(source):

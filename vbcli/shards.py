@@ -258,6 +258,16 @@ class Manifest:
     def as_dict(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in ("kind", "stage", "version", "config", "facts", "parents")}
 
+    def fact(self, name: str) -> Any:
+        """One of the facts.
+
+        Raises:
+            VbcliError: the manifest does not have it.
+        """
+        if name not in self.facts:
+            raise VbcliError(f"the manifest of a {self.kind} dataset has no '{name}'", hint="it is damaged: make the dataset again")
+        return self.facts[name]
+
 
 def read_manifest(dataset_dir: Path, *kinds: str) -> Manifest:
     """Reads a dataset's manifest.
@@ -311,7 +321,9 @@ def check_manifest(dataset_dir: Path, stage: str, version: int, config: dict[str
         VbcliError: it says what differs.
     """
     # Looked into before the manifest is looked for: another machine may claim and fill the folder just now.
-    found_free = is_free(dataset_dir, ("_plan", "videos", CARRIED_NAME))
+    videos_dir = dataset_dir / "videos"
+    is_ours = (videos_dir / "manifest.json").is_file() or (videos_dir.is_dir() and not any(videos_dir.iterdir()))
+    found_free = is_free(dataset_dir, ("_plan", *(["videos"] if is_ours else []), CARRIED_NAME))
     if not (dataset_dir / "manifest.json").exists():
         if not found_free:
             raise not_free(dataset_dir)
@@ -325,12 +337,17 @@ def check_manifest(dataset_dir: Path, stage: str, version: int, config: dict[str
     mine = json.loads(json.dumps(config))
     for key in sorted(set(found.config) | set(mine)):
         if found.config.get(key) != mine.get(key):
+            name, there, here = _first_difference(key, found.config.get(key), mine.get(key))
             raise VbcliError(
-                f"{dataset_dir} was made with {key} = {_short(found.config.get(key))}, not {_short(mine.get(key))}",
+                f"{dataset_dir} was made with {name} = {there}, not {here}",
                 hint="name another output folder, remove this one, or give the same options again",
             )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _first_difference(name: str, found: Any, wanted: Any) -> tuple[str, str, str]:
+    """Where two values first differ, down to the entry, and both as short JSON."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        key = next(k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k))
+        return _first_difference(f"{name}.{key}", found.get(key), wanted.get(key))
+    there, here = (text if len(text) <= 80 else text[:77] + "..." for text in (json.dumps(found), json.dumps(wanted)))
+    return name, there, here

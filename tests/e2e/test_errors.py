@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CASES = [
-    (["extract", "nowhere"], 1, "folder nowhere does not exist"),
+    (["extract", "nowhere"], 1, "nowhere does not exist"),
     (["extract", "empty"], 1, "empty holds no videos"),
     (["extract", "videos", "--fps", "0"], 1, "--fps 0 is not above 0"),
     (["extract", "videos", "--captions", "none.csv"], 1, "none.csv"),
@@ -34,7 +34,18 @@ CASES = [
     (["train", "empty", "--keep-init", "2"], 2, "Invalid value for '--keep-init'"),
     (["predict"], 1, "there is no checkpoint in vbcli-work/checkpoints/pretrain"),
     (["predict", "--future", "2", "--mask-clips", "1"], 2, "ask one at a time"),
-    (["predict", "--text", "no mask", "--verbs", "broken.csv"], 2, "has 0 times [MASK]"),
+    (["predict", "--text", "no mask", "--verbs", "broken.csv"], 2, "has no [MASK] to fill"),
+    (["predict", "--text", "one [MASK]", "--objects", "broken.csv"], 2, "has 1 times [MASK]"),
+    (["train", "empty", "--regime-weights", "inf", "0", "0"], 1, "--regime-weights is (inf, 0.0, 0.0)"),
+    (["caption", "videos", "--length-penalty", "1000"], 1, "--length-penalty is 1000.0"),
+    (["caption", "videos", "--length-penalty", "nan"], 1, "--length-penalty is nan"),
+    (["build-vocab", "empty", "--seed", "-1"], 1, "--seed -1 is below 0"),
+    (["extract", "videos", "--ffmpeg", "/bin/true"], 1, "/bin/true is not an ffmpeg"),
+    (["extract", "videos", "--ffmpeg", "/bin/echo"], 1, "/bin/echo is not an ffmpeg"),
+    (["import", "empty", "out"], 1, "empty is not a model in Hugging Face's format"),
+    (["import", "./nowhere", "out"], 1, "nowhere is no folder, and cannot be had from the hub"),
+    (["import", "empty", "videos"], 1, "videos exists and is not an empty folder"),
+    (["extract", "videos", "own"], 1, "own exists and is not an empty folder"),
     (["predict", "--verbs", "none.txt"], 1, "none.txt cannot be read"),
     (["train", "empty", "--regime-weights", "0", "0", "0"], 1, "--regime-weights is (0.0, 0.0, 0.0)"),
     (["export", "empty", "out", "--to", "transformers"], 1, "there is no checkpoint in empty"),
@@ -45,6 +56,8 @@ CASES = [
     (["evaluate"], 1, "has no captions"),
     (["evaluate", "broken.csv", "broken.csv"], 1, "broken.csv"),
     (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no captioned video is in the split 'dev'"),
+    (["evaluate", "good.csv", "good.csv", "--baselines", "videos"], 1, "videos is not a tokens dataset"),
+    (["evaluate", "good.csv", "good.csv", "--also", "good.csv", "--also", "good.csv"], 1, "the same captions twice"),
     (["evaluate", "empty", "good.csv"], 1, "empty is not a captions dataset"),
     (["evaluate", "good.csv", "videos"], 1, "videos is neither a dataset nor a caption file"),
     (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint, encoder or vocabulary"),
@@ -58,6 +71,8 @@ def place(tmp_path_factory) -> Path:
     (folder / "empty").mkdir()
     (folder / "videos").mkdir()
     (folder / "videos" / "a.mp4").write_bytes(b"this is no video")
+    (folder / "own" / "videos").mkdir(parents=True)
+    (folder / "own" / "videos" / "mine.mp4").write_bytes(b"a video of the user's own")
     (folder / "good.csv").write_text("video,caption,split\na.mp4,hello,test\n")
     (folder / "broken.csv").write_text("name,text\na.mp4,hello\n")
     return folder

@@ -48,7 +48,8 @@ def test_shell_commands_in_order(place: Path):
 
 def test_python_block(place: Path):
     (code,) = blocks("python")
-    run = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, timeout=300)
+    (place / "example.py").write_text(code)
+    run = subprocess.run([sys.executable, "example.py"], cwd=place, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     n_rows, n_failed = map(int, run.stdout.split())
     assert n_rows == 12 * 6

@@ -434,6 +434,43 @@ def test_captions_that_come_late_stay(features: Path, vocab: Path, tokens: Path,
     assert contents(out) == contents(tokens)
 
 
+def test_new_captions_leave_everything_alone_where_they_are_refused(
+    features: Path, vocab: Path, tokens: Path, caption_file: Path, tmp_path: Path
+) -> None:
+    """The user's own folder called videos, captions that cannot be read, and the folder that is read from."""
+    own, copied, bad = tmp_path / "project", tmp_path / "tokens", tmp_path / "bad.csv"
+    (own / "videos").mkdir(parents=True)
+    (own / "videos" / "mine.mp4").write_text("a video of the user's own")
+    shutil.copytree(tokens, copied)
+    bad.write_text("video,caption\nnobody.mp4,nothing\n")
+    for out, caption, sentence in (
+        (own, caption_file, "exists and is not an empty folder"),
+        (copied, bad, "names none of the videos"),
+        (copied, tmp_path / "none.csv", "cannot be read"),
+        (features, caption_file, "was made by encode"),
+    ):
+        before = contents(out)
+        with pytest.raises(VbcliError, match=sentence):
+            tokenize_dataset(features, out, vocab, caption_files=[caption], options=RunOptions("serial"))
+        assert contents(out) == before
+
+
+def test_a_caption_command_that_cannot_work_binds_no_folder(checkpoints: Path, tokens: Path, tmp_path: Path) -> None:
+    captioner, broken = checkpoints / "caption", tmp_path / "broken"
+    shutil.copytree(captioner, broken)
+    weights = bytearray((broken / "model.safetensors").read_bytes())
+    weights[-7] ^= 1
+    (broken / "model.safetensors").write_bytes(weights)
+    for source, checkpoint, decoding, sentence in (
+        (tokens, captioner, DecodingConfig(max_length=100_000), "--max-length is 100000"),
+        (tokens, broken, DecodingConfig(), "is not the file that"),
+        (tmp_path / "nowhere", captioner, DecodingConfig(), "nowhere does not exist"),
+    ):
+        with pytest.raises(VbcliError, match=sentence):
+            caption_dataset(source, tmp_path / "captions", checkpoint, decoding, options=RunOptions("serial"))
+        assert not (tmp_path / "captions").exists()
+
+
 def test_captions_given_to_a_later_extraction_reach_the_features(videos: Path, caption_file: Path, features: Path, tmp_path: Path) -> None:
     frames, copied = tmp_path / "frames", tmp_path / "features"
     extract_videos(videos, frames, Extract(size_px=32), options=RunOptions("serial"))

@@ -273,6 +273,6 @@ def test_generate_refuses_what_it_cannot_do() -> None:
     memory, mask = torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match="evaluation mode"):
         generate(decoder, memory, mask, DecodingConfig())
-    with pytest.raises(VbcliError, match="max_length 41 is more than the decoder's 40 positions"):
+    with pytest.raises(VbcliError, match="--max-length is 41"):
         generate(decoder.eval(), memory, mask, DecodingConfig(max_length=41))
     assert generate(decoder, memory[:0], mask[:0], DecodingConfig()) == []

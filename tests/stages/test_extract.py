@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -124,3 +125,41 @@ def test_another_ffmpeg_is_no_other_configuration(video_folder: Path, tmp_path: 
 def test_options_that_make_no_sense_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(VbcliError, match=message):
         Extract(**options)  # type: ignore[arg-type]
+
+
+def test_what_was_made_of_a_video_that_is_gone_stays(video_folder: Path, tmp_path: Path) -> None:
+    """Also when its shard is made again because another video of it changed; one that never gave anything fails as before."""
+    root, out = tmp_path / "videos", tmp_path / "frames"
+    shutil.copytree(video_folder, root)
+    (root / "e.mp4").write_bytes(b"this is no video")
+    stage = Extract(fps=4, size_px=32)
+    extract_videos(root, out, stage, options=SERIAL)
+    before = shards.read_shard(out / shards.shard_name(0))
+    (root / "b.mkv").unlink()
+    (root / "e.mp4").unlink()
+    shutil.copy(root / "c.mp4", root / "a.mp4")
+    notes: list[str] = []
+    report = extract_videos(root, out, stage, options=RunOptions("serial", on_note=notes.append))
+    assert (report.n_done, report.n_failed) == (1, 1)
+    assert any("2 planned videos are gone from the folder, first b.mkv: what was made of them stays" in note for note in notes)
+    after = shards.read_shard(out / shards.shard_name(0))
+
+    def rows(table: pa.Table, video_id: str) -> list[dict]:
+        return [{k: v for k, v in row.items() if k != "video_id"} for row in table.to_pylist() if row["video_id"] == video_id]
+
+    for kept in ("b.mkv", "c.mp4", "more/d.mp4"):
+        assert rows(after, kept) == rows(before, kept) != []
+    assert rows(after, "a.mp4") == rows(before, "c.mp4")
+    assert after.column("video_id").unique().to_pylist() == ["a.mp4", "b.mkv", "c.mp4", "more/d.mp4"]
+    (row,) = [r for r in shards.read_shard(out / "videos" / shards.shard_name(0)).to_pylist() if r["video_id"] == "b.mkv"]
+    assert row["codec"] == "h264"
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on PATH")
+def test_another_ffmpeg_gives_the_same_times(video_folder: Path, tmp_path: Path) -> None:
+    times = []
+    for ffmpeg in ("bundled", "system"):
+        out = tmp_path / ffmpeg
+        extract_videos(video_folder, out, Extract(fps=3, size_px=32, ffmpeg=ffmpeg), options=RunOptions("serial", ffmpeg=ffmpeg))
+        times.append(shards.read_shard(out / shards.shard_name(0)).select(["video_id", "pts_s"]).to_pylist())
+    assert times[0] == times[1] != []

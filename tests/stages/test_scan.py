@@ -87,7 +87,7 @@ def test_a_link_to_nothing_stays_and_what_is_no_file_does_not(folder: Path, tmp_
 
 
 def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VbcliError, match=f"folder {tmp_path}/none does not exist"):
+    with pytest.raises(VbcliError, match=f"{tmp_path}/none does not exist"):
         scan_folder(tmp_path / "none")
     with pytest.raises(VbcliError, match=f"{tmp_path} holds no videos") as caught:
         scan_folder(tmp_path)

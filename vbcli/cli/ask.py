@@ -27,7 +27,7 @@ def predict(
     verbs: Annotated[Path | None, typer.Option(help="Possible words of the first mask, one a line; any word if left out.")] = None,
     objects: Annotated[Path | None, typer.Option(help="Possible words of the second mask, one a line; any word if left out.")] = None,
     mask_clips: Annotated[list[int] | None, typer.Option(help="Guess this clip (from 0) from the others. May be repeated.")] = None,
-    future: Annotated[int | None, typer.Option(min=1, help="Guess so many clips after the end of each video.")] = None,
+    future: Annotated[int | None, typer.Option(min=1, max=512, help="Guess so many clips after the end of each video.")] = None,
     n_best: Annotated[int, typer.Option(min=1, help="Guesses a mask.")] = 5,
     split: Annotated[str | None, typer.Option(help="The videos of this split only.")] = None,
     checkpoint: Annotated[
@@ -46,6 +46,8 @@ def predict(
 
     if sum(bool(given) for given in (mask_clips, future, text or verbs or objects)) > 1:
         raise UsageError("words, --mask-clips and --future are three questions: ask one at a time")
+    if text is not None and "[MASK]" not in text:
+        raise UsageError(f"--text '{text}' has no [MASK] to fill", hint="write [MASK] where a word is to be guessed")
     places = Places(workspace)
     model_dir, source = checkpoint or places.checkpoints_dir / "pretrain", tokens_dir or places.tokens_dir
     template = text or TEMPLATE

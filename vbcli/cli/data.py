@@ -148,7 +148,7 @@ def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
 
     if dataset_kind(features_dir):
         manifest = read_manifest(features_dir, "features")
-        spec, threads = EncoderSpec.from_dict(manifest.facts["encoder"]), manifest.config["threads"]
+        spec, threads = EncoderSpec.from_dict(manifest.fact("encoder")), manifest.config["threads"]
     else:
         spec, threads = load_encoder(DEFAULT_ENCODER).spec, 1
     with run_options("encode", ExecutorName.processes, 0, False, "bundled") as options:

@@ -32,18 +32,21 @@ def evaluate(
     The baselines are the caption of the nearest training video, the best single training caption for all, and the same captions with the
     videos shuffled (mean of 20 permutations).
     """
-    from vbcli.evaluation import evaluate_captions, read_captions, read_references
+    from vbcli.evaluation import evaluate_captions, name_systems, read_captions, read_references
     from vbcli.metrics.mentions import load_lexicon
     from vbcli.pipeline import dataset_kind
+    from vbcli.shards import read_manifest
 
     places = Places(workspace)
     given = captions or places.newest_captions()
     if given is None:
         raise VbcliError(f"the workspace {places.root} has no captions", hint="make them with: vbcli caption FOLDER")
+    if baselines is not None:
+        read_manifest(baselines, "tokens")
     against = references or places.tokens_dir
     if not against.exists():
         raise VbcliError(f"{against} does not exist", hint="name a caption file or a dataset as REFERENCES")
-    rows = read_captions(given)
+    rows = read_captions(given, against)
     truths = read_references(against, list(rows))
     scored = truths.held_out(list(rows), split)
     if len(scored) < len(rows):
@@ -52,7 +55,7 @@ def evaluate(
         )
     rows = {v: rows[v] for v in scored}
     tokens_dir = baselines or next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
-    others = {path.name: read_captions(path) for path in also or ()}
+    others = {name: read_captions(path, against) for name, path in name_systems(also or ()).items()}
     named = load_lexicon(lexicon) if lexicon else None
     evaluation = evaluate_captions(rows, truths.captions, others=others, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor)
     if tokens_dir is None:
@@ -61,21 +64,25 @@ def evaluate(
 
 
 def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> None:
+    from vbcli.evaluation import GIVEN, SHUFFLED
+
     if as_json:
         console.print_json({"captions": str(given), "references": str(against), **vars(evaluation)})
         return
     systems = list(evaluation.scores)
-    rows = [(name, *(_cell(evaluation, system, name) for system in systems)) for name in evaluation.scores["captions"]]
+    spread = {SHUFFLED: evaluation.spread}
+    rows = [
+        (name, *(_cell(evaluation.scores[system], spread.get(system, {}), name) for system in systems)) for name in evaluation.scores[GIVEN]
+    ]
     console.print_table(f"{given} against {against}", ("", *systems), rows)
     for sentence in evaluation.notes:
         console.note(sentence)
 
 
-def _cell(evaluation: Evaluation, system: str, name: str) -> str:
-    if name not in evaluation.scores[system]:
+def _cell(scores: dict[str, float], spread: dict[str, float], name: str) -> str:
+    if name not in scores:
         return "-"
-    spread = f" ±{evaluation.spread[name]:.3f}" if system == "shuffled videos" else ""
-    return f"{evaluation.scores[system][name]:.3f}{spread}"
+    return f"{scores[name]:.3f}" + (f" ±{spread[name]:.3f}" if name in spread else "")
 
 
 def inspect(

@@ -187,5 +187,5 @@ def caption_alarms(captions: Sequence[str]) -> list[str]:
             alarms.append(f'{n_alike} of {len(captions)} captions are the same: "{" ".join(most_common)}"')
     n_repeating = sum(len(set(trigrams)) < len(trigrams) for trigrams in (list(zip(w, w[1:], w[2:], strict=False)) for w in tokens))
     if n_repeating and n_repeating >= REPEATED_SHARE * len(captions):
-        alarms.append(f"{n_repeating} of {len(captions)} captions repeat three words in a row")
+        alarms.append(f"{n_repeating} of {len(captions)} captions say the same three words twice")
     return alarms

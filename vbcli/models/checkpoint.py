@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vbcli.config import BartConfig, VideoBertConfig, from_dict, to_dict
+from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
@@ -27,6 +28,7 @@ from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 
+_KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
 IMPORTED = "import"
 """The task of a published model that was only read."""
 
@@ -131,6 +133,9 @@ def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:
     values = read_json(path)
     if not isinstance(values, dict) or values.get("kind") != "checkpoint":
         raise VbcliError(f"{checkpoint_dir} is not a checkpoint", hint="name a folder that vbcli train made")
+    missing = sorted(_KEYS - set(values)) or ([] if {"encoder", "bart"} & set(values) else ["encoder"])
+    if missing:
+        raise VbcliError(f"{path} has no '{missing[0]}'", hint="it is damaged: copy the checkpoint again, or train it again")
     if tasks and values["task"] not in tasks:
         raise VbcliError(
             f"the checkpoint {checkpoint_dir} was trained for the task '{values['task']}', not '{task}'",
@@ -149,10 +154,13 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
     source = str(checkpoint_dir / "config.json")
     model = _build_model(values, source)
     weights = checkpoint_dir / "model.safetensors"
+    hint = "copy the checkpoint again, or train it again"
     try:
+        if file_sha256(weights) != values["model_sha256"]:
+            raise VbcliError(f"{weights} is not the file that {source} describes", hint=hint)
         model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise VbcliError(f"{weights} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise VbcliError(f"{weights} cannot be loaded: {str(error).splitlines()[0]}", hint=hint) from error
     return Checkpoint(
         values["task"],
         model.eval(),

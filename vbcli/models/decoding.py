@@ -13,6 +13,7 @@ Beam search gives what `transformers` gives with `early_stopping=False` and no f
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,9 @@ from torch import Tensor
 from vbcli.config import BartConfig
 from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder
+
+MAX_LENGTH_PENALTY = 10.0
+"""Powers of the length beyond it leave the range of floating point numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +60,14 @@ class DecodingConfig:
             ("beams", self.n_beams, self.n_beams >= 1, "at least 1"),
             ("max-length", self.max_length, self.max_length >= 1, "at least 1"),
             ("min-length", self.min_length, 0 <= self.min_length <= self.max_length, f"between 0 and --max-length {self.max_length}"),
+            (
+                "length-penalty",
+                self.length_penalty,
+                abs(self.length_penalty) <= MAX_LENGTH_PENALTY,
+                f"at most {MAX_LENGTH_PENALTY} either way",
+            ),
             ("no-repeat-ngram", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more"),
-            ("temperature", self.temperature, self.temperature > 0, "more than 0"),
+            ("temperature", self.temperature, 0 < self.temperature < math.inf, "more than 0, and finite"),
             ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
             ("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0 and at most 1"),
         ):
@@ -76,6 +86,18 @@ class Hypothesis:
 
     token_ids: list[int]
     score: float
+
+
+def check_decoding(decoder: BartConfig, config: DecodingConfig) -> None:
+    """Refuses sentences that are longer than a decoder can write.
+
+    Raises:
+        VbcliError: `max_length` is more than the decoder has positions.
+    """
+    if config.max_length > decoder.max_positions:
+        raise VbcliError(
+            f"--max-length is {config.max_length}", hint=f"this decoder has {decoder.max_positions} positions: give at most that"
+        )
 
 
 @torch.inference_mode()
@@ -99,8 +121,7 @@ def generate(
     """
     if decoder.training:
         raise ValueError("decoding needs the decoder in evaluation mode")
-    if config.max_length > decoder.config.max_positions:
-        raise VbcliError(f"max_length {config.max_length} is more than the decoder's {decoder.config.max_positions} positions")
+    check_decoding(decoder.config, config)
     if not len(memory):
         return []
     if config.is_sampled:

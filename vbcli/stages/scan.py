@@ -35,10 +35,11 @@ class ScannedVideo:
 
 @dataclass(frozen=True)
 class Scan:
-    """The planned videos as inputs of the `Probe` stage, and what is worth saying about them."""
+    """The planned videos as inputs of the `Probe` stage, what is worth saying about them, and which are gone from the folder."""
 
     inputs: list[ShardInput]
     notes: list[str]
+    gone: frozenset[str]
 
 
 def escape_name(name: bytes) -> str:
@@ -62,7 +63,7 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
         VbcliError: the folder does not exist, cannot be read or holds no video, or two names would be one `video_id`.
     """
     if not root.exists():
-        raise VbcliError(f"folder {root} does not exist")
+        raise VbcliError(f"{root} does not exist", hint="name a folder of videos, or one video")
     hint = f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}"
     if root.is_file():
         if not _is_video_name(os.fsencode(root.name)):
@@ -142,7 +143,11 @@ def update_plan(dataset_dir: Path, found: Sequence[ScannedVideo]) -> tuple[list[
 
 
 def _read_plans(plan_dir: Path) -> list[list[dict[str, Any]]]:
-    return [shard for path in sorted(plan_dir.glob("*.json")) for shard in read_json(path)["shards"]]
+    shards_of = {path: read_json(path) for path in sorted(plan_dir.glob("*.json"))}
+    for path, plan in shards_of.items():
+        if not isinstance(plan, dict) or not isinstance(plan.get("shards"), list):
+            raise VbcliError(f"{path} is not a plan of videos", hint="it is damaged: name another output folder")
+    return [shard for plan in shards_of.values() for shard in plan["shards"]]
 
 
 def _write_plan(path: Path, found: Sequence[ScannedVideo]) -> None:
@@ -167,6 +172,7 @@ def scan_videos(root: Path, dataset_dir: Path, caption_files: Sequence[Path] = (
     columns, text_notes = _text_columns(root, found, dataset_dir, caption_files)
     planned, notes = update_plan(dataset_dir, found)
     notes += text_notes
+    gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     inputs = []
     no_text = captionfiles.VideoText().as_columns()
     names_in: dict[Path, list[str]] = {}
@@ -174,8 +180,8 @@ def scan_videos(root: Path, dataset_dir: Path, caption_files: Sequence[Path] = (
         rows = [{**vars(v), "transcript": _read_sidecar(v, names_in, notes), **columns.get(v.video_id, no_text)} for v in shard]
         table = pa.Table.from_pylist(rows, schema=VIDEOS)
         # With the path: where a folder was moved, later stages must read the videos in their new place.
-        inputs.append(ShardInput(index, table, table_digest(table)))
-    return Scan(inputs, notes)
+        inputs.append(ShardInput(index, table, table_digest(table), gone))
+    return Scan(inputs, notes, gone)
 
 
 def _text_columns(

@@ -56,7 +56,7 @@ def fit_encoder(
         VbcliError: the data does not fit, or the folder holds another run.
     """
     manifest = shards.read_manifest(frames_dir, "frames")
-    fps = float(manifest.facts["fps"])
+    fps = float(manifest.fact("fps"))
     config = _load_shape(options.model or DEFAULT_MODEL)
     identity = _identity(frames_dir, options, config)
     if is_encoder(checkpoint_dir):

@@ -73,7 +73,11 @@ class FitOptions:
             ("label-smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("keep-init", 0 <= self.keep_init <= 1, "in [0, 1]"),
             ("ema-decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "in [0, 1)"),
-            ("regime-weights", min(self.regime_weights) >= 0 and sum(self.regime_weights) > 0, "not negative, and one of them above 0"),
+            (
+                "regime-weights",
+                min(self.regime_weights) >= 0 < sum(self.regime_weights) < math.inf,
+                "not negative, finite, and one of them above 0",
+            ),
             ("seed", self.seed >= 0, "0 or more"),
         ):
             if not is_valid:

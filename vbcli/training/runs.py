@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from vbcli.training.options import FitOptions
 from vbcli.training.tasks import Source, Task
 from vbcli.training.trainer import TrainResult
 
+RUN_OPTIONS = ("init", "threads", "device", "accumulation")
+"""Options that change nothing of what is learned, or whose change is told by what they lead to."""
 OVERFITTED = 1.5
 """A validation loss so many times that of training rows is worth a word."""
 
@@ -67,10 +70,19 @@ def check_same_run(values: dict[str, Any], checkpoint_dir: Path, options: FitOpt
     if found.get("identity") != identity:
         changed = [k for k in identity if found.get("identity", {}).get(k) != identity[k]]
         raise VbcliError(
-            f"{checkpoint_dir} holds a checkpoint of the task '{found.get('task')}', trained with other {' and '.join(changed) or 'data'}",
+            f"{checkpoint_dir} holds a checkpoint of the task '{found.get('task')}', trained with other {' and '.join(changed) or 'data'}"
+            + _changed_options(found.get("options", {}), options),
             hint="name another checkpoint folder, or remove this one",
         )
     return FitReport(checkpoint_dir, None, found)
+
+
+def _changed_options(found: dict[str, Any], options: FitOptions) -> str:
+    mine = json.loads(json.dumps(to_dict(options)))
+    changed = [
+        f"--{k.replace('_', '-')} {found[k]}, not {v}" for k, v in mine.items() if k in found and found[k] != v and k not in RUN_OPTIONS
+    ]
+    return f" ({'; '.join(changed)})" if changed else ""
 
 
 def note_overfitting(result: TrainResult, on_note: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ Notation: N vectors, D dimensions of a feature, P dimensions after the projectio
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,11 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     if (vocab_dir / "config.json").is_file():
         found = load_vocabulary(vocab_dir)
         if found.config != config or found.source != source:
-            differs = "options" if found.config != config else "features"
+            changed = [f.name for f in fields(config) if getattr(config, f.name) != getattr(found.config, f.name)]
+            differs = f"options ({', '.join(changed)})" if changed else "features"
             raise VbcliError(
                 f"{vocab_dir} holds a visual vocabulary built with other {differs}",
-                hint="name another vocabulary folder, or remove this one",
+                hint="name another vocabulary folder, or remove this one with the tokens and checkpoints that were made with it",
             )
         found.report = read_json(vocab_dir / "report.json")
         return found
@@ -130,7 +132,7 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     splits = assign_splits(video_ids, given, means, config.seed)
     training = [t for t, split in zip(tables, splits, strict=True) if split == "train"] or tables
     features = np.concatenate([feature_matrix(t) for t in training])
-    vocabulary = fit_vocabulary(features, config, manifest.facts["encoder"])
+    vocabulary = fit_vocabulary(features, config, manifest.fact("encoder"))
     vocabulary.source = source
     vocabulary.splits = {} if any(given) else dict(zip(video_ids, splits, strict=True))
     projected = vocabulary.project(features)

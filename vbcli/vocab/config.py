@@ -39,5 +39,7 @@ class VocabConfig:
             raise VbcliError(f"--branching {self.branching} is below 2")
         if not 1 <= self.levels <= MAX_LEVELS:
             raise VbcliError(f"--levels {self.levels} is not between 1 and {MAX_LEVELS}")
+        if self.seed < 0:
+            raise VbcliError(f"--seed {self.seed} is below 0")
         if not 0 <= self.whitening <= 1:
             raise VbcliError(f"--whitening {self.whitening:g} is not between 0 and 1")
