@@ -169,7 +169,7 @@ def read_captions(path: Path, references: Path) -> dict[str, str]:
         pairs = [(row["video_id"], row["caption"]) for rows in tables for row in rows]
     else:
         rows = captionfiles.read_caption_file(path)
-        known: list[str] = read_videos(references).column("video_id").to_pylist() if references.is_dir() else []
+        known: list[str] = read_videos(references).column("video_id").to_pylist() if (references / "manifest.json").is_file() else []
         names = captionfiles.resolve_names(rows, known, str(path))
         pairs = [(name, row.caption or "") for name, row in zip(names, rows, strict=True)]
     captions: dict[str, str] = {}

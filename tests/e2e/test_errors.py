@@ -27,6 +27,8 @@ CASES = [
     (["train", "empty", "--task", "denoise", "--n-clips", "2"], 2, "--n-clips is for --task caption"),
     (["train", "--task", "encoder"], 1, "vbcli-work/frames is not a frames dataset"),
     (["train", "empty", "--task", "encoder", "--init", "minilm"], 2, "--init is not for --task encoder"),
+    (["train", "empty", "--task", "caption", "--text", "good.csv"], 2, "--text is not for --task caption"),
+    (["train", "empty", "--task", "denoise", "--text", "none.txt"], 1, "none.txt does not exist"),
     (["train", "empty", "--objective", "words"], 2, "--objective is for --task encoder"),
     (["encode", "videos", "--encoder", "empty"], 1, "there is no trained encoder in empty"),
     (["train", "--n-clips", "1"], 2, "--n-clips is for --task caption"),

@@ -12,9 +12,10 @@ from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import train_text_vocabulary
-from vbcli.training.batches import SegmentRow, VideoTokens
+from vbcli.training.batches import SegmentRow, VideoTokens, read_texts
 from vbcli.training.denoising import DenoiseTask
 from vbcli.training.noising import NoiseConfig, add_noise
+from vbcli.training.pretrain import PretrainTask
 from vbcli.training.tasks import TRAINING, VALIDATION, row_rng
 from vbcli.training.trainer import TrainConfig, Trainer
 
@@ -98,3 +99,25 @@ def test_long_texts_are_cut_and_counted():
 def test_video_without_text_is_refused():
     with pytest.raises(VbcliError, match="no training video has a transcript or a caption"):
         task([VIDEOS[2]])
+
+
+def test_text_of_files_is_learned_with_the_rest(tmp_path):
+    """A text a line, what follows the last tab of it, or the captions of a caption file; video tasks leave it alone."""
+    (tmp_path / "lines.tsv").write_text("vid1\tthe white ring turns\n\nvid2\textra\ta green cube rises slowly\r\n")
+    (tmp_path / "captions.csv").write_text("video,caption\na.mp4,the red ball falls\nb.mp4,\n")
+    texts = [text for name in ("lines.tsv", "captions.csv") for text in read_texts(tmp_path / name, 4)]
+    assert [v.segments[0].text for v in texts] == ["the white ring turns", "a green cube rises slowly", "the red ball falls"]
+    assert texts[1].video_id == f"{tmp_path / 'lines.tsv'}:3"
+    made = task([*VIDEOS, *texts])
+    assert [[TEXT.decode(s) for s in row] for _, row in made.parts[0]] == [
+        SENTENCES[:3], [SENTENCES[3]], ["the white ring turns"], ["a green cube rises slowly"], ["the red ball falls"], ["a ball"],
+    ]  # fmt: skip
+    model = VideoBert(captioner().encoder.config)
+    drawn = PretrainTask(model, TEXT, texts, texts).draw(TRAINING, [0, 1, 2], 0, is_disturbed=True)
+    assert not drawn.batch.feature_mask.any()
+    assert drawn.counts["visual"] == drawn.counts["alignment"] == 0
+    for name, content in (("none.txt", None), ("empty.txt", b"\n \n"), ("bytes.txt", b"\xff\xfe\x00")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(VbcliError, match=name):
+            read_texts(tmp_path / name, 4)

@@ -101,6 +101,10 @@ def train(
         str | None, typer.Option(help="Start from a checkpoint, a Hugging Face BERT or BART (folder or hub name), or 'minilm'.")
     ] = None,
     split: Annotated[str, typer.Option(help="Learn from the videos of this split.")] = "train",
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text to learn from, too, in pretrain and denoise: a caption file, or a text a line. May be repeated."),
+    ] = None,
     visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
     fusion: Annotated[
         Fusion, typer.Option(help="One stream of text and video, or two that read each other in every layer.")
@@ -141,6 +145,11 @@ def train(
         raise UsageError("--n-clips is for --task caption")
     if objective is not Objective.auto and task is not TaskName.encoder:
         raise UsageError("--objective is for --task encoder")
+    if text and task in (TaskName.caption, TaskName.encoder):
+        raise UsageError(f"--text is not for --task {task.value}", hint="it is learned in pretrain and denoise")
+    for path in text or ():
+        if not path.is_file():
+            raise VbcliError(f"{path} does not exist", hint="--text takes a caption file, or a file with a text on each line")
     if init is not None and task is TaskName.encoder:
         raise UsageError("--init is not for --task encoder: it starts fresh")
     places = Places(workspace)
@@ -153,6 +162,7 @@ def train(
             model=model,
             init=start,
             split=split,
+            texts=() if wanted is TaskName.caption else tuple(str(path) for path in text or ()),
             visual_input=visual_input.value,
             fusion=fusion.value,
             max_steps=max_steps,

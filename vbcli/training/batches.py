@@ -12,9 +12,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from vbcli import shards
+from vbcli import captionfiles, shards
 from vbcli.errors import VbcliError
 from vbcli.tokens import PackedSequence
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".json")
+"""Of files of text that are caption files; others have a text a line."""
 
 
 @dataclass
@@ -86,6 +89,35 @@ def read_tokens(tokens_dir: Path) -> list[VideoTokens]:
             f"the tokens dataset {tokens_dir} holds no videos", hint="see its _errors folder, and those of the datasets before it"
         )
     return videos
+
+
+def read_texts(path: Path, feature_dim: int) -> list[VideoTokens]:
+    """Texts without video, to learn the language from: each as a video of one segment that has no clips.
+
+    Args:
+        path: a caption file (`.csv`, `.jsonl`, `.parquet`, `.json`), or a text a line; of a line with tabs, what follows the last.
+        feature_dim: P, of the dataset that they are learned with.
+
+    Raises:
+        VbcliError: it cannot be read, or holds no text.
+    """
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        found = [(row.line, row.caption) for row in captionfiles.read_caption_file(path) if row.caption]
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise VbcliError(
+                f"{path} cannot be read: {error}", hint="it must be a caption file, or UTF-8 with a text on each line"
+            ) from error
+        found = [(i, text) for i, line in enumerate(lines, start=1) if (text := line.rpartition("\t")[2].strip())]
+    if not found:
+        raise VbcliError(f"{path} holds no text", hint="write a text on each line")
+    no_clips = np.zeros(0, np.int32), np.zeros((0, feature_dim), np.float32)
+    return [
+        VideoTokens(f"{path}:{i}", [SegmentRow(f"{path}:{i}", 0.0, 0.0, *no_clips, text)], split="train", shard=str(path))
+        for i, text in found
+    ]
 
 
 def choose_clips(n_clips: int, n_wanted: int | None) -> np.ndarray:

@@ -9,11 +9,12 @@ from typing import Any
 
 from vbcli import shards
 from vbcli.config import config_hash, to_dict
+from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import check_free
 from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.videobert import VideoBert
-from vbcli.training.batches import VideoTokens, read_tokens
+from vbcli.training.batches import VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.denoising import DenoiseTask
@@ -66,6 +67,7 @@ def fit(
         )
     if options.task == "pretrain":
         _fill_text(train, validation, on_note)
+    train = train + [text for path in options.texts for text in read_texts(Path(path), manifest.fact("feature_dim"))]
     prepare_process(options)
     visual = load_vocabulary(tokens_dir / "vocab")
     checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", train, on_note)
@@ -91,13 +93,15 @@ def fit(
 def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[str, Any]:
     """Hashes of what a run is made of; threads and device may change, which is said in the record only."""
     data = config_hash([shards.read_footer(p)["content_sha256"] for p in shards.list_shards(tokens_dir)])
-    fixed = replace(options, threads=0, device="cpu", init=None, accumulation=1, precision=resolve_precision(options))
+    fixed = replace(options, threads=0, device="cpu", init=None, texts=(), accumulation=1, precision=resolve_precision(options))
     if options.task == "pretrain":
         # What only a decoder is told changes nothing here.
         fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
     else:
         fixed = replace(fixed, regime_weights=(1, 0, 0))
-    return {"options": config_hash(to_dict(fixed)), "init": None if init is None else init_digest(init), "data": data}
+    texts = [file_sha256(Path(path)) for path in options.texts]
+    start = None if init is None else init_digest(init)
+    return {"options": config_hash(to_dict(fixed)), "init": start, "data": config_hash([data, texts]) if texts else data}
 
 
 def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note: Callable[[str], None]) -> None:

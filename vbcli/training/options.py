@@ -29,6 +29,7 @@ class FitOptions:
             None is the shape of what training starts from, or the smallest preset.
         init: a checkpoint of ours, a Hugging Face BERT or BART (a folder or a name on the hub), or `minilm`; None is fresh.
         split: what to learn from.
+        texts: files of text that is learned, too, in pre-training and denoising.
         max_steps: None is the task's default.
         learning_rate: None falls with the model's width.
         keep_init: share of the pre-trained blocks' weights that a captioner starts from (`shrink_and_perturb`); 1 takes them as they are.
@@ -48,6 +49,7 @@ class FitOptions:
     model: str | None = None
     init: str | None = None
     split: str = "train"
+    texts: tuple[str, ...] = ()
     visual_input: VisualInput = "both"
     fusion: Fusion = "joint"
     max_steps: int | None = None
