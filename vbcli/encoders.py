@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError, VbcliError
 from vbcli.media import Geometry
 from vbcli.memory import keep_freed_memory
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
@@ -162,7 +162,7 @@ def load_encoder(
     """
     keep_freed_memory()
     if clip_s is not None and not 0 < clip_s < math.inf:
-        raise VbcliError(f"--clip-s {clip_s:g} is not above 0 and finite")
+        raise UsageError(f"--clip-s {clip_s:g} is not above 0 and finite", hint="leave it out for what the encoder declares")
     folder = Path(name) if Path(name).is_dir() else None
     with torch.random.fork_rng(devices=[]):
         # Random weights, where they are asked for, are the same in every process.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vbcli.config import BartConfig
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError
 from vbcli.models.bart import BartDecoder
 
 MAX_LENGTH_PENALTY = 10.0
@@ -72,7 +72,7 @@ class DecodingConfig:
             ("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0 and at most 1"),
         ):
             if not is_valid:
-                raise VbcliError(f"--{option} is {value}", hint=f"it must be {wanted}")
+                raise UsageError(f"--{option} is {value}", hint=f"it must be {wanted}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +92,10 @@ def check_decoding(decoder: BartConfig, config: DecodingConfig) -> None:
     """Refuses sentences that are longer than a decoder can write.
 
     Raises:
-        VbcliError: `max_length` is more than the decoder has positions.
+        UsageError: `max_length` is more than the decoder has positions.
     """
     if config.max_length > decoder.max_positions:
-        raise VbcliError(
+        raise UsageError(
             f"--max-length is {config.max_length}", hint=f"this decoder has {decoder.max_positions} positions: give at most that"
         )
 
@@ -117,7 +117,7 @@ def generate(
         For each video its `n_beams` hypotheses, best score first; fewer only where the vocabulary has too few tokens to go on.
 
     Raises:
-        VbcliError: `max_length` is more than the decoder has positions.
+        UsageError: `max_length` is more than the decoder has positions.
     """
     if decoder.training:
         raise ValueError("decoding needs the decoder in evaluation mode")

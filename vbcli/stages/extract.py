@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from vbcli.config import to_dict
-from vbcli.errors import ItemFailure, MediaError, VbcliError
+from vbcli.errors import ItemFailure, MediaError, UsageError
 from vbcli.media import Geometry, find_ffmpeg, iter_jpegs, probe_video
 from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import FRAMES
@@ -45,11 +45,11 @@ class Extract(Stage):
 
     def __post_init__(self) -> None:
         if not 0 < self.fps < math.inf:
-            raise VbcliError(f"--fps {self.fps:g} is not above 0 and finite", hint="2 takes two frames a second")
+            raise UsageError(f"--fps {self.fps:g} is not above 0 and finite", hint="2 takes two frames a second")
         if self.size_px < 2 or self.size_px % 2:
-            raise VbcliError(f"--size {self.size_px} is not an even number of pixels", hint="224 is what most encoders read")
+            raise UsageError(f"--size {self.size_px} is not an even number of pixels", hint="224 is what most encoders read")
         if not 2 <= self.quality <= 31:
-            raise VbcliError(f"--quality {self.quality} is not between 2 and 31", hint="2 is best, 3 the default")
+            raise UsageError(f"--quality {self.quality} is not between 2 and 31", hint="2 is best, 3 the default")
 
     def output_schema(self) -> pa.Schema:
         return FRAMES

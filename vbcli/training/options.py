@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError
 from vbcli.training.trainer import Schedule, TrainConfig
 
 TaskName = Literal["pretrain", "denoise", "caption", "encoder"]
@@ -84,7 +84,7 @@ class FitOptions:
         ):
             if not is_valid:
                 value = getattr(self, name.replace("-", "_"))
-                raise VbcliError(f"--{name} is {value}", hint=f"it must be {wanted}")
+                raise UsageError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
 DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 2500, "encoder": 1000}
