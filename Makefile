@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+LEARNING ?= learning
 
-.PHONY: demo test check lint types clean help
+.PHONY: demo learning test check lint types clean help
 
 help:
-	@echo "make demo    install, make a small narrated video world, run the whole chain on it, print the scores"
-	@echo "make test    install with the dev extra and run the tests"
-	@echo "make check   lint, types and tests: what CI runs"
-	@echo "make clean   remove the virtual environment, caches and $(DEMO)/"
+	@echo "make demo      install, make a small narrated video world, run the whole chain on it, print the scores"
+	@echo "make test      install with the dev extra and run the tests"
+	@echo "make check      lint, types and tests: what CI runs"
+	@echo "make learning  train every cell of the learning table on the demo world (hours; goes on where it was)"
+	@echo "make clean      remove the virtual environment, caches and $(DEMO)/"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +27,9 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh $(DEMO)
+
+learning: $(VENV)/installed
+	$(BIN)/python tests/benchmarks/learning.py $(LEARNING)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 8
