@@ -10,9 +10,9 @@ LEARNING ?= learning
 help:
 	@echo "make demo      install, make a small narrated video world, run the whole chain on it, print the scores"
 	@echo "make test      install with the dev extra and run the tests"
-	@echo "make check      lint, types and tests: what CI runs"
+	@echo "make check     lint, types and tests: what CI runs"
 	@echo "make learning  train every cell of the learning table on the demo world (hours; goes on where it was)"
-	@echo "make clean      remove the virtual environment, caches and $(DEMO)/"
+	@echo "make clean     remove the virtual environment, caches and $(DEMO)/"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
