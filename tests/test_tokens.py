@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.textvocab import load_text_vocabulary, train_text_vocabulary
-from vbcli.tokens import pack, segment_clips, split_windows
+from vbcli.tokens import Timeline, pack, segment_clips, split_windows
 from vbcli.transcripts import TranscriptSegment
 
 TEXTS = ["a red ball falls", "the blue cube grows", "a red cube rises and then falls"] * 3
@@ -79,6 +79,47 @@ def test_windows_cover_everything_and_overlap(n, size, overlap):
     assert windows[-1][1] == n
     assert all(end - start == min(n, size) for start, end in windows)
     assert all(b_start <= a_end - overlap and b_start > a_start for (a_start, a_end), (b_start, _) in itertools.pairwise(windows))
+
+
+segments = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 20)), max_size=8)
+
+
+@given(segments, st.integers(1, 40), st.sampled_from([1, 2, 5]))
+def test_windows_of_time_keep_everything_once_and_in_step(counts, size, every):
+    n_text, n_clips = (sum(c) for c in zip(*counts, strict=True)) if counts else (0, 0)
+    clips = np.arange(n_clips)[::every]
+    timeline = Timeline(counts, clips)
+    assert timeline.n_tokens == n_text + len(clips)
+    windows = timeline.windows(size, size // 4)
+    assert [i for w in windows for i in range(n_text)[w.kept_text]] == list(range(n_text))
+    assert [i for w in windows for i in range(len(clips))[w.kept_clips]] == list(range(len(clips)))
+    # When each token is said, in clips, token by token.
+    said, first = [], 0
+    for n, span in counts:
+        said += [first + span * (i + 0.5) / n for i in range(n)]
+        first += span
+    for w in windows:
+        text, seen = said[w.text], (clips[w.clips] + 0.5).tolist()
+        assert len(text) + len(seen) <= size
+        sequence = ["CLS", *range(n_text)[w.text], ">", *range(len(clips))[w.clips], "SEP"]
+        assert sequence[w.text_positions] == list(range(n_text)[w.kept_text])
+        assert sequence[w.clip_positions] == list(range(len(clips))[w.kept_clips])
+        # What is shown is all that lies between its first and its last moment.
+        if text and seen:
+            start, end = min(text[0], seen[0]), max(text[-1], seen[-1])
+            assert all(start <= t <= end for t in (*text, *seen))
+            outside = [t for t in said[: w.text.start] if t > start] + [t for t in said[w.text.stop :] if t < end]
+            assert not outside
+
+
+def test_a_timeline_by_hand():
+    """Three words over two clips, silence of one clip, and a word over the last one."""
+    timeline = Timeline([(3, 2), (0, 1), (1, 1)])
+    # w0 at 0.33, c0 at 0.5, w1 at 1.0, c1 at 1.5, w2 at 1.67, c2 at 2.5, w3 and c3 at 3.5.
+    assert timeline.n_tokens == 8
+    assert timeline.stretch(0, 2) == (slice(0, 1), slice(0, 1))
+    assert timeline.stretch(2, 5) == (slice(1, 3), slice(1, 2))
+    assert timeline.stretch(5, 8) == (slice(3, 4), slice(2, 4))
 
 
 def test_without_transcript_sixteen_clips_a_segment():

@@ -3,6 +3,7 @@
 extract_videos    videos -> frames
 encode_dataset    frames or videos -> features
 tokenize_dataset  features -> tokens
+fuse_dataset      tokens -> fused
 caption_dataset   tokens or videos -> captions
 """
 
@@ -272,6 +273,42 @@ def tokenize_dataset(
     return report
 
 
+def fuse_dataset(
+    tokens_dir: Path, fused_dir: Path, checkpoint_dir: Path, *, device: str = "cpu", threads: int = 1, options: RunOptions | None = None
+) -> RunReport:
+    """Writes the fused representation h = f(V, T) of each segment of a tokens dataset.
+
+    Raises:
+        VbcliError: no checkpoint that knows video in `checkpoint_dir`, or tokens of another vocabulary.
+    """
+    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.stages.fuse import Fuse
+
+    options = options or RunOptions()
+    values = read_checkpoint_config(checkpoint_dir)
+    if values["visual_vocabulary_sha256"] is None:
+        raise VbcliError(
+            f"the checkpoint {checkpoint_dir} is a published model that knows no video",
+            hint=f"pre-train from it: vbcli train --task pretrain --init {checkpoint_dir}",
+        )
+    check_vocabulary(tokens_dir, checkpoint_dir, values["visual_vocabulary_sha256"])
+    if values["task"] == "caption":
+        if values["n_clips"] == 0:
+            raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")
+        options.on_note(f"the captioner {checkpoint_dir} learned without transcripts: its encoder is shown no text, and `textual` is empty")
+    stage = Fuse(str(checkpoint_dir), values["model_sha256"], values["encoder"]["hidden_size"], device, threads)
+    _note_missing(tokens_dir, options)
+    with options.open() as executor:
+        inputs = dataset_inputs(tokens_dir, stage)
+        report = _run(stage, inputs, fused_dir, executor, options, parents=_parents(tokens_dir), videos_dir=tokens_dir / "videos")
+    if report.n_done:
+        tables = [shards.read_shard(p, columns=["n_windows"]) for p in shards.list_shards(fused_dir)]
+        n_long = sum(n > 1 for table in tables for n in table.column("n_windows").to_pylist())
+        if n_long:
+            options.on_note(f"{n_long} of {report.n_rows} segments are longer than the encoder can read: encoded in overlapping windows")
+    return report
+
+
 def refresh_text(frames_dir: Path, features_dir: Path) -> None:
     """Brings captions, labels and splits that were given to a later extraction to the features made of its frames."""
     if dataset_kind(frames_dir) == "frames" and dataset_kind(features_dir) == "features":
@@ -355,5 +392,5 @@ def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) 
     if shards.read_manifest(tokens_dir, "tokens").fact("vocab_sha256") != vocab_sha256:
         raise VbcliError(
             f"{tokens_dir} was tokenised with another visual vocabulary than the checkpoint {checkpoint_dir} knows",
-            hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}, or caption the folder of videos",
+            hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}; vbcli caption takes the folder of videos, too",
         )

@@ -1,4 +1,4 @@
-"""The Parquet schemas of the five datasets. Units are suffixes of the column names."""
+"""The Parquet schemas of the datasets. Units are suffixes of the column names."""
 
 from __future__ import annotations
 
@@ -114,5 +114,27 @@ def tokens_schema(n_codebooks: int, feature_dim: int) -> pa.Schema:
             pa.field("features", pa.list_(pa.list_(pa.float32(), feature_dim)), nullable=False),
             pa.field("text", pa.string(), nullable=False),
             *TEXT_FIELDS,
+        ]
+    )
+
+
+def fused_schema(width: int) -> pa.Schema:
+    """Schema of a fused dataset, h = f(V, T) of each segment.
+
+    Args:
+        width: D, of the model.
+    """
+    vector = pa.list_(pa.float32(), width)
+    return pa.schema(
+        [
+            pa.field("video_id", pa.string(), nullable=False),
+            pa.field("segment_index", pa.int32(), nullable=False),
+            pa.field("start_s", pa.float64(), nullable=False),
+            pa.field("end_s", pa.float64(), nullable=False),
+            pa.field("pooled", vector, nullable=False),
+            pa.field("visual", pa.list_(vector), nullable=False),
+            pa.field("textual", pa.list_(vector), nullable=False),
+            pa.field("tokens", pa.list_(pa.string()), nullable=False),
+            pa.field("n_windows", pa.int32(), nullable=False),
         ]
     )

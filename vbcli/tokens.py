@@ -5,6 +5,7 @@ A sequence is `[CLS] text [>] video [SEP]`. Ids: text tokens first, then `[>]`, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,67 @@ def split_windows(n: int, size: int, overlap: int) -> list[tuple[int, int]]:
     n_windows = -(-(n - overlap) // (size - overlap))
     starts = np.linspace(0, n - size, n_windows).round().astype(int)
     return [(int(a), int(a) + size) for a in starts]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of text and video that is encoded together, and the part in its middle whose vectors are kept.
+
+    Args:
+        text: the text tokens that are shown.
+        clips: the clips that are shown.
+        kept_text: within `text`.
+        kept_clips: within `clips`.
+    """
+
+    text: slice
+    clips: slice
+    kept_text: slice
+    kept_clips: slice
+
+    @property
+    def text_positions(self) -> slice:
+        """Places of the kept text tokens in the packed sequence: `[CLS]` comes first."""
+        return slice(1 + self.kept_text.start - self.text.start, 1 + self.kept_text.stop - self.text.start)
+
+    @property
+    def clip_positions(self) -> slice:
+        """Places of the kept clips in the packed sequence: `[CLS]`, the text and `[>]` come first."""
+        first = 2 + self.text.stop - self.text.start - self.clips.start
+        return slice(first + self.kept_clips.start, first + self.kept_clips.stop)
+
+
+class Timeline:
+    """Text tokens and clips in the order of time, so that both can be cut into stretches of the same time.
+
+    Args:
+        counts: text tokens and clips of each segment, in order; the tokens are spread evenly over the segment's clips.
+        clips: numbers of the clips that are there, increasing; None means all.
+    """
+
+    def __init__(self, counts: Sequence[tuple[int, int]], clips: np.ndarray | None = None) -> None:
+        firsts = np.cumsum([0, *(n_clips for _, n_clips in counts)])
+        spread = [first + (np.arange(n_text) + 0.5) / n_text * n for (n_text, n), first in zip(counts, firsts, strict=False) if n_text]
+        text = np.concatenate([np.zeros(0), *spread])
+        shown = np.arange(firsts[-1]) if clips is None else clips
+        order = np.argsort(np.concatenate([text, shown + 0.5]), kind="stable")
+        self.n_tokens = len(order)
+        # Text tokens among the first i of all.
+        self._n_text = np.cumsum([0, *(order < len(text))])
+
+    def stretch(self, first: int, last: int) -> tuple[slice, slice]:
+        """The text tokens and the clips among `first` to `last`."""
+        said, end = int(self._n_text[first]), int(self._n_text[last])
+        return slice(said, end), slice(first - said, last - end)
+
+    def windows(self, size: int, overlap: int) -> list[Window]:
+        """Covers everything by windows of at most `size` text tokens and clips; each is kept once.
+
+        Where two windows share a stretch, the border between what they keep lies in its middle.
+        """
+        spans = split_windows(self.n_tokens, size, overlap)
+        borders = [0, *((a_end + b_start) // 2 for (_, a_end), (b_start, _) in itertools.pairwise(spans)), self.n_tokens]
+        return [Window(*self.stretch(*span), *self.stretch(*kept)) for span, kept in zip(spans, itertools.pairwise(borders), strict=True)]
 
 
 # ---------------------------------------------------------------- segments

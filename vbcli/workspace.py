@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ captions/<folder>-<key8>/`."""
+    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ fused/ captions/<folder>-<key8>/`."""
 
     root: Path
 
@@ -28,6 +28,10 @@ class Workspace:
     @property
     def tokens_dir(self) -> Path:
         return self.root / "tokens"
+
+    @property
+    def fused_dir(self) -> Path:
+        return self.root / "fused"
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -284,6 +284,39 @@ def test_captioning_that_is_killed_ends_as_if_it_had_not_been(
     assert contents(out) == contents(tmp_path / "once")
 
 
+@pytest.mark.parametrize(("first", "then", "task"), [("processes", "serial", "pretrain"), ("serial", "processes", "caption")])
+def test_fusion_that_is_killed_ends_as_if_it_had_not_been(
+    tokens: Path, checkpoints: Path, tmp_path: Path, first: str, then: str, task: str
+) -> None:
+    out = tmp_path / "fused"
+    named = (tokens, out, "--checkpoint", checkpoints / task)
+    killed_within_a_shard(out, "encode", *named, "--executor", first)
+    finished = killed_between_shards(out, "encode", *named, "--executor", first)
+    report = finish("encode", *named, "--executor", then)
+    assert (report["n_done"], report["n_skipped"]) == (3 - len(finished), len(finished))
+    assert {k: v for k, v in stamps(out).items() if k in finished} == finished
+    finish("encode", tokens, tmp_path / "once", *named[2:], "--executor", first)
+    assert contents(out) == contents(tmp_path / "once")
+    n_segments = sum(len(v.segments) for v in read_tokens(tokens))
+    assert report["n_rows"] == n_segments > 60
+
+
+def test_a_fused_dataset_of_another_checkpoint_is_refused(
+    tokens: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "fused"
+    (work / "checkpoints").mkdir(parents=True)
+    shutil.copytree(checkpoints / "pretrain", work / "checkpoints" / "pretrain")
+    # Without --checkpoint a tokens dataset is encoded by the workspace's VideoBERT.
+    command = ("encode", tokens, out, "--workspace", work, "--executor", "serial")
+    assert vbcli(capsys, monkeypatch, *command)[0] == 0
+    manifest = shards.read_manifest(out, "fused")
+    assert [p["stage"] for p in manifest.parents] == ["tokenize", "encode", "extract", "probe"]
+    status, _, messages = vbcli(capsys, monkeypatch, *command, "--checkpoint", checkpoints / "caption")
+    assert status == 1
+    assert f"{out} was made with" in messages
+
+
 def test_a_vocabulary_whose_building_is_killed_ends_as_if_it_had_not_been(features: Path, vocab: Path, tmp_path: Path) -> None:
     out = tmp_path / "vocab"
     with running("build-vocab", features, out) as process:

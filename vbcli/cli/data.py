@@ -25,7 +25,7 @@ from vbcli.cli.options import (
     Workspace,
 )
 from vbcli.cli.runs import finish_run, run_options, show_run
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 
@@ -60,8 +60,20 @@ def extract(
 
 
 def encode(
-    source_dir: Annotated[Path | None, typer.Argument(metavar="FRAMES_OR_VIDEOS_DIR", help="The workspace's frames/ if left out.")] = None,
-    features_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's features/ if left out.")] = None,
+    context: typer.Context,
+    source_dir: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FRAMES_OR_VIDEOS_OR_TOKENS_DIR", help="The workspace's frames/, or tokens/ with --checkpoint, if left out."
+        ),
+    ] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's features/, or fused/ of tokens, if left out.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of tokens, a VideoBERT or a captioner that fuses text and video; the workspace's checkpoints/pretrain if left out."
+        ),
+    ] = None,
     encoder: Annotated[
         str, typer.Option(help="timm:ARCH, open_clip:ARCH/TAG_OR_PATH, torchvision:ARCH/TAG_OR_PATH, or the folder of a trained encoder.")
     ] = "timm:tf_efficientnet_lite0",
@@ -77,21 +89,49 @@ def encode(
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
-    """Encode frames, or videos directly, into features: one a clip."""
+    """Encode frames, or videos directly, into features: one a clip. Encode tokens with a trained model: the fused representation."""
+    from vbcli.pipeline import dataset_kind
+
     places = Places(workspace)
-    source = source_dir or places.frames_dir
+    source = source_dir or (places.frames_dir if checkpoint is None else places.tokens_dir)
+    if checkpoint is not None or dataset_kind(source) == "tokens":
+        _refuse_encoder_options(context)
+        model_dir, target = checkpoint or places.checkpoints_dir / "pretrain", out_dir or places.fused_dir
+        _fuse(source, target, model_dir, executor, workers, threads, retry_failed, as_json)
+        return
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="make frames with: vbcli extract VIDEOS_DIR")
     from vbcli.encoders import load_encoder
     from vbcli.pipeline import encode_dataset
 
-    target = features_dir or places.features_dir
+    target = out_dir or places.features_dir
     loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
     with run_options("encode", executor, workers, retry_failed, ffmpeg) as options:
         report = encode_dataset(
             source, target, loaded.spec, caption_files=captions or (), threads=threads, encoder_dir=loaded.folder, options=options
         )
     finish_run(report, "features", as_json)
+
+
+def _refuse_encoder_options(context: typer.Context) -> None:
+    """What an encoder of frames is told means nothing to a trained model."""
+    for name in ("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for frames and videos: tokens are encoded by a trained model",
+                hint="leave it out, or leave --checkpoint out and name frames or videos",
+            )
+
+
+def _fuse(
+    tokens_dir: Path, out_dir: Path, model_dir: Path, executor: ExecutorName, workers: int, threads: int, is_retry: bool, as_json: bool
+) -> None:
+    from vbcli.pipeline import fuse_dataset
+
+    with run_options("encode", executor, workers, is_retry, "bundled") as options:
+        report = fuse_dataset(tokens_dir, out_dir, model_dir, threads=threads, options=options)
+    finish_run(report, "segments", as_json)
 
 
 def build_vocab(

@@ -145,7 +145,7 @@ def train(
         raise UsageError("--n-clips is for --task caption")
     if objective is not Objective.auto and task is not TaskName.encoder:
         raise UsageError("--objective is for --task encoder")
-    if text and task in (TaskName.caption, TaskName.encoder):
+    if text and task is not None and task in (TaskName.caption, TaskName.encoder):
         raise UsageError(f"--text is not for --task {task.value}", hint="it is learned in pretrain and denoise")
     for path in text or ():
         if not path.is_file():

@@ -26,6 +26,7 @@ from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import TextVocabulary, load_text_vocabulary
+from vbcli.tokens import N_FRAMING_TOKENS
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 
 _KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
@@ -67,6 +68,17 @@ class Checkpoint:
         """The model as a captioner."""
         assert isinstance(self.model, Captioner)
         return self.model
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the encoder is shown text beside the clips: that of a captioner has learned from clips alone."""
+        return self.task != "caption"
+
+    @property
+    def window_size(self) -> int:
+        """Most text tokens and clips in one window of the encoder: a captioner's learned no positions beyond its longest sequence."""
+        room = self.encoder.config.max_positions - N_FRAMING_TOKENS
+        return min(room, self.window_clips) if self.task == "caption" else room
 
     @property
     def visual(self) -> Vocabulary:
@@ -125,11 +137,9 @@ def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:
         VbcliError: there is no checkpoint, or it is of another task.
     """
     path = checkpoint_dir / "config.json"
-    task = tasks[0] if tasks else "caption"
     if not path.is_file():
-        raise VbcliError(
-            f"there is no checkpoint in {checkpoint_dir}", hint=f"train one with: vbcli train --task {task}; or name one with --checkpoint"
-        )
+        command = f"vbcli train --task {tasks[0]}" if tasks else "vbcli train"
+        raise VbcliError(f"there is no checkpoint in {checkpoint_dir}", hint=f"train one with: {command}; or name one with --checkpoint")
     values = read_json(path)
     if not isinstance(values, dict) or values.get("kind") != "checkpoint":
         raise VbcliError(f"{checkpoint_dir} is not a checkpoint", hint="name a folder that vbcli train made")
@@ -138,8 +148,8 @@ def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:
         raise VbcliError(f"{path} has no '{missing[0]}'", hint="it is damaged: copy the checkpoint again, or train it again")
     if tasks and values["task"] not in tasks:
         raise VbcliError(
-            f"the checkpoint {checkpoint_dir} was trained for the task '{values['task']}', not '{task}'",
-            hint=f"train one with: vbcli train --task {task} --init {checkpoint_dir}",
+            f"the checkpoint {checkpoint_dir} was trained for the task '{values['task']}', not '{tasks[0]}'",
+            hint=f"train one with: vbcli train --task {tasks[0]} --init {checkpoint_dir}",
         )
     return values
 
