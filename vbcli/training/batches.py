@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.tokens import PackedSequence
+from vbcli.tokens import PackedSequence, Timeline
 
 
 @dataclass
@@ -86,6 +86,16 @@ def read_tokens(tokens_dir: Path) -> list[VideoTokens]:
             f"the tokens dataset {tokens_dir} holds no videos", hint="see its _errors folder, and those of the datasets before it"
         )
     return videos
+
+
+def video_timeline(video: VideoTokens, text_ids: Sequence[Sequence[int]], clips: np.ndarray) -> Timeline:
+    """What is said and shown in a video, in the order of time.
+
+    Args:
+        text_ids: of each segment.
+        clips: numbers of the clips that are shown.
+    """
+    return Timeline([(len(ids), len(s.visual_tokens)) for ids, s in zip(text_ids, video.segments, strict=True)], clips)
 
 
 def choose_clips(n_clips: int, n_wanted: int | None) -> np.ndarray:
