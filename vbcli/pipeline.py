@@ -292,7 +292,7 @@ def fuse_dataset(
             hint=f"pre-train from it: vbcli train --task pretrain --init {checkpoint_dir}",
         )
     check_vocabulary(tokens_dir, checkpoint_dir, values["visual_vocabulary_sha256"])
-    if values["task"] == "caption":
+    if values["task"] == "caption" and values.get("window_text") is None:
         if values["n_clips"] == 0:
             raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")
         options.on_note(f"the captioner {checkpoint_dir} learned without transcripts: its encoder is shown no text, and `textual` is empty")
@@ -341,7 +341,7 @@ def caption_dataset(
     from vbcli.models.decoding import check_decoding
     from vbcli.stages.caption import Caption
     from vbcli.stages.encode import Encode
-    from vbcli.stages.tokenize import Tokenize
+    from vbcli.stages.tokenize import Tokenize, tokenize_inputs
     from vbcli.vocab.artifact import load_vocabulary
 
     options = options or RunOptions()
@@ -372,7 +372,8 @@ def caption_dataset(
             )
         )
         gone = _scan(source, captions_dir, (), stage, executor, options)
-        inputs = dataset_inputs(captions_dir / "videos", stage, gone)
+        own_videos, sees_text = captions_dir / "videos", values.get("window_text") is not None
+        inputs = tokenize_inputs(own_videos, stage, own_videos, gone) if sees_text else dataset_inputs(own_videos, stage, gone)
         return _run(stage, inputs, captions_dir, executor, options, parents=_parents(captions_dir / "videos"))
 
 

@@ -17,6 +17,8 @@ from vbcli.transcripts import TranscriptSegment, assign_segments, best_spans
 
 # [CLS], [>] and [SEP] of a packed sequence.
 N_FRAMING_TOKENS = 3
+OVERLAP_SHARE = 4
+"""Windows of text and video share one position in so many with the next: a sentence that is cut needs more around it than a clip."""
 
 
 @dataclass(frozen=True)

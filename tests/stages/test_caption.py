@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.videobert import VideoBert
 from vbcli.stages.caption import _windows, caption_videos
 from vbcli.textvocab import train_text_vocabulary
+from vbcli.tokens import split_windows
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
 from vbcli.vocab.artifact import save_vocabulary
 from vbcli.vocab.build import fit_vocabulary
@@ -49,7 +51,7 @@ def video(name: str, n_clips: int) -> VideoTokens:
 def test_a_short_video_is_one_window_decoded_as_is(checkpoint):
     short = video("a", 9)
     ((packed, part),) = _windows(short, checkpoint)
-    assert part == slice(0, len(packed.input_ids))
+    assert part == list(range(len(packed.input_ids)))
     batch = collate([packed], 6, TEXT.pad_id)
     with torch.inference_mode():
         memory, mask = checkpoint.captioner.encode(**batch.arguments())
@@ -87,3 +89,48 @@ def test_a_saved_checkpoint_gives_the_same_captions(checkpoint, tmp_path: Path):
     decoding = DecodingConfig(max_length=10)
     assert caption_videos(loaded, videos, decoding) == caption_videos(checkpoint, videos, decoding)
     assert (tmp_path / "c" / "vocab" / "vocabulary.safetensors").is_file()
+
+
+def test_what_is_said_is_in_the_memory_once_beside_the_clips_of_its_time(checkpoint):
+    """Against the memory built from windows written out: every word and clip from the window in whose middle it lies."""
+    config = checkpoint.encoder.config
+    told = replace(checkpoint, window_clips=10, window_text=6)
+    size, overlap = 16, 4
+    rows = [video("v", n).segments[0] for n in (3, 8, 5, 14)]
+    for row, text in zip(rows, ("", "a red ball falls and the blue cube grows", "it shrinks", ""), strict=True):
+        row.text = text
+    long = VideoTokens("v", rows)
+    moments, first = [], 0
+    for row in rows:
+        ids, n = TEXT.encode(row.text), len(row.visual_tokens)
+        moments += [(first + (i + 0.5) / len(ids) * n, 0, token) for i, token in enumerate(ids)]
+        moments += [(first + i + 0.5, 1, config.first_visual_id + int(token)) for i, token in enumerate(row.visual_tokens)]
+        first += n
+    moments.sort(key=lambda m: m[:2])
+    spans = split_windows(len(moments), size, overlap)
+    windows = _windows(long, told)
+    assert len(windows) == len(spans) > 2
+    for number, ((packed, kept), (start, end)) in enumerate(zip(windows, spans, strict=True)):
+        words, clips = ([token for _, kind, token in moments[start:end] if kind == wanted] for wanted in (0, 1))
+        assert packed.input_ids.tolist() == [TEXT.cls_id, *words, config.boundary_token_id, *clips, TEXT.sep_id]
+        left = (start + spans[number - 1][1]) // 2 if number else 0
+        right = (end + spans[number + 1][0]) // 2 if number < len(spans) - 1 else len(moments)
+        mine = [[token for _, kind, token in moments[left:right] if kind == wanted] for wanted in (0, 1)]
+        framed = [[TEXT.cls_id], [config.boundary_token_id]] if number == 0 else [[], []]
+        ends = [TEXT.sep_id] if number == len(spans) - 1 else []
+        assert packed.input_ids[kept].tolist() == [*framed[0], *mine[0], *framed[1], *mine[1], *ends]
+
+
+def test_a_transcript_changes_the_caption_of_a_captioner_that_is_shown_it_alone(checkpoint):
+    plain, spoken = video("a", 9), video("a", 9)
+    spoken.segments[0] = replace(plain.segments[0], text="a red ball falls")
+    decoding = DecodingConfig(max_length=8)
+    scores = [caption_videos(c, [v], decoding)[0].score for c in (checkpoint, replace(checkpoint, window_text=8)) for v in (plain, spoken)]
+    # Without transcripts nothing of them is seen; a video without one is what it is to a captioner without.
+    assert scores[0] == scores[1] == pytest.approx(scores[2], abs=1e-5)
+    assert abs(scores[3] - scores[0]) > 1e-3
+    (packed, _), *_ = _windows(spoken, replace(checkpoint, window_text=8))
+    with torch.inference_mode():
+        memory, mask = checkpoint.captioner.encode(**collate([packed], 6, TEXT.pad_id).arguments())
+        expected = generate(checkpoint.captioner.decoder, memory, mask, decoding)[0][0]
+    assert scores[3] == pytest.approx(expected.score, abs=1e-5)

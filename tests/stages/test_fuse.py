@@ -151,6 +151,21 @@ def test_a_captioner_s_encoder_is_shown_what_it_learned_from(visual: Vocabulary,
     np.testing.assert_allclose(windowed.visual[:10], first[2:12], atol=2e-5)
 
 
+def test_a_captioner_of_transcripts_reads_them(visual: Vocabulary, vocab_dir: Path):
+    row = segment(8, "a red ball falls")
+    made = captioner(visual, vocab_dir, window_clips=8, window_text=4)
+    ids = TEXT.encode(row.text)
+    (found,) = fuse_segments(made, [row])
+    h = alone(made.encoder, ids, row.visual_tokens, row.features)
+    assert (found.n_windows, found.token_ids) == (1, ids)
+    np.testing.assert_allclose(found.textual, h[1 : 1 + len(ids)], atol=2e-5)
+    np.testing.assert_allclose(found.visual, h[2 + len(ids) : -1], atol=2e-5)
+    # Of a captioner that has seen no clips the transcript alone is encoded.
+    (said,) = fuse_segments(replace(made, n_clips=0, window_clips=0), [row])
+    assert said.visual.shape == (0, D)
+    np.testing.assert_allclose(said.textual, alone(made.encoder, ids, row.visual_tokens[:0], row.features[:0])[1:-2], atol=2e-5)
+
+
 def tokens_table(video_id: str, rows: Sequence[SegmentRow]) -> pa.Table:
     values = [
         {

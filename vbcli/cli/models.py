@@ -125,6 +125,9 @@ def train(
     regime_weights: Annotated[
         tuple[float, float, float], typer.Option(help="How often pre-training shows video and text, text alone, video alone.")
     ] = (0.6, 0.2, 0.2),
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Show the captioner what is said in a video beside what it shows.")
+    ] = False,
     n_clips: Annotated[
         int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")
     ] = None,
@@ -143,6 +146,8 @@ def train(
     """
     if n_clips is not None and task is not TaskName.caption:
         raise UsageError("--n-clips is for --task caption")
+    if transcript and task not in (None, TaskName.caption):
+        raise UsageError("--transcript is for --task caption")
     if objective is not Objective.auto and task is not TaskName.encoder:
         raise UsageError("--objective is for --task encoder")
     if text and task is not None and task in (TaskName.caption, TaskName.encoder):
@@ -175,6 +180,7 @@ def train(
             regime_weights=regime_weights,
             label_smoothing=label_smoothing,
             keep_init=keep_init,
+            transcript=transcript,
             n_clips=n_clips,
             objective=objective.value,
             seed=seed,

@@ -43,6 +43,7 @@ class Checkpoint:
         vocabulary: the visual one; None of an imported model.
         n_clips: clips of a video that the model is shown; None means all.
         window_clips: most clips in one window of the encoder: the longest that training has seen.
+        window_text: most text tokens in it, of a captioner that is shown transcripts; None of one that is not.
         trained_on: facts for the reader: dataset, split, numbers, steps, losses.
     """
 
@@ -53,6 +54,7 @@ class Checkpoint:
     vocab_dir: Path
     n_clips: int | None = None
     window_clips: int = 0
+    window_text: int | None = None
     trained_on: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
@@ -71,14 +73,14 @@ class Checkpoint:
 
     @property
     def reads_text(self) -> bool:
-        """Whether the encoder is shown text beside the clips: that of a captioner has learned from clips alone."""
-        return self.task != "caption"
+        """Whether the encoder is shown text beside the clips; a captioner's may have learned from clips alone."""
+        return self.task != "caption" or self.window_text is not None
 
     @property
     def window_size(self) -> int:
         """Most text tokens and clips in one window of the encoder: a captioner's learned no positions beyond its longest sequence."""
         room = self.encoder.config.max_positions - N_FRAMING_TOKENS
-        return min(room, self.window_clips) if self.task == "caption" else room
+        return min(room, self.window_clips + (self.window_text or 0)) if self.task == "caption" else room
 
     @property
     def visual(self) -> Vocabulary:
@@ -103,6 +105,7 @@ def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
         **_shapes(checkpoint.model),
         "n_clips": checkpoint.n_clips,
         "window_clips": checkpoint.window_clips,
+        "window_text": checkpoint.window_text,
         "visual_vocabulary_sha256": None if is_imported else checkpoint.visual.sha256,
         "model_sha256": checkpoint.sha256,
         "trained_on": checkpoint.trained_on,
@@ -179,6 +182,7 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
         checkpoint_dir / "vocab",
         values["n_clips"],
         values["window_clips"],
+        values.get("window_text"),
         values["trained_on"],
         values["model_sha256"],
     )

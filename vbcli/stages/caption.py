@@ -1,4 +1,4 @@
-"""Captioning: tokens of a video to a sentence."""
+"""Captioning: tokens of a video, and its transcript where the captioner learned with it, to a sentence."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vbcli.models.decoding import DecodingConfig, Hypothesis, generate
 from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import CAPTIONS
 from vbcli.stages.tokenize import VideoRows
-from vbcli.tokens import PackedSequence, pack, split_windows
-from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table
+from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
+from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline
 
 BATCH_VIDEOS = 16
 WINDOW_OVERLAP_CLIPS = 4
@@ -105,7 +105,8 @@ def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decodi
     """The best hypothesis for each video.
 
     A video with more clips than the encoder has seen in training is encoded in overlapping windows; the decoder attends to
-    all of them, each shared clip taken from the window in whose middle it lies.
+    all of them, each shared clip taken from the window in whose middle it lies. What is said, where the captioner learned with
+    transcripts, is shown in the window of its time; nothing of it is cut off.
 
     Args:
         videos: at least one.
@@ -115,7 +116,7 @@ def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decodi
     captioner = checkpoint.captioner
     device = next(captioner.parameters()).device
     windows: list[PackedSequence] = []
-    kept: list[list[tuple[int, slice]]] = []
+    kept: list[list[tuple[int, list[int]]]] = []
     for video in videos:
         mine = _windows(video, checkpoint)
         kept.append([(len(windows) + i, part) for i, (_, part) in enumerate(mine)])
@@ -133,23 +134,24 @@ def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decodi
         return [found[0] for found in generate(captioner.decoder, memory, mask, decoding, seeds=seeds)]
 
 
-def _windows(video: VideoTokens, checkpoint: Checkpoint) -> list[tuple[PackedSequence, slice]]:
+def _windows(video: VideoTokens, checkpoint: Checkpoint) -> list[tuple[PackedSequence, list[int]]]:
     """The windows of a video, each with the positions of it that go into the memory."""
-    tokens, features = video.visual_tokens, video.features
-    chosen = choose_clips(len(tokens), checkpoint.n_clips)
-    config = checkpoint.encoder.config
-    size = checkpoint.window_clips
-    if size < 1 and len(chosen):
+    chosen = choose_clips(len(video.visual_tokens), checkpoint.n_clips)
+    text_ids = [checkpoint.text.encode(s.text) if checkpoint.reads_text else [] for s in video.segments]
+    timeline, said = video_timeline(video, text_ids, chosen), list(itertools.chain.from_iterable(text_ids))
+    config, size = checkpoint.encoder.config, checkpoint.window_size
+    if size < 1 and timeline.n_tokens:
         raise VbcliError(f"the checkpoint {checkpoint.vocab_dir.parent} was trained without video clips, and cannot see any")
-    spans = split_windows(len(chosen), max(size, 1), min(WINDOW_OVERLAP_CLIPS, size // 2))
-    # Where two windows share clips, the border between them lies in the middle of what they share.
-    borders = [0, *((a_end + b_start) // 2 for (_, a_end), (b_start, _) in itertools.pairwise(spans)), len(chosen)]
+    overlap = size // OVERLAP_SHARE if checkpoint.reads_text else min(WINDOW_OVERLAP_CLIPS, size // 2)
     windows = []
-    for (start, end), first, last in zip(spans, borders, borders[1:], strict=False):
-        clips = chosen[start:end]
-        packed = pack([], tokens[clips], features[clips, : config.feature_dim], checkpoint.text, config)
+    spans = timeline.windows(max(size, 1), overlap)
+    for window in spans:
+        clips = chosen[window.clips]
+        packed = pack(said[window.text], video.visual_tokens[clips], video.features[clips, : config.feature_dim], checkpoint.text, config)
+        places = range(len(packed.input_ids))
+        text, shown = places[window.text_positions], places[window.clip_positions]
         # [CLS] and [>] of the first window and [SEP] of the last frame the whole memory.
-        begin = 0 if start == 0 else 2 + first - start
-        stop = len(packed.input_ids) if end == len(chosen) else 2 + last - start
-        windows.append((packed, slice(begin, stop)))
+        boundary = 1 + window.text.stop - window.text.start
+        kept = [0, *text, boundary, *shown] if window is spans[0] else [*text, *shown]
+        windows.append((packed, [*kept, places[-1]] if window is spans[-1] else kept))
     return windows

@@ -15,12 +15,10 @@ from vbcli.errors import ItemFailure
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint
 from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import fused_schema
-from vbcli.tokens import PackedSequence, Timeline, Window, pack
+from vbcli.tokens import OVERLAP_SHARE, PackedSequence, Timeline, Window, pack
 from vbcli.training.batches import SegmentRow, VideoTokens, collate, tokens_from_table
 
 BATCH_WINDOWS = 16
-OVERLAP_SHARE = 4
-"""Windows of a segment that is too long share one position in so many with the next."""
 
 
 @dataclass(frozen=True)

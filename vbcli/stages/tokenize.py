@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -132,11 +132,11 @@ class VideoRows:
         return self._loaded[path][video_id]
 
 
-def tokenize_inputs(features_dir: Path, stage: Stage, videos_dir: Path) -> list[ShardInput]:
+def tokenize_inputs(features_dir: Path, stage: Stage, videos_dir: Path, gone: frozenset[str] = frozenset()) -> list[ShardInput]:
     """Shards of features whose digest counts the text of their videos, too."""
     texts = {shards.shard_index(p): shards.input_digest(p, TEXT_COLUMNS) for p in shards.list_shards(videos_dir)}
-    inputs = dataset_inputs(features_dir, stage)
-    return [ShardInput(i.index, i.source, config_hash([i.digest, texts.get(i.index)])) for i in inputs]
+    inputs = dataset_inputs(features_dir, stage, gone)
+    return [replace(i, digest=config_hash([i.digest, texts.get(i.index)])) for i in inputs]
 
 
 TEXT_COLUMNS = ["video_id", "transcript", "captions", "labels", "questions", "split"]

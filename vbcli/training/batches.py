@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vbcli import captionfiles, shards
 from vbcli.errors import VbcliError
-from vbcli.tokens import PackedSequence
+from vbcli.tokens import PackedSequence, Timeline
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".json")
 """Of files of text that are caption files; others have a text a line."""
@@ -118,6 +118,16 @@ def read_texts(path: Path, feature_dim: int) -> list[VideoTokens]:
         VideoTokens(f"{path}:{i}", [SegmentRow(f"{path}:{i}", 0.0, 0.0, *no_clips, text)], split="train", shard=str(path))
         for i, text in found
     ]
+
+
+def video_timeline(video: VideoTokens, text_ids: Sequence[Sequence[int]], clips: np.ndarray) -> Timeline:
+    """What is said and shown in a video, in the order of time.
+
+    Args:
+        text_ids: of each segment.
+        clips: numbers of the clips that are shown.
+    """
+    return Timeline([(len(ids), len(s.visual_tokens)) for ids, s in zip(text_ids, video.segments, strict=True)], clips)
 
 
 def choose_clips(n_clips: int, n_wanted: int | None) -> np.ndarray:

@@ -65,6 +65,12 @@ def fit(
             f"{tokens_dir} has no captions in the split '{options.split}'",
             hint="give them with: vbcli tokenize --captions FILE, or vbcli extract VIDEOS_DIR --captions FILE",
         )
+    # Of pre-training, too: the captioner that comes after it would be refused when most of the work is done.
+    if options.transcript and not any(s.text for v in train for s in v.segments):
+        raise VbcliError(
+            f"{tokens_dir} has no transcripts in the split '{options.split}'",
+            hint="subtitles (.srt, .vtt) beside a video are its transcript: extract or encode again with them",
+        )
     if options.task == "pretrain":
         _fill_text(train, validation, on_note)
     train = train + [text for path in options.texts for text in read_texts(Path(path), manifest.fact("feature_dim"))]
@@ -81,7 +87,8 @@ def fit(
     trainer = Trainer(task, config, checkpoint_dir, identity, on_progress, accelerator)
     result = trainer.run()
     note_overfitting(result, on_note)
-    checkpoint.window_clips = task.longest_clips if isinstance(task, CaptionTask) else 0
+    if isinstance(task, CaptionTask):
+        checkpoint.window_clips, checkpoint.window_text = task.longest_clips, task.longest_text
     checkpoint.trained_on = record_run(options, identity, manifest.facts, task, result, train, validation)
     checkpoint.model.to("cpu")
     if accelerator.is_main_process:
@@ -94,6 +101,8 @@ def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[
     """Hashes of what a run is made of; threads and device may change, which is said in the record only."""
     data = config_hash([shards.read_footer(p)["content_sha256"] for p in shards.list_shards(tokens_dir)])
     fixed = replace(options, threads=0, device="cpu", init=None, texts=(), accumulation=1, precision=resolve_precision(options))
+    if options.task != "caption":
+        fixed = replace(fixed, transcript=False)
     if options.task == "pretrain":
         # What only a decoder is told changes nothing here.
         fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
@@ -133,6 +142,7 @@ def _build_task(
         train,
         validation,
         seed=options.seed,
+        has_transcript=options.transcript,
         n_clips=options.n_clips,
         label_smoothing=options.label_smoothing,
     )

@@ -33,6 +33,7 @@ class FitOptions:
         max_steps: None is the task's default.
         learning_rate: None falls with the model's width.
         keep_init: share of the pre-trained blocks' weights that a captioner starts from (`shrink_and_perturb`); 1 takes them as they are.
+        transcript: show a captioner the transcripts of the videos, too.
         n_clips: clips of a video that a captioner is shown; None is all.
         accumulation: pieces that a step is cut into, to need less memory; the result is the same.
         schedule: how the learning rate falls after the warm-up.
@@ -57,6 +58,7 @@ class FitOptions:
     learning_rate: float | None = None
     label_smoothing: float = 0.1
     keep_init: float = KEPT_OF_PRETRAINING
+    transcript: bool = False
     n_clips: int | None = None
     accumulation: int = 1
     schedule: Schedule = "cosine"

@@ -1,0 +1,105 @@
+"""A captioner that is shown transcripts: trained, then run on tokens and straight from videos with subtitles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vbcli import shards
+
+ENCODER = ("--encoder", "timm:test_convnext/random", "--pool", "mean", "--precision", "float32")
+WORDS = ["anna", "bert", "cora", "dora"]
+
+
+def vbcli(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert run.returncode == status, f"{arguments}\n{run.stdout}\n{run.stderr}"
+    assert "Traceback" not in run.stderr
+    return run
+
+
+def subtitle(word: str) -> str:
+    return f"1\n00:00:00,200 --> 00:00:01,400\n{word} speaks of it\n"
+
+
+def rows(captions_dir: Path) -> dict[str, tuple[str, float]]:
+    tables = [shards.read_shard(path).to_pylist() for path in shards.list_shards(captions_dir)]
+    return {row["video_id"]: (row["caption"], row["score"]) for table in tables for row in table}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, make_video: Any) -> Path:
+    """Videos of which all but the last are spoken in, and tokens of them."""
+    folder = tmp_path_factory.mktemp("spoken")
+    lines = ["video,caption,split"]
+    for i in range(9):
+        made = make_video(folder / "videos" / f"{i}.mp4", hue=40 * i, duration_s=2)
+        lines.append(f"{i}.mp4,{WORDS[i % 4]} is heard,{'val' if i in (4, 8) else 'train'}")
+        if i < 8:
+            made.with_suffix(".srt").write_text(subtitle(WORDS[i % 4]))
+    (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+    vbcli("encode", folder / "videos", folder / "features", "--captions", folder / "captions.csv", *ENCODER)
+    vbcli("build-vocab", folder / "features", folder / "vocab", "--branching", "2", "--levels", "1")
+    vbcli("tokenize", folder / "features", folder / "tokens", "--vocab", folder / "vocab")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(place: Path) -> Path:
+    out = place / "checkpoint"
+    vbcli("train", place / "tokens", out, "--task", "caption", "--transcript", "--max-steps", "30")
+    return out
+
+
+def test_tokens_and_videos_are_captioned_alike(place: Path, checkpoint: Path, tmp_path: Path) -> None:
+    values = json.loads((checkpoint / "config.json").read_text())
+    assert values["window_text"] == 4
+    assert values["trained_on"]["options"]["transcript"]
+    videos = tmp_path / "videos"
+    shutil.copytree(place / "videos", videos)
+    named = ("--checkpoint", checkpoint, "--executor", "serial")
+    vbcli("caption", place / "tokens", tmp_path / "of-tokens", *named)
+    vbcli("caption", videos, tmp_path / "of-videos", *named)
+    found = rows(tmp_path / "of-videos")
+    assert len(found) == 9
+    for video_id, (caption, score) in rows(tmp_path / "of-tokens").items():
+        assert found[video_id] == (caption, pytest.approx(score, abs=1e-5))
+
+    # Other subtitles are another input; the videos are the same.
+    assert "were there already" in vbcli("caption", videos, tmp_path / "of-videos", *named).stderr
+    (videos / "2.srt").write_text(subtitle("dora"))
+    said = vbcli("caption", videos, tmp_path / "of-videos", *named).stderr
+    assert "is made again: its input changed" in said
+    changed = rows(tmp_path / "of-videos")
+    assert {k for k in found if changed[k][1] != pytest.approx(found[k][1], abs=1e-4)} == {"2.mp4"}
+
+
+def test_the_fused_representation_of_a_captioner_of_transcripts_has_text(place: Path, checkpoint: Path, tmp_path: Path) -> None:
+    run = vbcli("encode", place / "tokens", tmp_path / "fused", "--checkpoint", checkpoint, "--executor", "serial")
+    assert "shown no text" not in run.stderr
+    tables = [shards.read_shard(path).to_pylist() for path in shards.list_shards(tmp_path / "fused")]
+    spoken = [row["tokens"] for table in tables for row in table if row["tokens"]]
+    assert spoken == [[WORDS[i % 4], "speaks", "of", "it"] for i in range(8)]
+
+
+def test_the_flag_is_another_run_and_needs_transcripts(place: Path, checkpoint: Path, tmp_path: Path) -> None:
+    train = ("train", place / "tokens", checkpoint, "--task", "caption", "--max-steps", "30")
+    assert "trained with other options" in vbcli(*train, status=1).stderr
+    assert "trained already" in vbcli(*train, "--transcript").stderr
+    silent = tmp_path / "videos"
+    silent.mkdir()
+    for i in range(3):
+        shutil.copy(place / "videos" / f"{i}.mp4", silent)
+    vbcli("encode", silent, tmp_path / "features", "--captions", place / "captions.csv", *ENCODER)
+    vbcli("tokenize", tmp_path / "features", tmp_path / "tokens", "--vocab", place / "vocab")
+    for task in ((), ("--task", "caption")):
+        run = vbcli("train", tmp_path / "tokens", tmp_path / "checkpoints", *task, "--transcript", status=1)
+        assert "has no transcripts in the split 'train'" in run.stderr
+        assert not (tmp_path / "checkpoints").exists()
+    assert "--transcript is for --task caption" in vbcli("train", place / "tokens", "--task", "denoise", "--transcript", status=2).stderr
