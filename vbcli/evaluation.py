@@ -115,18 +115,18 @@ def _mention_row(hypotheses: Mapping[str, str], truths: Mapping[str, Sequence[st
 def _training_baselines(video_ids: Sequence[str], tokens_dir: Path, evaluation: Evaluation) -> dict[str, dict[str, str]]:
     """Captions of the nearest training video, and the best single training caption for all."""
     videos = {v.video_id: v for v in read_tokens(tokens_dir)}
-    training = [v for v in videos.values() if v.split == "train" and v.captions and v.video_id not in set(video_ids)]
+    training = [v for v in videos.values() if v.split == "train" and v.caption_texts and v.video_id not in set(video_ids)]
     if not training:
         evaluation.notes.append(f"{tokens_dir} has no captioned training videos besides those scored: no baselines from training captions")
         return {}
-    constant, _ = best_constant_caption({v.video_id: v.captions for v in training})
+    constant, _ = best_constant_caption({v.video_id: v.caption_texts for v in training})
     rows = {CONSTANT: dict.fromkeys(video_ids, constant)}
     known = [v for v in video_ids if v in videos]
     if len(known) == len(video_ids):
         nearest = nearest_captions(
             np.stack([_mean_feature(videos[v]) for v in video_ids]),
             np.stack([_mean_feature(v) for v in training]),
-            [v.captions for v in training],
+            [v.caption_texts for v in training],
         )
         rows = {NEAREST: {v: captions[0] for v, captions in zip(video_ids, nearest, strict=True)}, **rows}
     else:

@@ -268,6 +268,8 @@ def tokenize_dataset(
         inputs = tokenize_inputs(features_dir, stage, videos_dir)
         carried = None if is_own else videos_dir
         report = _run(stage, inputs, tokens_dir, executor, options, parents=_parents(features_dir), videos_dir=carried)
+    if report.n_done:
+        _note_lost_captions(tokens_dir, options)
     if vocab_dir.resolve() != (tokens_dir / "vocab").resolve():
         shutil.copytree(vocab_dir, tokens_dir / "vocab", dirs_exist_ok=True)
     return report
@@ -307,6 +309,23 @@ def fuse_dataset(
         if n_long:
             options.on_note(f"{n_long} of {report.n_rows} segments are longer than the encoder can read: encoded in overlapping windows")
     return report
+
+
+def _note_lost_captions(tokens_dir: Path, options: RunOptions) -> None:
+    """Tells of captions whose time no clip overlaps: they are in no segment."""
+    tables = [shards.read_shard(p, columns=["video_id", "captions"]).to_pylist() for p in shards.list_shards(tokens_dir)]
+    kept: dict[str, set[tuple[str, float | None]]] = {}
+    for row in (row for rows in tables for row in rows):
+        kept.setdefault(row["video_id"], set()).update((c["text"], c["start_s"]) for c in row["captions"] or [])
+    lost = [
+        f"{row['video_id']} at {c['start_s']:g} s"
+        for row in read_videos(tokens_dir).select(["video_id", "captions"]).to_pylist()
+        if row["video_id"] in kept
+        for c in row["captions"] or []
+        if (c["text"], c["start_s"]) not in kept[row["video_id"]]
+    ]
+    if lost:
+        options.on_note(f"{len(lost)} captions lie outside of their videos, first {lost[0]}, and are left out")
 
 
 def refresh_text(frames_dir: Path, features_dir: Path) -> None:

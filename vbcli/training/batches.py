@@ -39,7 +39,12 @@ class SegmentRow:
 
 @dataclass
 class VideoTokens:
-    """The segments of one video with its captions, labels and split, and the shard that it was read from."""
+    """The segments of one video with its captions, labels and split, and the shard that it was read from.
+
+    Args:
+        captions: of the whole video.
+        timed_captions: (text, start_s, end_s), of a part of it.
+    """
 
     video_id: str
     segments: list[SegmentRow]
@@ -47,6 +52,12 @@ class VideoTokens:
     split: str | None = None
     labels: list[str] = field(default_factory=list)
     shard: str = ""
+    timed_captions: list[tuple[str, float, float]] = field(default_factory=list)
+
+    @property
+    def caption_texts(self) -> list[str]:
+        """All captions, of the whole and of parts."""
+        return [*self.captions, *(text for text, _, _ in self.timed_captions)]
 
     @property
     def visual_tokens(self) -> np.ndarray:
@@ -71,8 +82,35 @@ def tokens_from_table(table: pa.Table) -> VideoTokens:
         matrix = values.flatten().to_numpy(zero_copy_only=False).reshape(len(visual), width)
         segments.append(SegmentRow(row["video_id"], row["start_s"], row["end_s"], visual, matrix, row["text"]))
     first = table.slice(0, 1).to_pylist()[0]
-    captions = dict.fromkeys(c["text"] for captions in table.column("captions").to_pylist() for c in captions or [])
-    return VideoTokens(first["video_id"], segments, list(captions), first["split"], first["labels"] or [])
+    found = dict.fromkeys(
+        (c["text"], c["start_s"], c["end_s"]) for captions in table.column("captions").to_pylist() for c in captions or []
+    )
+    captions = list(dict.fromkeys(text for text, start_s, _ in found if start_s is None))
+    timed = [caption for caption in found if caption[1] is not None]
+    return VideoTokens(first["video_id"], segments, captions, first["split"], first["labels"] or [], timed_captions=timed)
+
+
+def cut_video(video: VideoTokens, start_s: float, end_s: float) -> VideoTokens | None:
+    """The part of a video between two times: the clips that overlap it, and the text of their segments; None where there is none.
+
+    The clips of a segment are taken to share its time evenly.
+    """
+    parts = []
+    for segment in video.segments:
+        n = len(segment.visual_tokens)
+        edges = np.linspace(segment.start_s, segment.end_s, n + 1)
+        inside = np.nonzero((edges[:-1] < end_s) & (edges[1:] > start_s))[0]
+        if len(inside):
+            clips = slice(int(inside[0]), int(inside[-1]) + 1)
+            times = float(edges[clips.start]), float(edges[clips.stop])
+            parts.append(SegmentRow(video.video_id, *times, segment.visual_tokens[clips], segment.features[clips], segment.text))
+    return replace(video, segments=parts) if parts else None
+
+
+def caption_targets(video: VideoTokens) -> list[tuple[VideoTokens, str]]:
+    """Each caption with what it is about: the video, or the part of its time."""
+    parts = [(cut_video(video, start_s, end_s), text) for text, start_s, end_s in video.timed_captions]
+    return [*((video, text) for text in video.captions), *((part, text) for part, text in parts if part is not None)]
 
 
 def read_tokens(tokens_dir: Path) -> list[VideoTokens]:

@@ -91,7 +91,7 @@ def build_checkpoint(
         VbcliError: `init` does not fit the dataset or the other options.
     """
     if init is None:
-        text = train_text_vocabulary(t for v in train for t in (*v.captions, *(s.text for s in v.segments)))
+        text = train_text_vocabulary(t for v in train for t in (*v.caption_texts, *(s.text for s in v.segments)))
         encoder = _with_centroids(VideoBert(_encoder_config(options, visual, text)), visual, options)
         return _finish(options, encoder, text, visual, vocab_dir)
     source = load_checkpoint(init) if _is_checkpoint(init) else import_published(init, on_note)

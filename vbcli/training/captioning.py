@@ -12,7 +12,7 @@ from vbcli.errors import VbcliError
 from vbcli.models.bart import Captioner
 from vbcli.textvocab import TextVocabulary
 from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, pack
-from vbcli.training.batches import VideoTokens, choose_clips, video_timeline
+from vbcli.training.batches import VideoTokens, caption_targets, choose_clips, video_timeline
 from vbcli.training.tasks import feature_noise
 from vbcli.training.writing import WritingTask
 
@@ -51,7 +51,8 @@ class CaptionTask(WritingTask[list[int]]):
         transcript_drop: float = 0.3,
         max_caption_tokens: int = 62,
     ) -> None:
-        parts = [[(v, text.encode(c)) for v in part for c in v.captions] for part in (train, validation)]
+        # A caption of a part of a video is learned from the clips of its time.
+        parts = [[(shown, text.encode(c)) for v in part for shown, c in caption_targets(v)] for part in (train, validation)]
         if not parts[0]:
             raise VbcliError("no training video has a caption", hint="give the captions with: vbcli extract VIDEOS_DIR --captions FILE")
         super().__init__(model, text, parts, seed, label_smoothing)
@@ -66,11 +67,11 @@ class CaptionTask(WritingTask[list[int]]):
         self.budget = model.encoder.config.max_positions - N_FRAMING_TOKENS
         self.has_transcript = has_transcript
         self.transcript_drop = transcript_drop
-        self.transcripts = {id(v): [text.encode(s.text if has_transcript else "") for s in v.segments] for v in (*train, *validation)}
-        self._note_lengths(train)
+        self.transcripts = {id(v): [text.encode(s.text if has_transcript else "") for s in v.segments] for part in parts for v, _ in part}
+        self._note_lengths(list({id(v): v for v, _ in self.parts[0]}.values()))
 
     def _note_lengths(self, train: Sequence[VideoTokens]) -> None:
-        """Tells how many videos have no transcript, and how many are too long."""
+        """Tells how many videos, or parts of videos with captions of their own, have no transcript, and how many are too long."""
         n_silent = sum(not any(self.transcripts[id(v)]) for v in train)
         if self.has_transcript and n_silent:
             self.notes.append(f"{n_silent} of {len(train)} videos have no transcript")

@@ -81,5 +81,5 @@ class DenoiseTask(WritingTask[list[list[int]]]):
 def _documents(videos: Sequence[VideoTokens]) -> list[tuple[VideoTokens, list[str]]]:
     """Texts as lists of sentences."""
     transcripts = [(v, [s.text for s in v.segments if s.text]) for v in videos]
-    captions = [(v, [c]) for v in videos for c in v.captions]
+    captions = [(v, [c]) for v in videos for c in v.caption_texts]
     return [(video, document) for video, document in (*transcripts, *captions) if document]

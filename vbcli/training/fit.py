@@ -14,7 +14,7 @@ from vbcli.errors import VbcliError
 from vbcli.files import check_free
 from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.videobert import VideoBert
-from vbcli.training.batches import VideoTokens, read_texts, read_tokens
+from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.denoising import DenoiseTask
@@ -60,7 +60,7 @@ def fit(
     train, validation, note = split_videos(videos, options.split)
     if note:
         on_note(note)
-    if options.task == "caption" and not any(v.captions for v in train):
+    if options.task == "caption" and not any(v.caption_texts for v in train):
         raise VbcliError(
             f"{tokens_dir} has no captions in the split '{options.split}'",
             hint="give them with: vbcli tokenize --captions FILE, or vbcli extract VIDEOS_DIR --captions FILE",
@@ -117,13 +117,20 @@ def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note:
     """Where no video has a transcript, the captions take its place; where there are none either, video alone is learned."""
     if any(s.text for v in train for s in v.segments):
         return
-    if not any(v.captions for v in train):
+    if not any(v.caption_texts for v in train):
         on_note("no transcript and no captions: VideoBERT learns from video alone")
         return
     on_note("no transcript: VideoBERT learns with the training captions as text")
     for video in (*train, *validation):
         for i, segment in enumerate(video.segments):
-            segment.text = video.captions[i % len(video.captions)] if video.captions else ""
+            texts = _captions_of(video, segment) or [""]
+            segment.text = texts[i % len(texts)]
+
+
+def _captions_of(video: VideoTokens, segment: SegmentRow) -> list[str]:
+    """Captions of the segment's time, else of the whole video."""
+    timed = [text for text, start_s, end_s in video.timed_captions if start_s < segment.end_s and end_s > segment.start_s]
+    return [" ".join(timed)] if timed else video.captions
 
 
 def _build_task(
