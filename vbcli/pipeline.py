@@ -250,7 +250,7 @@ def tokenize_dataset(
         # A copy of the features' videos; with their text replaced it is made anew.
         shutil.rmtree(own_videos)
     videos_dir = own_videos if is_own else features_dir / "videos"
-    stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, str(videos_dir))
+    stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(videos_dir))
     _note_missing(features_dir, options)
     with options.open() as executor:
         if caption_files:
@@ -318,7 +318,7 @@ def caption_dataset(
         stage = Chain(
             (
                 Encode(encoder, "videos", device, threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
-                Tokenize(str(checkpoint_dir / "vocab"), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, videos_dir),
+                Tokenize(str(checkpoint_dir / "vocab"), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, videos_dir),
                 caption,
             )
         )
