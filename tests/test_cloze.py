@@ -31,7 +31,7 @@ def video(i: int, n_clips: int = 7) -> VideoTokens:
     tokens = np.full(n_clips, 2 * (i % 4), np.int32)
     text = f"here is a {COLOURS[i % 4]} ball"
     features = np.eye(N_TOKENS, dtype=np.float32)[tokens]
-    return VideoTokens(f"{i}.mp4", [SegmentRow(f"{i}.mp4", 0, n_clips / 2, tokens, features, text)], labels=[COLOURS[i % 4]])
+    return VideoTokens(f"{i}.mp4", [SegmentRow(f"{i}.mp4", 0, n_clips / 2, tokens[:, None], features, text)], labels=[COLOURS[i % 4]])
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_word_of_several_pieces_is_judged_by_their_mean(trained: Checkpoint):
 
 def test_what_was_seen_goes_on(trained: Checkpoint):
     for i in range(4):
-        tokens = video(i, 5).visual_tokens
+        tokens = video(i, 5).visual_tokens[:, 0]
         found = forecast(trained, video(i, 5), 3)
         assert [int(guesses[0].answer) for guesses in found] == tokens[:3].tolist()
         assert found[0][0].probability > 0.9
@@ -111,6 +111,44 @@ def test_a_long_video_is_read_in_windows(trained: Checkpoint):
     assert [int(guesses[0].answer) for guesses in fill_clips(trained, long, [3, 36])] == [2, 6]
     (found,) = fill_text(trained, long, "here is a [MASK] ball", [COLOURS])
     assert sum(g.probability for g in found) == pytest.approx(1)
+
+
+def test_forecast_of_several_codebooks_by_hand():
+    """Each clip from the bare model: the likeliest token of every codebook goes on, with the sum of their centroids."""
+    rng = np.random.default_rng(0)
+    visual = fit_vocabulary(rng.normal(size=(80, 6)).astype(np.float32), VocabConfig(5, 1, 0, min_points=2, n_codebooks=3), {})
+    assert visual.codebook_sizes == (5, 5, 5)
+    config = VideoBertConfig(
+        1, 16, 2, 32, n_text_tokens=TEXT.n_tokens, n_visual_tokens=5, n_residual_tokens=(5, 5), feature_dim=6, max_positions=24,
+        initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model = VideoBert(config).eval()
+    checkpoint = Checkpoint("pretrain", model, TEXT, visual, Path("vocab"))
+    features = rng.normal(size=(4, 6)).astype(np.float32)
+    tokens = visual.assign(features)
+    shown = VideoTokens("v.mp4", [SegmentRow("v.mp4", 0, 2, tokens, features, "")])
+    found = forecast(checkpoint, shown, 3)
+    assert len({tuple(g.answer for g in guesses) for guesses in found}) > 1
+    first = TEXT.n_tokens + 1
+    with torch.no_grad():
+        for guesses in found:
+            ids = torch.tensor([[TEXT.cls_id, first - 1, *(first + tokens[:, 0]), TEXT.mask_id, TEXT.sep_id]])
+            residual = torch.full((1, ids.shape[1], 2), TEXT.pad_id)
+            residual[0, 2:-2] = torch.from_numpy(tokens[:, 1:] + [first + 5, first + 10])
+            values = torch.zeros(1, ids.shape[1], 6)
+            values[0, 2:-2] = torch.from_numpy(features)
+            is_shown = torch.zeros(ids.shape, dtype=torch.bool)
+            is_shown[0, 2:-2] = True
+            types = (torch.arange(ids.shape[1])[None] > 1).long()
+            row = model(ids, types, torch.ones_like(is_shown), values, is_shown, residual)[0, -2]
+            heads = [model.masked_logits(row)[first:], *model.residual_logits(row)]
+            best = [int(logits.argmax()) for logits in heads]
+            assert [g.probability for g in guesses] == pytest.approx(sorted(heads[0].softmax(0).tolist(), reverse=True), abs=1e-5)
+            assert int(guesses[0].answer) == best[0]
+            tokens = np.concatenate([tokens, [best]])
+            centroids = [tree.leaf_centroids[k] for tree, k in zip(visual.trees, best, strict=True)]
+            features = np.concatenate([features, np.sum(centroids, axis=0, keepdims=True)])
 
 
 def test_what_cannot_be_asked_is_said(trained: Checkpoint):

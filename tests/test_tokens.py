@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_packed_sequence_by_hand(vocabulary):
     assert packed.token_type_ids.tolist() == [0] * (n + 2) + [1, 1, 1]
     assert packed.feature_mask.tolist() == [False] * (n + 2) + [True, True, False]
     assert (packed.features == features).all()
+
+
+def test_several_tokens_of_a_clip_take_one_position(vocabulary):
+    shape = replace(config(vocabulary), n_residual_tokens=(4, 5))
+    text, first = vocabulary.encode("a red ball"), vocabulary.n_tokens + 1
+    packed = pack(text, np.array([[6, 3, 0], [0, 0, 4]]), np.zeros((2, 3)), vocabulary, shape)
+    assert packed.input_ids.tolist() == [vocabulary.cls_id, *text, vocabulary.n_tokens, first + 6, first, vocabulary.sep_id]
+    nothing = [vocabulary.pad_id] * 2
+    visual = [[first + 7 + 3, first + 11], [first + 7, first + 11 + 4]]
+    assert packed.residual_ids.tolist() == [*[nothing] * (len(text) + 2), *visual, nothing]
+    alone = pack(text, np.zeros((0, 3)), np.zeros((0, 3)), vocabulary, shape)
+    assert (alone.residual_ids == vocabulary.pad_id).all()
 
 
 def test_too_long_a_sequence_is_refused(vocabulary):

@@ -28,7 +28,7 @@ class Guess:
     """One answer for one masked place.
 
     Args:
-        answer: a word, or the number of a visual token.
+        answer: a word, or the number of a visual token of the first codebook.
         probability: among the answers that were possible.
         prior: the same without the video.
     """
@@ -82,6 +82,7 @@ def _word_log_probs(checkpoint: Checkpoint, text_ids: list[int], place: int, wor
     return scores
 
 
+@torch.inference_mode()
 def _text_log_probs(checkpoint: Checkpoint, text_ids: list[int], first: int, n: int, video: VideoTokens | None) -> np.ndarray:
     """Log-probabilities of text tokens at `n` places from `first`, float64 (n, n_text_tokens), the mean over windows of the video."""
     config = checkpoint.encoder.config
@@ -93,7 +94,8 @@ def _text_log_probs(checkpoint: Checkpoint, text_ids: list[int], first: int, n: 
     spans = split_windows(len(tokens), room, WINDOW_OVERLAP_CLIPS)
     packed = [pack(text_ids, tokens[a:b], features[a:b], checkpoint.text, config) for a, b in spans]
     # [CLS] comes before the text.
-    logits = _logits(checkpoint, packed, np.arange(first + 1, first + 1 + n))  # (W, n, R)
+    rows = _hidden_rows(checkpoint, packed, np.arange(first + 1, first + 1 + n))  # (W, n, D)
+    logits = checkpoint.encoder.masked_logits(rows).double().cpu()  # (W, n, L)
     return logits[..., : config.n_text_tokens].log_softmax(-1).mean(0).numpy()
 
 
@@ -112,59 +114,64 @@ def fill_clips(checkpoint: Checkpoint, video: VideoTokens, places: Sequence[int]
     if wrong:
         raise VbcliError(f"{video.video_id} has {len(tokens)} clips, and none with the number {wrong[0]}")
     names, blind = _token_names(checkpoint), _blind(checkpoint)
-    return [_guesses(names, _visual_log_probs(checkpoint, tokens, features, places, p), blind) for p in places]
+    return [_guesses(names, _visual_log_probs(checkpoint, tokens, features, places, p)[0], blind) for p in places]
 
 
 def forecast(checkpoint: Checkpoint, video: VideoTokens, n_clips: int) -> list[list[Guess]]:
     """Guesses the clips after the end of a video, one after the other, each from what came before it and the best guesses since.
+
+    Guesses are of the first codebook; what goes on from them is the likeliest token of each.
 
     Raises:
         VbcliError: the checkpoint is not of pre-training.
     """
     _check_pretrained(checkpoint)
     tokens, features = _clips(checkpoint, video)
-    centroids = checkpoint.visual.tree.leaf_centroids[:, : features.shape[1]]
     names, blind = _token_names(checkpoint), _blind(checkpoint)
     found = []
     for _ in range(n_clips):
         place = len(tokens)
-        tokens, features = np.append(tokens, 0), np.concatenate([features, np.zeros_like(features[:1])])
+        tokens, features = (np.concatenate([a, np.zeros_like(a[:1])]) for a in (tokens, features))
         log_probs = _visual_log_probs(checkpoint, tokens, features, [place], place)
-        found.append(_guesses(names, log_probs, blind))
-        tokens[place] = int(log_probs.argmax())
-        features[place] = centroids[tokens[place]]
+        found.append(_guesses(names, log_probs[0], blind))
+        tokens[place] = [int(p.argmax()) for p in log_probs]
+        features[place] = checkpoint.visual.reconstruct(tokens[place:])[0, : features.shape[1]]
     return found
 
 
-def _visual_log_probs(checkpoint: Checkpoint, tokens: np.ndarray, features: np.ndarray, hidden: Sequence[int], place: int) -> np.ndarray:
-    """Log-probabilities of the visual tokens of the clip `place`, where all `hidden` clips are masked, float64 (K,)."""
+@torch.inference_mode()
+def _visual_log_probs(
+    checkpoint: Checkpoint, tokens: np.ndarray, features: np.ndarray, hidden: Sequence[int], place: int
+) -> list[np.ndarray]:
+    """Log-probabilities of the visual tokens of the clip `place`, where all `hidden` clips are masked: float64 (K_m,) of each codebook."""
     config = checkpoint.encoder.config
     room = config.max_positions - N_FRAMING_TOKENS
     # The clips around the place, as many as the model can read.
     start = min(max(0, place - room // 2), max(0, len(tokens) - room))
     window = slice(start, start + room)
     packed = pack([], tokens[window], features[window], checkpoint.text, config)
-    ids, shown = packed.input_ids.copy(), packed.feature_mask.copy()
+    ids, shown, residual_ids = packed.input_ids.copy(), packed.feature_mask.copy(), packed.residual_ids.copy()
     # [CLS] and [>] come before the video.
     masked = [2 + p - start for p in hidden if start <= p < start + room]
-    ids[masked], shown[masked] = checkpoint.text.mask_id, False
-    logits = _logits(checkpoint, [replace(packed, input_ids=ids, feature_mask=shown)], np.array([2 + place - start]))  # (1, 1, R)
-    return logits[0, 0, config.first_visual_id :].log_softmax(-1).numpy()
+    ids[masked], shown[masked], residual_ids[masked] = checkpoint.text.mask_id, False, checkpoint.text.pad_id
+    packed = replace(packed, input_ids=ids, feature_mask=shown, residual_ids=residual_ids)
+    row = _hidden_rows(checkpoint, [packed], np.array([2 + place - start]))[0]  # (1, D)
+    logits = [checkpoint.encoder.masked_logits(row)[:, config.first_visual_id :], *checkpoint.encoder.residual_logits(row)]  # (1, K_m)
+    return [each[0].double().cpu().log_softmax(-1).numpy() for each in logits]
 
 
 def _blind(checkpoint: Checkpoint) -> np.ndarray:
-    """Log-probabilities of the visual tokens of a clip that is all there is."""
-    no_features = np.zeros((1, checkpoint.encoder.config.feature_dim), np.float32)
-    return _visual_log_probs(checkpoint, np.zeros(1, np.int64), no_features, [0], 0)
+    """Log-probabilities of the visual tokens (of the first codebook) of a clip that is all there is."""
+    config = checkpoint.encoder.config
+    no_features = np.zeros((1, config.feature_dim), np.float32)
+    return _visual_log_probs(checkpoint, np.zeros((1, config.n_codebooks), np.int64), no_features, [0], 0)[0]
 
 
-@torch.inference_mode()
-def _logits(checkpoint: Checkpoint, packed: Sequence[PackedSequence], places: np.ndarray) -> torch.Tensor:
-    """Scores of all tokens at the given places of each sequence, float64 (B, n, R), on the CPU."""
+def _hidden_rows(checkpoint: Checkpoint, packed: Sequence[PackedSequence], places: np.ndarray) -> torch.Tensor:
+    """What the encoder makes of the given places of each sequence, float (B, n, D)."""
     model = checkpoint.encoder
     batch = collate(packed, model.config.feature_dim, checkpoint.text.pad_id).to(next(model.parameters()).device)
-    hidden = model(**batch.arguments())  # (B, S, D)
-    return model.masked_logits(hidden[:, torch.from_numpy(places)]).double().cpu()  # (B, n, R)
+    return model(**batch.arguments())[:, torch.from_numpy(places)]  # (B, n, D)
 
 
 def _clips(checkpoint: Checkpoint, video: VideoTokens) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from importlib import resources
 from pathlib import Path
@@ -19,10 +20,12 @@ T = TypeVar("T")
 class VideoBertConfig:
     """Shape of a VideoBERT encoder: a BERT over text tokens, special tokens and visual tokens.
 
-    `n_text_tokens + n_special_tokens + n_visual_tokens` rows form the one id space, in that order.
+    The rows of text tokens, special tokens and visual tokens, codebook by codebook, form the one id space, in that order.
 
     Args:
         n_special_tokens: rows between the text and the visual rows: 1 is `[>]`, which separates text from video; 0 a BERT of text alone.
+        n_visual_tokens: K_1, of the first codebook.
+        n_residual_tokens: (K_2, ..., K_M), of the codebooks of what the first leaves over.
     """
 
     n_layers: int
@@ -32,6 +35,7 @@ class VideoBertConfig:
     n_text_tokens: int = 30522
     n_special_tokens: Literal[0, 1] = 1
     n_visual_tokens: int = 0
+    n_residual_tokens: tuple[int, ...] = ()
     feature_dim: int = 0
     visual_input: Literal["tokens", "features", "both"] = "both"
     fusion: Literal["joint", "cross"] = "joint"
@@ -49,7 +53,12 @@ class VideoBertConfig:
     @property
     def n_tokens(self) -> int:
         """Rows of the joint embedding table."""
-        return self.n_text_tokens + self.n_special_tokens + self.n_visual_tokens
+        return self.first_residual_id + sum(self.n_residual_tokens)
+
+    @property
+    def n_codebooks(self) -> int:
+        """M, visual tokens of a clip."""
+        return 1 + len(self.n_residual_tokens)
 
     @property
     def boundary_token_id(self) -> int:
@@ -58,8 +67,18 @@ class VideoBertConfig:
 
     @property
     def first_visual_id(self) -> int:
-        """Id of visual token 0."""
+        """Id of visual token 0 of the first codebook."""
         return self.n_text_tokens + self.n_special_tokens
+
+    @property
+    def first_residual_id(self) -> int:
+        """Id of visual token 0 of the second codebook, or of what would be it."""
+        return self.first_visual_id + self.n_visual_tokens
+
+    @property
+    def codebook_bounds(self) -> tuple[int, ...]:
+        """Id of visual token 0 of each codebook, and where the last ends: M + 1 numbers."""
+        return tuple(itertools.accumulate((self.n_visual_tokens, *self.n_residual_tokens), initial=self.first_visual_id))
 
 
 @dataclasses.dataclass(frozen=True)

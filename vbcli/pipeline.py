@@ -248,7 +248,7 @@ def tokenize_dataset(
             hint="build a vocabulary of these features: vbcli build-vocab FEATURES_DIR VOCAB_DIR",
         )
     own_videos = tokens_dir / "videos"
-    stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, str(own_videos))
+    stage = Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(own_videos))
     # Before anything there is touched: the folder is ours, and the captions can be read.
     shards.check_manifest(tokens_dir, stage.name, stage.version, stage.identity())
     relabelled = relabel_inputs(features_dir, caption_files) if caption_files else []
@@ -386,7 +386,7 @@ def caption_dataset(
         stage = Chain(
             (
                 Encode(encoder, "videos", device, threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
-                Tokenize(str(checkpoint_dir / "vocab"), vocabulary.sha256, vocabulary.n_tokens, vocabulary.feature_dim, videos_dir),
+                Tokenize(str(checkpoint_dir / "vocab"), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, videos_dir),
                 caption,
             )
         )

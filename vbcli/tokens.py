@@ -1,6 +1,7 @@
 """The joint id space, and the packing of text and video into one sequence.
 
-A sequence is `[CLS] text [>] video [SEP]`. Ids: text tokens first, then `[>]`, then the visual tokens.
+A sequence is `[CLS] text [>] video [SEP]`. Ids: text tokens first, then `[>]`, then the visual tokens, codebook by codebook. A clip is one
+position, whatever the number M of its visual tokens.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ class PackedSequence:
     """One sequence `[CLS] text [>] video [SEP]`.
 
     Args:
-        input_ids: int64 (S,).
+        input_ids: int64 (S,); of a clip, its token of the first codebook.
         token_type_ids: int64 (S,), 0 up to and including `[>]`, then 1.
         feature_mask: bool (S,), True on visual positions.
         features: float32 (V, P), of the visual positions in order.
+        residual_ids: int64 (S, M - 1), a clip's tokens of the other codebooks; the id of [PAD] where there is none.
     """
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray
     feature_mask: np.ndarray
     features: np.ndarray
+    residual_ids: np.ndarray
 
 
 def pack(
@@ -45,7 +48,7 @@ def pack(
 
     Args:
         text_ids: text tokens without special ones.
-        visual_tokens: int (V,), 0 <= token < K.
+        visual_tokens: int (V, M), 0 <= token of codebook m < K_m; with one codebook (V,) does as well.
         features: float32 (V, P).
 
     Raises:
@@ -54,12 +57,13 @@ def pack(
     n_text, n_visual = len(text_ids), len(visual_tokens)
     if n_text + n_visual + N_FRAMING_TOKENS > config.max_positions:
         raise ValueError(f"{n_text} text and {n_visual} visual tokens do not fit {config.max_positions} positions")
+    visual_ids = np.asarray(visual_tokens, np.int64).reshape(n_visual, config.n_codebooks) + config.codebook_bounds[:-1]
     ids = np.concatenate(
         [
             [vocabulary.cls_id],
             np.asarray(text_ids, np.int64),
             [config.boundary_token_id],
-            config.first_visual_id + np.asarray(visual_tokens, np.int64),
+            visual_ids[:, 0],
             [vocabulary.sep_id],
         ]
     ).astype(np.int64)
@@ -67,7 +71,9 @@ def pack(
     is_visual = np.zeros(len(ids), bool)
     is_visual[first : first + n_visual] = True
     types = (np.arange(len(ids)) >= first).astype(np.int64)
-    return PackedSequence(ids, types, is_visual, np.asarray(features, np.float32))
+    residual_ids = np.full((len(ids), config.n_codebooks - 1), vocabulary.pad_id, np.int64)
+    residual_ids[is_visual] = visual_ids[:, 1:]
+    return PackedSequence(ids, types, is_visual, np.asarray(features, np.float32), residual_ids)
 
 
 def split_windows(n: int, size: int, overlap: int) -> list[tuple[int, int]]:

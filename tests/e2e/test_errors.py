@@ -44,7 +44,7 @@ CASES = [
     (["train", "empty", "--regime-weights", "inf", "0", "0"], 2, "--regime-weights is (inf, 0.0, 0.0)"),
     (["caption", "videos", "--length-penalty", "1000"], 2, "--length-penalty is 1000.0"),
     (["caption", "videos", "--length-penalty", "nan"], 2, "--length-penalty is nan"),
-    (["build-vocab", "empty", "--seed", "-1"], 1, "--seed -1 is below 0"),
+    (["build-vocab", "empty", "--seed", "-1"], 2, "--seed -1 is below 0"),
     (["extract", "videos", "--ffmpeg", "/bin/true"], 1, "/bin/true is not an ffmpeg"),
     (["extract", "videos", "--ffmpeg", "/bin/echo"], 1, "/bin/echo is not an ffmpeg"),
     (["import", "empty", "out"], 1, "empty is not a model in Hugging Face's format"),

@@ -152,6 +152,11 @@ def test_a_captioner_is_a_bart_and_generates_the_same(tmp_path: Path, visual_inp
 def test_what_has_no_equal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VbcliError, match="fusion 'cross' has no equal"):
         export_transformers(checkpoint("pretrain", "both", fusion="cross"), tmp_path / "out")
+    for task in ("pretrain", "caption"):
+        with pytest.raises(VbcliError, match="visual tokens of 3 codebooks has no equal") as refused:
+            export_transformers(checkpoint(task, "tokens", n_residual_tokens=(4, 2)), tmp_path / "out")
+        assert refused.value.hint is not None
+        assert "--codebooks 1" in refused.value.hint
     assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()

@@ -196,3 +196,22 @@ def test_what_only_the_transcript_knows_is_learned_with_it_and_not_without(visua
         assert name in NAMES
     n_right = sum(c.split()[0] == truth[0] for c, truth in zip(captions(blind, unseen), truths, strict=True))
     assert n_right < 20
+
+
+def test_a_timed_caption_is_learned_from_the_clips_of_its_time():
+    """Clips of `video(0)` begin at 0 and 1.5, 3, 4 and 5, and 6 s."""
+    whole = video(0)
+    timed = replace(whole, timed_captions=[("we see red", 1.6, 4.0), ("now green", 6.5, 7.0), ("too late", 9.0, 12.0)])
+    made = task([timed], has_transcript=True)
+    shown = [
+        (TEXT.decode(ids), [(s.start_s, s.end_s, len(s.visual_tokens), s.text) for s in v.segments]) for v, ids in made.parts[TRAINING]
+    ]
+    said = whole.segments[1].text
+    assert shown == [
+        (whole.captions[0], [(0, 3, 2, ""), (3, 6, 3, said), (6, 9, 1, "")]),
+        ("we see red", [(1.5, 3, 1, ""), (3, 4, 1, said)]),
+        ("now green", [(6, 9, 1, "")]),
+    ]
+    part = made.parts[TRAINING][1][0]
+    assert np.array_equal(part.features, whole.features[1:3])
+    assert timed.caption_texts == [whole.captions[0], "we see red", "now green", "too late"]

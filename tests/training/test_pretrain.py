@@ -9,7 +9,7 @@ import torch
 from vbcli.config import VideoBertConfig
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import train_text_vocabulary
-from vbcli.training.batches import SegmentRow, VideoTokens
+from vbcli.training.batches import SegmentRow, VideoTokens, collate
 from vbcli.training.pretrain import MAX_JOINED, MAX_STRIDE, MIN_STRIDED, PretrainTask
 from vbcli.training.tasks import IGNORED
 
@@ -94,6 +94,55 @@ def test_regimes_show_one_modality(weights, has_text, has_video):
         packed, _, aligned = made._draw(made.parts[0], row, 0, True)
         n_text = int((packed.token_type_ids == 0).sum()) - 2
         assert (n_text > 0, bool((packed.token_type_ids[:-1] == 1).any()), aligned) == (has_text, has_video, IGNORED)
+
+
+def test_all_tokens_of_a_clip_are_hidden_at_once_and_asked_for(losses_of):
+    """Codebooks of 100, 6 and 4: of 600 rows the rates, the ranges of what takes a clip's place, and the loss of some by hand."""
+    sizes, rng = (100, 6, 4), np.random.default_rng(0)
+    video = talk(10, 10)
+    for segment in video.segments:
+        segment.visual_tokens = np.stack([segment.visual_tokens, *(rng.integers(0, n, 10) for n in sizes[1:])], 1)
+    torch.manual_seed(0)
+    config = VideoBertConfig(1, 16, 2, 32, n_text_tokens=TEXT.n_tokens, n_visual_tokens=100, n_residual_tokens=(6, 4), feature_dim=2)
+    made = PretrainTask(VideoBert(config).eval(), TEXT, [video], [video], regime_weights=(0, 0, 1), feature_noise=0.0)
+    starts = [TEXT.n_tokens + 1, TEXT.n_tokens + 101, TEXT.n_tokens + 107]
+    truth = {int(tokens[0]): tokens for segment in video.segments for tokens in segment.visual_tokens}
+    fates = {"mask": 0, "random": 0, "kept": 0}
+    drawn = set()
+    for epoch in range(60):
+        for row in range(10):
+            packed, targets, _ = made._draw(made.parts[0], row, epoch, True)
+            asked = targets[:, 0] != IGNORED
+            assert ((targets[:, 1:] != IGNORED) == asked[:, None]).all()
+            assert (packed.residual_ids[~packed.feature_mask & ~asked] == TEXT.pad_id).all()
+            for place in np.nonzero(asked)[0]:
+                wanted = truth[targets[place, 0] - starts[0]]
+                assert targets[place, 1:].tolist() == wanted[1:].tolist()
+                shown = packed.input_ids[place], *packed.residual_ids[place]
+                if shown[0] == TEXT.mask_id:
+                    assert shown[1:] == (TEXT.pad_id, TEXT.pad_id)
+                    fates["mask"] += 1
+                elif packed.feature_mask[place]:
+                    assert [a - b for a, b in zip(shown, starts, strict=True)] == wanted.tolist()
+                    fates["kept"] += 1
+                else:
+                    fates["random"] += 1
+                    drawn.add(tuple(a - b for a, b in zip(shown, starts, strict=True)))
+    n = sum(fates.values())
+    for fate, share in (("mask", 0.8), ("random", 0.1), ("kept", 0.1)):
+        assert abs(fates[fate] / n - share) < 3 * (share * (1 - share) / n) ** 0.5
+    assert [{token[m] for token in drawn} for m in (1, 2)] == [set(range(6)), set(range(4))]
+    assert {token[0] for token in drawn} <= set(range(100))
+
+    epoch = next(e for e in range(20) if (made._draw(made.parts[0], 0, e, True)[1][:, 0] != IGNORED).sum() > 1)
+    packed, targets, _ = made._draw(made.parts[0], 0, epoch, True)
+    hidden = made.model(**collate([packed], 2, TEXT.pad_id).arguments())[0]
+    expected = 0.0
+    for place in np.nonzero(targets[:, 0] != IGNORED)[0]:
+        logits = made.model.masked_logits(hidden[place]), *made.model.residual_logits(hidden[place])
+        expected -= sum(float(each.detach().log_softmax(-1)[k]) for each, k in zip(logits, targets[place], strict=True)) / 3
+    total, count = losses_of(made, [0], epoch)["visual"]
+    assert (total, count) == (pytest.approx(expected, rel=1e-4), int((targets[:, 0] != IGNORED).sum()))
 
 
 def test_video_without_any_text_is_learned_from(losses_of):

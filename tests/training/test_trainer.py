@@ -239,8 +239,8 @@ def test_pretrain_loss_by_hand(losses_of):
     assert not packed.feature_mask.any()  # text only
     batch = collate([packed], 4, TEXT.pad_id)
     hidden = task.model(**batch.arguments())
-    rows = np.nonzero(targets != -100)[0]
-    expected = sum(float(F.cross_entropy(task.model.masked_logits(hidden[:, r]), torch.tensor([targets[r]])).detach()) for r in rows)
+    rows = np.nonzero(targets[:, 0] != -100)[0]
+    expected = sum(float(F.cross_entropy(task.model.masked_logits(hidden[:, r]), torch.tensor(targets[r])).detach()) for r in rows)
     total, count = losses_of(task, [0], epoch)["text"]
     assert count == len(rows) > 1
     assert total == pytest.approx(expected, rel=1e-5)
@@ -257,7 +257,7 @@ def test_masked_clips_hide_their_features():
         replaced = packed.input_ids[:-1][visual] != original
         n_hidden += int(replaced.sum())
         assert not packed.feature_mask[:-1][visual][replaced].any()
-        assert (targets[:-1][visual][replaced] == original[replaced]).all()
+        assert (targets[:-1, 0][visual][replaced] == original[replaced]).all()
     assert n_hidden > 10
 
 
@@ -266,7 +266,7 @@ def test_misaligned_rows_carry_another_text():
     classes = []
     for row in range(24):
         packed, targets, aligned = task._draw(task.parts[0], row, 1, True)
-        restored = np.where(targets != -100, targets, packed.input_ids)
+        restored = np.where(targets[:, 0] != -100, targets[:, 0], packed.input_ids)
         n_text = int((packed.token_type_ids == 0).sum()) - 2
         text = TEXT.decode(restored[1 : 1 + n_text].tolist())
         assert (text == VIDEOS[row].segments[0].text) == (aligned == 0)

@@ -58,7 +58,7 @@ def test_flat_vocabulary_is_faiss_kmeans():
     kmeans = faiss.Kmeans(6, 9, niter=20, seed=1, min_points_per_centroid=1, max_points_per_centroid=900)
     kmeans.train(x)
     assert kmeans.centroids is not None
-    np.testing.assert_allclose(vocabulary.tree.leaf_centroids, kmeans.centroids, rtol=1e-5)
+    np.testing.assert_allclose(vocabulary.trees[0].leaf_centroids, kmeans.centroids, rtol=1e-5)
 
 
 def test_a_node_sees_all_of_its_vectors_not_256_a_centroid():

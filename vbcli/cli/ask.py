@@ -115,8 +115,10 @@ def _read_words(path: Path) -> list[str]:
 
 
 def _exemplars(model_dir: Path) -> dict[str, str]:
-    """Where each visual token looks most like itself: video and time."""
+    """Where each visual token of the first codebook looks most like itself: video and time."""
     from vbcli.files import read_json
 
     rows = read_json(model_dir / "vocab" / "exemplars.json")
-    return {str(row["token"]): f"{row['token']}, as {row['video_id']} at {row['start_s']:.1f} s" for row in rows}
+    # Those of vocabularies that were made before there were several codebooks do not name it.
+    first = [row for row in rows if row.get("codebook", 0) == 0]
+    return {str(row["token"]): f"{row['token']}, as {row['video_id']} at {row['start_s']:.1f} s" for row in first}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -141,10 +141,15 @@ def build_vocab(
     vocab_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's vocab/ if left out.")] = None,
     branching: Annotated[int, typer.Option(help="Children of a node of the tree.")] = 12,
     levels: Annotated[int, typer.Option(help="Depth of the tree; 1 is flat k-means.")] = 4,
-    n_components: Annotated[
-        int, typer.Option(min=0, help="Principal components to reduce features to; 0 clusters them as they are.")
+    codebooks: Annotated[
+        int, typer.Option(min=1, help="Visual tokens of a clip: each codebook but the first is of what those before it leave over.")
+    ] = 1,
+    whiten: Annotated[
+        int, typer.Option(metavar="DIM", min=0, help="Principal components to reduce features to; 0 clusters them as they are.")
     ] = 128,
-    whitening: Annotated[float, typer.Option(help="Power of the standard deviation that each component is divided by.")] = 0.5,
+    whiten_power: Annotated[
+        float, typer.Option(help="Each component is divided by its standard deviation to this power: 0 no whitening, 1 full.")
+    ] = 0.5,
     min_points: Annotated[int, typer.Option(min=1, help="Least features a token, on average, when a node is split.")] = 8,
     seed: Seed = 0,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -162,7 +167,7 @@ def build_vocab(
     from vbcli.vocab.build import build_vocabulary
     from vbcli.vocab.config import VocabConfig
 
-    config = VocabConfig(branching, levels, n_components, whitening, min_points, seed=seed)
+    config = VocabConfig(branching, levels, whiten, whiten_power, min_points, seed=seed, n_codebooks=codebooks)
     report = build_vocabulary(source, target, config).report
     _show_vocabulary(report, target, as_json)
 
@@ -197,7 +202,7 @@ def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
     show_run(report, "features")
 
 
-def _show_vocabulary(report: dict[str, float], target: Path, as_json: bool) -> None:
+def _show_vocabulary(report: dict[str, Any], target: Path, as_json: bool) -> None:
     if as_json:
         console.print_json({"vocab_dir": str(target), **{k: v for k, v in report.items() if k != "counts"}})
         return
@@ -213,6 +218,13 @@ def _show_vocabulary(report: dict[str, float], target: Path, as_json: bool) -> N
         ("variance kept by the projection", f"{report['variance_kept']:.3f}"),
     ]
     console.print_table(f"Visual vocabulary in {target}", ("", "value"), rows)
+    if len(report["codebooks"]) > 1:
+        codebooks = [
+            (f"{m}", f"{c['n_tokens']}", f"{c['n_tokens_used']}", f"{c['perplexity']:.1f}", f"{c['quantisation_error_share']:.3f}")
+            for m, c in enumerate(report["codebooks"], 1)
+        ]
+        columns = ("codebook", "visual tokens", "tokens used", "perplexity of their use", "quantisation error / variance")
+        console.print_table("Its codebooks; errors are of all up to it", columns, codebooks)
 
 
 def tokenize(

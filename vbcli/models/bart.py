@@ -218,13 +218,15 @@ class Captioner(nn.Module):
         attention_mask: Tensor,
         features: Tensor | None = None,
         feature_mask: Tensor | None = None,
+        residual_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encodes text and video; arguments as `VideoBert.forward`.
 
         Returns:
             memory float (B, S, D) and its mask bool (B, S).
         """
-        return self.encoder(input_ids, token_type_ids, attention_mask, features, feature_mask), attention_mask  # (B, S, D), (B, S)
+        hidden = self.encoder(input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids)  # (B, S, D)
+        return hidden, attention_mask
 
     def forward(
         self,
@@ -233,6 +235,7 @@ class Captioner(nn.Module):
         attention_mask: Tensor,
         features: Tensor | None = None,
         feature_mask: Tensor | None = None,
+        residual_ids: Tensor | None = None,
         *,
         decoder_input_ids: Tensor,
         decoder_attention_mask: Tensor | None = None,
@@ -242,7 +245,9 @@ class Captioner(nn.Module):
         Returns:
             float (B, T, R) logits.
         """
-        memory, memory_mask = self.encode(input_ids, token_type_ids, attention_mask, features, feature_mask)  # (B, S, D), (B, S)
+        memory, memory_mask = self.encode(
+            input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids
+        )  # (B, S, D), (B, S)
         return self.decoder(decoder_input_ids, memory, memory_mask, decoder_attention_mask)  # (B, T, R)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,21 +189,24 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
     )
 
 
-def init_visual_rows(model: VideoBert, centroids: Tensor, seed: int) -> None:
+def init_visual_rows(model: VideoBert, centroids: Sequence[Tensor], seed: int) -> None:
     """Starts the visual rows from the centroids of the vocabulary, projected to the model's width.
 
-    A random projection with orthonormal columns keeps the distances between centroids; the rows are scaled to the
-    spread of the text rows.
+    A random projection with orthonormal columns, one for all codebooks, keeps the distances between centroids and between sums of them; the
+    rows are scaled so that the sum of a clip's has the spread of the text rows.
 
     Args:
-        centroids: float (K, P).
+        centroids: float (K_m, P) of each codebook.
 
     Source: Sun et al. 2019 (VideoBERT), section 4.3: visual rows are initialised with their cluster centroids.
     """
     width = model.config.hidden_size
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(torch.randn(max(centroids.shape[1], width), max(centroids.shape[1], width), generator=generator))[0]
-    rows = (centroids - centroids.mean(0)) @ basis[: centroids.shape[1], :width]
-    rows = rows * (model.config.initializer_range / rows.std().clamp_min(1e-6))
+    dim = centroids[0].shape[1]  # P
+    basis = torch.linalg.qr(torch.randn(max(dim, width), max(dim, width), generator=generator))[0]
+    tables = [(rows - rows.mean(0)) @ basis[:dim, :width] for rows in centroids]  # (K_m, D) each
+    spread = torch.stack([rows.std() for rows in tables]).norm()
     with torch.no_grad():
-        model.token_embedding.weight[model.config.first_visual_id :] = rows
+        model.token_embedding.weight[model.config.first_visual_id :] = torch.cat(tables) * (
+            model.config.initializer_range / spread.clamp_min(1e-6)
+        )

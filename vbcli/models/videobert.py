@@ -5,10 +5,13 @@ Notation, with shapes at line ends:
     B  batch              D  width
     T  text length        H  heads
     V  visual length      F  width of a continuous feature
-    S  sequence length    K  visual tokens
-    R  rows of the embedding table: text tokens, special tokens, K visual tokens
+    S  sequence length    M  codebooks
+    K_m  visual tokens of codebook m
+    R  rows of the embedding table: text tokens, special tokens, K_1 + ... + K_M visual tokens
+    L  rows that the masked-token head scores: R without K_2 + ... + K_M
 
-A sequence is `[CLS] text [>] video [SEP]`, so S = T + V + 3. `attention_mask` is True on real tokens.
+A sequence is `[CLS] text [>] video [SEP]`, so S = T + V + 3. `attention_mask` is True on real tokens. The M visual tokens of a clip are one
+position: their rows are summed, and each codebook is predicted by a head of its own, the first by BERT's masked-token head.
 
 Fusion `joint` is the paper's: every position attends to every other. Fusion `cross` has two streams, of the video (V positions)
 and of all else (T + 3), each with its own weights; in each layer both first attend to themselves, giving V and T, and then read
@@ -60,8 +63,9 @@ class VideoBert(nn.Module):
         self.pooler = nn.Linear(width, width)
         self.masked_dense = nn.Linear(width, width)
         self.masked_norm = nn.LayerNorm(width, eps=eps)
-        self.masked_bias = nn.Parameter(torch.zeros(config.n_tokens))
+        self.masked_bias = nn.Parameter(torch.zeros(config.first_residual_id))
         self.alignment = nn.Linear(width, 2)
+        self.residual_heads = nn.ModuleList(ResidualHead(config, n_tokens) for n_tokens in config.n_residual_tokens)
         init_weights(self, config.initializer_range)
 
     def freeze_visual_rows(self) -> None:
@@ -83,6 +87,7 @@ class VideoBert(nn.Module):
         attention_mask: Tensor,
         features: Tensor | None = None,
         feature_mask: Tensor | None = None,
+        residual_ids: Tensor | None = None,
     ) -> Tensor:
         """Encodes text and video together: h = f(V, T).
 
@@ -92,11 +97,12 @@ class VideoBert(nn.Module):
             attention_mask: bool (B, S), True on real tokens.
             features: float (B, S, F), read where `feature_mask` is True; not read when `visual_input` is `tokens`.
             feature_mask: bool (B, S), True where a position has a feature; needed with `features`.
+            residual_ids: int64 (B, S, M - 1), the ids of a clip's tokens of all codebooks but the first; `pad_token_id` adds nothing.
 
         Returns:
             float (B, S, D); rows of padding positions mean nothing.
         """
-        hidden = self._embed(input_ids, token_type_ids, features, feature_mask)  # (B, S, D)
+        hidden = self._embed(input_ids, token_type_ids, features, feature_mask, residual_ids)  # (B, S, D)
         if self.config.fusion == "cross":
             return self._fuse(hidden, token_type_ids, attention_mask)  # (B, S, D)
         mask = key_mask(attention_mask)  # (B, 1, 1, S)
@@ -121,16 +127,28 @@ class VideoBert(nn.Module):
         return torch.tanh(self.pooler(hidden[:, 0]))  # (B, D)
 
     def masked_logits(self, hidden_rows: Tensor) -> Tensor:
-        """Scores every token at the given positions, against the rows of the embedding table.
+        """Scores every text token, special token and visual token of the first codebook at the given positions, against their rows.
 
         Args:
             hidden_rows: float (N, D), rows of `forward`'s result.
 
         Returns:
-            float (N, R) logits.
+            float (N, L) logits; with one codebook L = R.
         """
         rows = self.masked_norm(F.gelu(self.masked_dense(hidden_rows)))  # (N, D)
-        return F.linear(rows, self.token_embedding.weight, self.masked_bias)  # (N, R)
+        return F.linear(rows, self.token_embedding.weight[: self.config.first_residual_id], self.masked_bias)  # (N, L)
+
+    def residual_logits(self, hidden_rows: Tensor) -> list[Tensor]:
+        """Scores the visual tokens of each codebook but the first at the given positions.
+
+        Args:
+            hidden_rows: float (N, D), rows of `forward`'s result.
+
+        Returns:
+            float (N, K_m) logits for m = 2 ... M.
+        """
+        tables = self.token_embedding.weight[self.config.first_residual_id :].split(self.config.n_residual_tokens)  # (K_m, D) each
+        return [head(hidden_rows, table) for head, table in zip(self.residual_heads, tables, strict=True)]  # (N, K_m) each
 
     def alignment_logits(self, hidden: Tensor) -> Tensor:
         """Scores whether text and video belong together.
@@ -143,10 +161,21 @@ class VideoBert(nn.Module):
         """
         return self.alignment(self.pool(hidden))  # (B, 2)
 
-    def _embed(self, input_ids: Tensor, token_type_ids: Tensor, features: Tensor | None, feature_mask: Tensor | None) -> Tensor:
+    def _embed(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        features: Tensor | None,
+        feature_mask: Tensor | None,
+        residual_ids: Tensor | None,
+    ) -> Tensor:
         if input_ids.shape[1] > self.config.max_positions:
             raise ValueError(f"a sequence of {input_ids.shape[1]} tokens is longer than max_positions {self.config.max_positions}")
         tokens = self.token_embedding(input_ids)  # (B, S, D)
+        if residual_ids is not None and self.config.n_codebooks > 1:
+            table, no_token = self.token_embedding.weight, self.config.pad_token_id
+            summed = F.embedding_bag(residual_ids.flatten(0, 1), table, mode="sum", padding_idx=no_token)  # (B * S, D)
+            tokens = tokens + summed.view_as(tokens)  # (B, S, D)
         if features is not None and self.feature_projection is not None:
             if feature_mask is None:
                 raise ValueError("features need a feature_mask")
@@ -156,6 +185,25 @@ class VideoBert(nn.Module):
             tokens = tokens + self.feature_projection(features).masked_fill(~is_visual, 0.0)  # (B, S, D)
         positions = self.position_embedding.weight[: input_ids.shape[1]]  # (S, D)
         return self.dropout(self.embedding_norm(tokens + positions + self.type_embedding(token_type_ids)))  # (B, S, D)
+
+
+class ResidualHead(nn.Module):
+    """Predicts the tokens of one codebook, against their rows of the embedding table.
+
+    Args:
+        config: shape.
+        n_tokens: K_m.
+    """
+
+    def __init__(self, config: VideoBertConfig, n_tokens: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(n_tokens))
+
+    def forward(self, hidden_rows: Tensor, table: Tensor) -> Tensor:
+        """Scores float (N, D) against the rows float (K_m, D): float (N, K_m) logits."""
+        return F.linear(self.norm(F.gelu(self.dense(hidden_rows))), table, self.bias)  # (N, K_m)
 
 
 class CrossLayer(nn.Module):
@@ -248,6 +296,19 @@ def check_has_one_stream(model: VideoBert) -> None:
         raise VbcliError("a model with fusion 'cross' has no equal in transformers", hint="train one with --fusion joint")
 
 
+def check_has_one_codebook(model: VideoBert) -> None:
+    """Refuses several codebooks, whose heads and summed rows the published architectures do not have.
+
+    Raises:
+        VbcliError: a clip has several tokens.
+    """
+    if model.config.n_codebooks > 1:
+        raise VbcliError(
+            f"a model of visual tokens of {model.config.n_codebooks} codebooks has no equal in transformers",
+            hint="train one on the tokens of a vocabulary made with: vbcli build-vocab --codebooks 1",
+        )
+
+
 def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
     """Renames the weights to those of `transformers.BertForPreTraining` with R rows.
 
@@ -255,9 +316,10 @@ def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
         Tensors by name, sharing memory with the model. The map of continuous features has no place in BERT and is left out.
 
     Raises:
-        VbcliError: the model has two streams, which BERT has not.
+        VbcliError: the model has two streams or several codebooks, which BERT has not.
     """
     check_has_one_stream(model)
+    check_has_one_codebook(model)
     state = {_bert_name(name): tensor for name, tensor in model.state_dict().items() if _bert_name(name)}
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]

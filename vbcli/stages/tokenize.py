@@ -28,6 +28,7 @@ class Tokenize(Stage):
     Args:
         vocab_dir: of the visual vocabulary; its hash, not its place, is part of the identity.
         vocab_sha256: of the vocabulary.
+        codebook_sizes: visual tokens of each of its codebooks.
         feature_dim: P, of the projected features.
         videos_dir: the videos dataset with transcripts and captions.
         clips_per_segment: where there is no transcript.
@@ -35,7 +36,7 @@ class Tokenize(Stage):
 
     vocab_dir: str
     vocab_sha256: str
-    n_visual_tokens: int
+    codebook_sizes: tuple[int, ...]
     feature_dim: int
     videos_dir: str
     clips_per_segment: int = 16
@@ -45,7 +46,7 @@ class Tokenize(Stage):
     output_kind: ClassVar[str] = "tokens"
 
     def output_schema(self) -> pa.Schema:
-        return tokens_schema(1, self.feature_dim)
+        return tokens_schema(len(self.codebook_sizes), self.feature_dim)
 
     def identity(self) -> dict[str, Any]:
         return {"vocab_sha256": self.vocab_sha256, "clips_per_segment": self.clips_per_segment}
@@ -53,9 +54,9 @@ class Tokenize(Stage):
     def facts(self) -> dict[str, Any]:
         return {
             "vocab_sha256": self.vocab_sha256,
-            "n_visual_tokens": self.n_visual_tokens,
+            "n_visual_tokens": sum(self.codebook_sizes),
             "feature_dim": self.feature_dim,
-            "n_codebooks": 1,
+            "n_codebooks": len(self.codebook_sizes),
         }
 
     def open(self) -> Process:
@@ -89,7 +90,7 @@ class Tokenize(Stage):
                     "segment_index": index,
                     "start_s": segment.start_s,
                     "end_s": segment.end_s,
-                    "visual_tokens": [[int(t)] for t in tokens[clips]],
+                    "visual_tokens": tokens[clips].tolist(),
                     "features": list(projected[clips]),
                     "text": segment.text,
                     "captions": captions_within(video["captions"] or [], segment.start_s, segment.end_s),

@@ -25,7 +25,7 @@ class SegmentRow:
     """One row of a tokens dataset.
 
     Args:
-        visual_tokens: int32 (V,).
+        visual_tokens: int32 (V, M).
         features: float32 (V, P).
     """
 
@@ -61,7 +61,7 @@ class VideoTokens:
 
     @property
     def visual_tokens(self) -> np.ndarray:
-        """int32 (V,) of all segments."""
+        """int32 (V, M) of all segments."""
         return np.concatenate([s.visual_tokens for s in self.segments])
 
     @property
@@ -76,10 +76,7 @@ def tokens_from_table(table: pa.Table) -> VideoTokens:
     tokens, features = table.column("visual_tokens"), table.column("features")
     columns = table.select(["video_id", "start_s", "end_s", "text"]).to_pylist()
     for i, row in enumerate(columns):
-        visual = tokens[i].values.flatten().to_numpy(zero_copy_only=False)
-        values = features[i].values
-        width = values.type.list_size
-        matrix = values.flatten().to_numpy(zero_copy_only=False).reshape(len(visual), width)
+        visual, matrix = _matrix(tokens[i].values), _matrix(features[i].values)
         segments.append(SegmentRow(row["video_id"], row["start_s"], row["end_s"], visual, matrix, row["text"]))
     first = table.slice(0, 1).to_pylist()[0]
     found = dict.fromkeys(
@@ -111,6 +108,10 @@ def caption_targets(video: VideoTokens) -> list[tuple[VideoTokens, str]]:
     """Each caption with what it is about: the video, or the part of its time."""
     parts = [(cut_video(video, start_s, end_s), text) for text, start_s, end_s in video.timed_captions]
     return [*((video, text) for text in video.captions), *((part, text) for part, text in parts if part is not None)]
+
+
+def _matrix(rows: pa.FixedSizeListArray) -> np.ndarray:
+    return rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), rows.type.list_size)
 
 
 def read_tokens(tokens_dir: Path) -> list[VideoTokens]:
@@ -184,6 +185,7 @@ class Batch:
     attention_mask: Tensor
     features: Tensor
     feature_mask: Tensor
+    residual_ids: Tensor
 
     def arguments(self) -> dict[str, Any]:
         return {**vars(self)}
@@ -199,18 +201,19 @@ def collate(sequences: Sequence[PackedSequence], feature_dim: int, pad_id: int) 
         feature_dim: P; positions without a feature hold zeros.
 
     Returns:
-        Tensors (B, S), features (B, S, P).
+        Tensors (B, S), features (B, S, P), `residual_ids` (B, S, M - 1).
     """
     length = max(len(s.input_ids) for s in sequences)
     shape = (len(sequences), length)
     ids, types = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
     mask, feature_mask = np.zeros(shape, bool), np.zeros(shape, bool)
     features = np.zeros((*shape, feature_dim), np.float32)
+    residual_ids = np.full((*shape, sequences[0].residual_ids.shape[1]), pad_id, np.int64)
     for row, sequence in enumerate(sequences):
         n = len(sequence.input_ids)
         ids[row, :n], types[row, :n], mask[row, :n] = sequence.input_ids, sequence.token_type_ids, True
-        feature_mask[row, :n] = sequence.feature_mask
+        feature_mask[row, :n], residual_ids[row, :n] = sequence.feature_mask, sequence.residual_ids
         if feature_dim:
             visual = np.nonzero(sequence.token_type_ids[:-1] == 1)[0]
             features[row, visual] = sequence.features
-    return Batch(*(torch.from_numpy(a) for a in (ids, types, mask, features, feature_mask)))
+    return Batch(*(torch.from_numpy(a) for a in (ids, types, mask, features, feature_mask, residual_ids)))

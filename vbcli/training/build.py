@@ -129,7 +129,7 @@ def _start_from_bart(options: FitOptions, init: Path, source: Checkpoint, visual
 
 
 def _with_centroids(encoder: VideoBert, visual: Vocabulary, options: FitOptions) -> VideoBert:
-    init_visual_rows(encoder, torch.from_numpy(visual.tree.leaf_centroids), options.seed)
+    init_visual_rows(encoder, [torch.from_numpy(tree.leaf_centroids) for tree in visual.trees], options.seed)
     return encoder
 
 
@@ -175,7 +175,8 @@ def _encoder_config(options: FitOptions, visual: Vocabulary, text: TextVocabular
         raise VbcliError(f"'{model}' is not a preset of an encoder", hint="choose videobert-tiny, -mini, -base or -large")
     return replace(
         shape or load_preset(model, VideoBertConfig, n_text_tokens=text.n_tokens, pad_token_id=text.pad_id),
-        n_visual_tokens=visual.n_tokens,
+        n_visual_tokens=visual.codebook_sizes[0],
+        n_residual_tokens=visual.codebook_sizes[1:],
         feature_dim=visual.feature_dim if options.visual_input != "tokens" else 0,
         visual_input=options.visual_input,
         fusion=options.fusion,

@@ -30,7 +30,8 @@ class PretrainTask(TokensTask[VideoBert, int]):
     A row is a segment, joined with a random number of its neighbours, because what is said is often not said while it can be seen; of its
     video tokens every k-th is shown, for a random k, because things happen at different speeds. By its draw it is shown as text and video
     (in half of these with the text of another stretch: alignment), as text only or as video only. Where the text is another's, its
-    masked tokens are not asked for: they would teach to ignore the video.
+    masked tokens are not asked for: they would teach to ignore the video. All tokens of a clip are hidden and asked for at once; its loss
+    is the mean over codebooks.
 
     Args:
         train: videos to learn from; `SegmentRow.text` is their text.
@@ -68,11 +69,11 @@ class PretrainTask(TokensTask[VideoBert, int]):
     def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows[Batch]:
         drawn = [self._draw(self.parts[part], row, epoch, is_disturbed) for row in rows]
         batch = collate([d[0] for d in drawn], self.model.config.feature_dim, self.text.pad_id)
-        targets = torch.full(batch.input_ids.shape, IGNORED)
+        targets = torch.full((*batch.input_ids.shape, self.model.config.n_codebooks), IGNORED)
         for i, (packed, wanted, _) in enumerate(drawn):
             targets[i, : len(packed.input_ids)] = torch.from_numpy(wanted)
         aligned = torch.tensor([d[2] for d in drawn])
-        is_asked, is_visual = targets != IGNORED, batch.token_type_ids == 1
+        is_asked, is_visual = targets[..., 0] != IGNORED, batch.token_type_ids == 1
         counts = {"text": is_asked & ~is_visual, "visual": is_asked & is_visual, "alignment": aligned != IGNORED}
         return DrawnRows(
             batch,
@@ -84,18 +85,25 @@ class PretrainTask(TokensTask[VideoBert, int]):
 
     def losses(self, drawn: DrawnRows[Batch]) -> dict[str, Tensor]:
         hidden = self.model(**drawn.batch.arguments())  # (B, S, D)
-        targets, aligned = drawn.wanted["tokens"], drawn.wanted["alignment"]
-        asked, known = targets != IGNORED, aligned != IGNORED
+        targets, aligned = drawn.wanted["tokens"], drawn.wanted["alignment"]  # (B, S, M), (B,)
+        asked, known = targets[..., 0] != IGNORED, aligned != IGNORED
         # Only the rows that must be predicted go through the wide output layer.
-        each = F.cross_entropy(self.model.masked_logits(hidden[asked]), targets[asked], reduction="none")  # (N,)
+        rows, wanted = hidden[asked], targets[asked]  # (N, D), (N, M)
+        each = F.cross_entropy(self.model.masked_logits(rows), wanted[:, 0], reduction="none")  # (N,)
         is_visual = drawn.batch.token_type_ids[asked] == 1
+        others = zip(self.model.residual_logits(rows[is_visual]), wanted[is_visual, 1:].T, strict=True)
+        residual = [F.cross_entropy(logits, tokens, reduction="sum") for logits, tokens in others]
+        visual = torch.stack([each[is_visual].sum(), *residual]).mean()
         alignment = F.cross_entropy(self.model.alignment_logits(hidden[known]), aligned[known], reduction="sum")
-        return {"text": each[~is_visual].sum(), "visual": each[is_visual].sum(), "alignment": alignment}
+        return {"text": each[~is_visual].sum(), "visual": visual, "alignment": alignment}
 
     def _draw(
         self, part: list[tuple[VideoTokens, int]], row: int, epoch: int, is_disturbed: bool
     ) -> tuple[PackedSequence, np.ndarray, int]:
-        """One row as the model sees it, what it must say at each position, and its alignment class."""
+        """One row as the model sees it, what it must say of it, and its alignment class.
+
+        What it must say, int64 (S, M): ids of the first column, tokens of their codebook of the others.
+        """
         rng = row_rng(self.seed, epoch, row)
         n_joined = int(rng.integers(1, MAX_JOINED + 1))
         text_ids, visual, features = self._stretch(part[row], n_joined, rng)
@@ -150,8 +158,14 @@ class PretrainTask(TokensTask[VideoBert, int]):
         ids = packed.input_ids
         is_text = (packed.token_type_ids == 0) & ~np.isin(ids, [*self.text.special_ids, config.boundary_token_id])
         text = mask_tokens(ids, is_text, (len(self.text.special_ids), config.n_text_tokens), self.text.mask_id, rng)
-        visual = mask_tokens(ids, packed.feature_mask, (config.first_visual_id, config.n_tokens), self.text.mask_id, rng)
+        visual = mask_tokens(ids, packed.feature_mask, (config.first_visual_id, config.first_residual_id), self.text.mask_id, rng)
         hidden_ids = np.where(packed.feature_mask, visual.input_ids, text.input_ids)
-        targets = np.where(text.is_target | visual.is_target, ids, IGNORED)
-        masked = PackedSequence(hidden_ids, packed.token_type_ids, packed.feature_mask & ~visual.is_hidden, packed.features)
+        residual_ids = np.where(visual.is_hidden[:, None], self.text.pad_id, packed.residual_ids)
+        is_random = visual.is_hidden & (visual.input_ids != self.text.mask_id)
+        first, last = np.array(config.codebook_bounds[1:-1], np.int64), config.codebook_bounds[2:]
+        residual_ids[is_random] = rng.integers(first, last, (int(is_random.sum()), config.n_codebooks - 1))
+        targets = np.full((len(ids), config.n_codebooks), IGNORED)
+        targets[:, 0] = np.where(text.is_target | visual.is_target, ids, IGNORED)
+        targets[visual.is_target, 1:] = packed.residual_ids[visual.is_target] - first
+        masked = PackedSequence(hidden_ids, packed.token_type_ids, packed.feature_mask & ~visual.is_hidden, packed.features, residual_ids)
         return masked, targets

@@ -1,6 +1,6 @@
 """Building a visual vocabulary from features, with a quality report.
 
-Notation: N vectors, D dimensions of a feature, P dimensions after the projection, K visual tokens.
+Notation: N vectors, D dimensions of a feature, P dimensions after the projection, M codebooks.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from vbcli.errors import VbcliError
 from vbcli.files import check_free, read_json
 from vbcli.splits import assign_splits
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary, save_vocabulary
+from vbcli.vocab.codebooks import fit_codebooks, quantise
 from vbcli.vocab.config import VocabConfig
 from vbcli.vocab.projection import fit_projection
-from vbcli.vocab.tree import fit_tree, nearest
+from vbcli.vocab.tree import nearest
 
 
 def fit_vocabulary(features: np.ndarray, config: VocabConfig, encoder: dict[str, Any]) -> Vocabulary:
-    """Fits projection and tree.
+    """Fits projection and trees.
 
     Args:
         features: float (N, D), one row a clip; of the training split.
@@ -41,7 +42,7 @@ def fit_vocabulary(features: np.ndarray, config: VocabConfig, encoder: dict[str,
     blocks = encoder.get("block_dims")
     projection = fit_projection(features, config.n_components, config.whitening, config.seed, tuple(blocks) if blocks else None)
     projected = np.concatenate([projection.apply(block) for block in np.array_split(features, max(1, len(features) // 8192))])
-    vocabulary = Vocabulary(config, projection, fit_tree(projected, config), encoder)
+    vocabulary = Vocabulary(config, projection, fit_codebooks(projected, config), encoder)
     vocabulary.report = quality_report(vocabulary, projected)
     return vocabulary
 
@@ -53,37 +54,58 @@ def quality_report(vocabulary: Vocabulary, projected: np.ndarray) -> dict[str, A
         projected: float32 (N, P).
 
     Returns:
-        Numbers of vectors and tokens, mean squared error and its share of the variance, tokens used, perplexity of their
-        use, share of the variance kept by the projection, and counts by token.
+        Numbers of vectors and tokens, mean squared error and its share of the variance, tokens used, perplexity of their use (in total, of
+        what a clip has: one token of each codebook) and share of the variance kept by the projection. `codebooks` has the same of each
+        codebook, errors being those of it and all before it; `counts` is by codebook and token.
     """
-    tokens = vocabulary.assign(projected)
-    counts = np.bincount(tokens, minlength=vocabulary.n_tokens)
-    error = float(((projected - vocabulary.tree.leaf_centroids[tokens]) ** 2).sum(1).mean())
-    variance = float(projected.var(0).sum())
-    share = counts[counts > 0] / counts.sum()
+    variance = max(float(projected.var(0).sum()), 1e-12)
+    codebooks, columns, counts = [], [], []
+    for tree, (tokens, rest) in zip(vocabulary.trees, quantise(projected, vocabulary.trees, vocabulary.config.assignment), strict=True):
+        error = float((rest**2).sum(1).mean())
+        columns.append(tokens)
+        counts.append(np.bincount(tokens, minlength=tree.n_tokens))
+        codebooks.append(
+            {
+                "n_tokens": tree.n_tokens,
+                "n_tokens_used": int((counts[-1] > 0).sum()),
+                "perplexity": _perplexity(counts[-1]),
+                "quantisation_error": error,
+                "quantisation_error_share": error / variance,
+            }
+        )
     return {
         "n_vectors": len(projected),
         "n_tokens": vocabulary.n_tokens,
-        "n_tokens_full_tree": vocabulary.config.branching**vocabulary.config.levels,
-        "n_tokens_used": int((counts > 0).sum()),
-        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
-        "quantisation_error": error,
-        "quantisation_error_share": error / max(variance, 1e-12),
+        "n_tokens_full_tree": len(codebooks) * vocabulary.config.branching**vocabulary.config.levels,
+        "n_tokens_used": sum(c["n_tokens_used"] for c in codebooks),
+        "perplexity": _perplexity(np.unique(np.stack(columns, 1), axis=0, return_counts=True)[1]),
+        "quantisation_error": codebooks[-1]["quantisation_error"],
+        "quantisation_error_share": codebooks[-1]["quantisation_error_share"],
         "variance_kept": vocabulary.projection.kept,
-        "counts": counts.tolist(),
+        "codebooks": codebooks,
+        "counts": [c.tolist() for c in counts],
     }
 
 
-def find_exemplars(vocabulary: Vocabulary, projected: np.ndarray) -> np.ndarray:
-    """Index of the vector nearest to each centroid.
+def _perplexity(counts: np.ndarray) -> float:
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def find_exemplars(vocabulary: Vocabulary, projected: np.ndarray) -> list[np.ndarray]:
+    """Index of the vector nearest to each centroid; where others came before, of the vector of which they leave what is nearest to it.
 
     Args:
         projected: float32 (N, P).
 
     Returns:
-        int64 (K,).
+        int64 (K_m,) for each codebook m.
     """
-    return nearest(vocabulary.tree.leaf_centroids, projected)
+    found, rest = [], projected
+    for tree, (_, after) in zip(vocabulary.trees, quantise(projected, vocabulary.trees, vocabulary.config.assignment), strict=True):
+        found.append(nearest(tree.leaf_centroids, rest))
+        rest = after
+    return found
 
 
 def feature_matrix(table: pa.Table) -> np.ndarray:
@@ -138,7 +160,9 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     projected = vocabulary.project(features)
     origin = [(v, s) for t in training for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
     exemplars = [
-        {"token": k, "video_id": origin[i][0], "start_s": origin[i][1]} for k, i in enumerate(find_exemplars(vocabulary, projected))
+        {"codebook": m, "token": k, "video_id": origin[i][0], "start_s": origin[i][1]}
+        for m, found in enumerate(find_exemplars(vocabulary, projected))
+        for k, i in enumerate(found)
     ]
     carry_encoder(carried_encoder(features_dir), vocab_dir)
     save_vocabulary(vocabulary, vocab_dir, exemplars)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError
 
+Assignment = Literal["exact", "descent"]
 MAX_LEVELS = 16
+MAX_CODEBOOKS = 64
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class VocabConfig:
     Args:
         branching: children of a node.
         levels: depth of the tree; 1 is flat k-means with `branching` clusters.
+        n_codebooks: M, trees: each but the first quantises what those before it leave over.
         n_components: principal components that features are reduced to before clustering; 0 clusters them as they are.
         whitening: each component is divided by its standard deviation to this power: 0 no, 1 full whitening.
         min_points: a node gets at most (its vectors / min_points) children, so that small data gives a smaller tree.
@@ -31,15 +34,18 @@ class VocabConfig:
     whitening: float = 0.5
     min_points: int = 8
     n_iterations: int = 20
-    assignment: Literal["exact", "descent"] = "exact"
+    assignment: Assignment = "exact"
     seed: int = 0
+    n_codebooks: int = 1
 
     def __post_init__(self) -> None:
         if self.branching < 2:
-            raise VbcliError(f"--branching {self.branching} is below 2")
+            raise UsageError(f"--branching {self.branching} is below 2")
         if not 1 <= self.levels <= MAX_LEVELS:
-            raise VbcliError(f"--levels {self.levels} is not between 1 and {MAX_LEVELS}")
+            raise UsageError(f"--levels {self.levels} is not between 1 and {MAX_LEVELS}")
         if self.seed < 0:
-            raise VbcliError(f"--seed {self.seed} is below 0")
+            raise UsageError(f"--seed {self.seed} is below 0")
+        if not 1 <= self.n_codebooks <= MAX_CODEBOOKS:
+            raise UsageError(f"--codebooks {self.n_codebooks} is not between 1 and {MAX_CODEBOOKS}")
         if not 0 <= self.whitening <= 1:
-            raise VbcliError(f"--whitening {self.whitening:g} is not between 0 and 1")
+            raise UsageError(f"--whiten-power {self.whitening:g} is not between 0 and 1")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from vbcli.vocab.config import VocabConfig
+from vbcli.vocab.config import Assignment, VocabConfig
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,20 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids))
     return index.search(np.ascontiguousarray(vectors), 1)[1][:, 0]
+
+
+def assign_tokens(tree: Tree, vectors: np.ndarray, assignment: Assignment) -> np.ndarray:
+    """Visual tokens of vectors: the nearest of all leaves, or by descent.
+
+    Args:
+        vectors: float32 (N, P).
+
+    Returns:
+        int32 (N,), 0 <= token < K.
+    """
+    if assignment == "descent":
+        return assign_descent(tree, vectors)
+    return nearest(vectors, tree.leaf_centroids).astype(np.int32)
 
 
 def assign_descent(tree: Tree, vectors: np.ndarray) -> np.ndarray:
