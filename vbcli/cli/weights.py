@@ -15,6 +15,7 @@ class ExportFormat(StrEnum):
     """What the other program reads."""
 
     transformers = "transformers"
+    onnx = "onnx"
 
 
 def import_model(
@@ -36,14 +37,19 @@ def import_model(
 def export(
     checkpoint_dir: Annotated[Path, typer.Argument(help="A checkpoint that vbcli train or vbcli import made.")],
     out_dir: Annotated[Path, typer.Argument(help="Output, a new folder.")],
-    to: Annotated[ExportFormat, typer.Option(help="transformers: BertForPreTraining or BartForConditionalGeneration.")],
+    to: Annotated[ExportFormat, typer.Option(help="transformers: BertForPreTraining or BartForConditionalGeneration; onnx: the encoder.")],
 ) -> None:
     """Write a checkpoint as another library's."""
     from vbcli.models.checkpoint import load_checkpoint
     from vbcli.models.exchange import export_transformers
+    from vbcli.models.onnx_export import MODEL_NAME, export_onnx
 
-    assert to is ExportFormat.transformers
     checkpoint = load_checkpoint(checkpoint_dir)
+    if to is ExportFormat.onnx:
+        console.note("export: writing the encoder and comparing what onnxruntime computes; a large one takes minutes")
+        difference = export_onnx(checkpoint, out_dir)
+        console.note(f"{out_dir / MODEL_NAME}: onnxruntime reads it; its outputs differ from torch's by at most {difference:.0e}")
+        return
     name = export_transformers(checkpoint, out_dir)
     console.note(f"{out_dir}: transformers.{name}.from_pretrained reads it")
     if (out_dir / "video_inputs.py").exists():

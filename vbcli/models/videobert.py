@@ -112,9 +112,7 @@ class VideoBert(nn.Module):
 
     def _fuse(self, hidden: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Takes the streams apart, runs the layers, and puts every position back in its place."""
-        follows = F.pad(attention_mask[:, 1:], (0, 1))  # (B, S), whether a real token follows
-        is_visual = (token_type_ids == 1) & attention_mask & follows  # (B, S), [SEP] is the last real token
-        is_text = attention_mask & ~is_visual  # (B, S)
+        is_visual, is_text = stream_masks(token_type_ids, attention_mask)  # (B, S), (B, S)
         text, text_mask = _take(hidden, is_text)  # (B, T + 3, D), (B, T + 3)
         visual, visual_mask = _take(hidden, is_visual)  # (B, V, D), (B, V)
         for layer in self.blocks:
@@ -245,6 +243,13 @@ def _build_block(config: VideoBertConfig, has_cross_attention: bool = False) -> 
         layer_norm_eps=config.layer_norm_eps,
         has_cross_attention=has_cross_attention,
     )
+
+
+def stream_masks(token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Which positions are the video's stream, and which the stream of all else: bool (B, S) each, False on padding."""
+    follows = F.pad(attention_mask[:, 1:], (0, 1))  # (B, S), whether a real token follows
+    is_visual = (token_type_ids == 1) & attention_mask & follows  # (B, S), [SEP] is the last real token
+    return is_visual, attention_mask & ~is_visual  # (B, S), (B, S)
 
 
 def _take(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
