@@ -270,9 +270,12 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.M
         large = VideoBert(VideoBertConfig(1, 1024, 4, 40, n_text_tokens=600_000))
     with pytest.raises(VbcliError, match=r"has 2\.3 GiB of weights, and an ONNX file holds 2"):
         export_onnx(Checkpoint("pretrain", large, TEXT, None, Path()), tmp_path / "out")
+    several = VideoBert(replace(checkpoint("joint-both").encoder.config, n_residual_tokens=(3, 4)))
+    with pytest.raises(VbcliError, match="visual tokens of 3 codebooks has no equal"):
+        export_onnx(replace(checkpoint("joint-both"), model=several), tmp_path / "out")
     # What the import system keeps of a package that is not there.
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(VbcliError, match="not installed: onnxruntime$") as missing:
+    with pytest.raises(VbcliError, match=r"not installed: onnxruntime$") as missing:
         export_onnx(checkpoint("joint-both"), tmp_path / "out")
     assert missing.value.hint == "pip install 'vbcli[onnx]'"
     assert not (tmp_path / "out").exists()

@@ -43,8 +43,8 @@ def export_onnx(checkpoint: Checkpoint, out_dir: Path) -> float:
         The largest difference that was found, as `TOLERANCE` is meant.
 
     Raises:
-        VbcliError: the extra `onnx` is not installed; the encoder is a BART's, too large or of several codebooks; the outputs differ; or the
-            folder is not empty.
+        VbcliError: the extra `onnx` is not installed; the encoder is a BART's, too large or of several codebooks; the outputs
+            differ; the folder is not empty.
     """
     check_free(out_dir)
     _check_installed()
