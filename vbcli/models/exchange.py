@@ -138,8 +138,8 @@ def _facts(model: VideoBert) -> dict[str, Any]:
     config = model.config
     return {
         "n_text_tokens": config.n_text_tokens,
-        "boundary_token_id": config.boundary_token_id,
-        "first_visual_id": config.first_visual_id,
+        "boundary_token_id": config.boundary_token_id if config.n_special_tokens else None,
+        "first_visual_id": config.first_visual_id if config.n_visual_tokens else None,
         "n_visual_tokens": config.n_visual_tokens,
         "visual_input": config.visual_input,
         "feature_dim": config.feature_dim,
