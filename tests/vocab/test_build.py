@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from vbcli import shards
 from vbcli.errors import VbcliError
+from vbcli.schemas import VIDEOS, features_schema
 from vbcli.vocab.artifact import load_vocabulary, save_vocabulary
-from vbcli.vocab.build import find_exemplars, fit_vocabulary
+from vbcli.vocab.build import build_vocabulary, feature_matrix, find_exemplars, fit_vocabulary
 from vbcli.vocab.config import VocabConfig
 
 RNG = np.random.default_rng(0)
@@ -69,3 +73,60 @@ def test_damage_is_noticed(tmp_path):
         load_vocabulary(tmp_path)
     with pytest.raises(VbcliError, match="is not a visual vocabulary"):
         load_vocabulary(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def features_dir(tmp_path: Path) -> Path:
+    """Eighty videos of five clips, every fourth for testing, that tell their label by the first of four dimensions."""
+    folder = tmp_path / "features"
+    encoder = {"name": "none", "n_cells": 2, "block_dims": [2]}
+    shards.claim_manifest(folder, shards.Manifest("features", "encode", 1, {}, {"encoder": encoder}, []))
+    rows, videos = [], []
+    rng = np.random.default_rng(5)
+    for i in range(80):
+        video_id, label = f"{i:02d}.mp4", "up" if i % 3 else "down"
+        split = "test" if i % 4 == 0 else "train"
+        captions = [{"text": f"it goes {label}", "start_s": None, "end_s": None}]
+        videos.append({"video_id": video_id, "path": video_id, "labels": [label], "captions": captions, "split": split})
+        for k in range(5):
+            feature = rng.normal([4 * (i % 3 > 0), 0, 0, 0])
+            rows.append(
+                {
+                    "video_id": video_id,
+                    "clip_index": k,
+                    "start_s": k / 2,
+                    "end_s": k / 2 + 0.5,
+                    "shot_index": 0,
+                    "n_frames": 1,
+                    "feature": feature,
+                }
+            )
+    for path, table in (
+        (folder / shards.shard_name(0), pa.Table.from_pylist(rows, schema=features_schema(4, pa.float32()))),
+        (folder / "videos" / shards.shard_name(0), pa.Table.from_pylist(videos, schema=VIDEOS)),
+    ):
+        with shards.ShardWriter(path, table.schema) as writer:
+            writer.write(table)
+            writer.close({})
+    return folder
+
+
+def test_a_built_vocabulary_reports_what_survives_and_names_exemplars_of_every_codebook(features_dir: Path, tmp_path: Path):
+    config = VocabConfig(branching=3, levels=1, n_components=0, n_codebooks=2)
+    built = build_vocabulary(features_dir, tmp_path / "vocab", config)
+    report = json.loads((tmp_path / "vocab" / "report.json").read_text())
+    assert report == built.report == build_vocabulary(features_dir, tmp_path / "vocab", config).report
+    for name in ("labels", "words"):
+        found = report["probe"][name]
+        assert (found["n_learned"], found["n_asked"], found["n_folds"]) == (60, 20, 1)
+        assert found["features"] > 0.9
+    exemplars = json.loads((tmp_path / "vocab" / "exemplars.json").read_text())
+    assert [(e["codebook"], e["token"]) for e in exemplars] == [(m, k) for m in (0, 1) for k in range(3)]
+    # Clips of the training videos alone are exemplars, and they are of their token.
+    table = shards.read_shard(features_dir / shards.shard_name(0))
+    tokens = built.assign(built.project(feature_matrix(table)))
+    places = list(zip(table.column("video_id").to_pylist(), table.column("start_s").to_pylist(), strict=True))
+    for e in exemplars:
+        assert int(e["video_id"][:2]) % 4 != 0
+        if e["codebook"] == 0:
+            assert tokens[places.index((e["video_id"], e["start_s"])), 0] == e["token"]

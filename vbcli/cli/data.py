@@ -218,13 +218,28 @@ def _show_vocabulary(report: dict[str, Any], target: Path, as_json: bool) -> Non
         ("variance kept by the projection", f"{report['variance_kept']:.3f}"),
     ]
     console.print_table(f"Visual vocabulary in {target}", ("", "value"), rows)
-    if len(report["codebooks"]) > 1:
+    if len(report.get("codebooks", [])) > 1:
         codebooks = [
             (f"{m}", f"{c['n_tokens']}", f"{c['n_tokens_used']}", f"{c['perplexity']:.1f}", f"{c['quantisation_error_share']:.3f}")
             for m, c in enumerate(report["codebooks"], 1)
         ]
         columns = ("codebook", "visual tokens", "tokens used", "perplexity of their use", "quantisation error / variance")
         console.print_table("Its codebooks; errors are of all up to it", columns, codebooks)
+    _show_probe(report.get("probe", {}))
+
+
+def _show_probe(probe: dict[str, dict[str, Any]]) -> None:
+    for name, found in probe.items():
+        if "skipped" in found:
+            console.note(f"build-vocab: what of the {name} survives is not measured: {found['skipped']}")
+    rows = [
+        (f"{found['measure']} of {found['n_classes']} {name}", *(f"{found[k]:.3f}" for k in ("features", "tokens", "share", "paper")))
+        for name, found in probe.items()
+        if "skipped" not in found
+    ]
+    if rows:
+        columns = ("linear probe", "features", "tokens", "share that survives", "paper's vocabulary")
+        console.print_table("What survives quantisation", columns, rows)
 
 
 def tokenize(

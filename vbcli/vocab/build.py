@@ -5,6 +5,7 @@ Notation: N vectors, D dimensions of a feature, P dimensions after the projectio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ def feature_matrix(table: pa.Table) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
+def _probe(
+    vocabulary: Vocabulary, tables: Sequence[pa.Table], texts: Sequence[dict[str, Any]], splits: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    # Workers that only tokenise need no scikit-learn, which takes a second to load.
+    from vbcli.vocab.probe import ProbeVideo, choose_videos, probe_report
+
+    videos = [
+        ProbeVideo(row.get("labels") or [], [c["text"] for c in row.get("captions") or []], split != "train")
+        for row, split in zip(texts, splits, strict=True)
+    ]
+    chosen = choose_videos(videos)
+    return probe_report(vocabulary, [feature_matrix(tables[i]) for i in chosen], [videos[i] for i in chosen])
+
+
 def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -> Vocabulary:
     """Fits a vocabulary on the training videos of a features dataset and saves it with its exemplars.
 
@@ -147,9 +162,11 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     if not tables:
         raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")
     video_ids = [table.column("video_id")[0].as_py() for table in tables]
-    rows = pa.concat_tables(shards.read_shard(p, columns=["video_id", "split"]) for p in shards.list_shards(features_dir / "videos"))
-    named = dict(zip(rows.column("video_id").to_pylist(), rows.column("split").to_pylist(), strict=True))
-    given = [named.get(v) for v in video_ids]
+    columns = ["video_id", "split", "labels", "captions"]
+    rows = pa.concat_tables(shards.read_shard(p, columns=columns) for p in shards.list_shards(features_dir / "videos"))
+    by_id = {row["video_id"]: row for row in rows.to_pylist()}
+    texts = [by_id.get(v, {}) for v in video_ids]
+    given = [row.get("split") for row in texts]
     means = np.stack([feature_matrix(t).mean(0, dtype=np.float32) for t in tables])
     splits = assign_splits(video_ids, given, means, config.seed)
     training = [t for t, split in zip(tables, splits, strict=True) if split == "train"] or tables
@@ -157,6 +174,7 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     vocabulary = fit_vocabulary(features, config, manifest.fact("encoder"))
     vocabulary.source = source
     vocabulary.splits = {} if any(given) else dict(zip(video_ids, splits, strict=True))
+    vocabulary.report["probe"] = _probe(vocabulary, tables, texts, splits)
     projected = vocabulary.project(features)
     origin = [(v, s) for t in training for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
     exemplars = [
