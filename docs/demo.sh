@@ -30,7 +30,8 @@ for shown in "one-frame 1" "no-video 0"; do
   read -r name n_clips <<<"$shown"
   vbcli train "$tokens" "$checkpoints/$name" --task caption --init "$checkpoints/pretrain" --n-clips "$n_clips" --max-steps 800 --threads 1 &
 done
-wait -n && wait -n
+wait -n
+wait -n
 
 say "captions of the test videos: combinations of thing and action that training has never seen"
 vbcli caption "$tokens" "$captions/test" --split test
