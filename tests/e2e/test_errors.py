@@ -31,6 +31,8 @@ CASES = [
     (["train", "--task", "encoder"], 1, "vbcli-work/frames is not a frames dataset"),
     (["train", "empty", "--task", "encoder", "--init", "minilm"], 2, "--init is not for --task encoder"),
     (["train", "empty", "--objective", "words"], 2, "--objective is for --task encoder"),
+    (["train", "empty", "--text-input", "features"], 2, "--text-input features needs --init"),
+    (["train", "empty", "--text-input", "features", "--task", "encoder"], 2, "--text-input is not for --task encoder"),
     (["encode", "videos", "--encoder", "empty"], 1, "there is no trained encoder in empty"),
     (["train", "--n-clips", "1"], 2, "--n-clips is for --task caption"),
     (["train", "empty", "--fusion", "both"], 2, "Invalid value for '--fusion'"),

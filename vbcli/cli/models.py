@@ -60,6 +60,13 @@ class VisualInput(StrEnum):
     both = "both"
 
 
+class TextInput(StrEnum):
+    """What the model sees of text."""
+
+    tokens = "tokens"
+    features = "features"
+
+
 class Fusion(StrEnum):
     """How text and video meet."""
 
@@ -102,6 +109,9 @@ def train(
     ] = None,
     split: Annotated[str, typer.Option(help="Learn from the videos of this split.")] = "train",
     visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
+    text_input: Annotated[
+        TextInput, typer.Option(help="What the model sees of text: tokens, or features of a frozen BERT, which --init names.")
+    ] = TextInput.tokens,
     fusion: Annotated[
         Fusion, typer.Option(help="One stream of text and video, or two that read each other in every layer.")
     ] = Fusion.joint,
@@ -146,6 +156,10 @@ def train(
         raise UsageError("--transcript is for --task caption")
     if objective is not Objective.auto and task is not TaskName.encoder:
         raise UsageError("--objective is for --task encoder")
+    if text_input is TextInput.features and task is TaskName.encoder:
+        raise UsageError("--text-input is not for --task encoder: it reads no text")
+    if text_input is TextInput.features and init is None:
+        raise UsageError("--text-input features needs --init: the BERT whose features they are", hint="such as --init minilm")
     if init is not None and task is TaskName.encoder:
         raise UsageError("--init is not for --task encoder: it starts fresh")
     places = Places(workspace)
@@ -159,6 +173,7 @@ def train(
             init=start,
             split=split,
             visual_input=visual_input.value,
+            text_input=text_input.value,
             fusion=fusion.value,
             max_steps=max_steps,
             batch_size=batch_size,

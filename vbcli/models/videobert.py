@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.dropout import RowDropout
+from vbcli.models.frozen import FrozenText
 from vbcli.models.transformer import TransformerBlock, init_weights, key_mask
 
 N_TOKEN_TYPES = 2
@@ -41,7 +42,8 @@ class VideoBert(nn.Module):
     """BERT over one sequence of text and video, with the masked-token head and the alignment head.
 
     Args:
-        config: shape; the map of continuous features exists when `feature_dim` > 0 and `visual_input` is not `tokens`.
+        config: shape; the map of continuous features exists when `feature_dim` > 0 and `visual_input` is not `tokens`, the frozen BERT with
+            its map when there is a `text_bert`.
     """
 
     def __init__(self, config: VideoBertConfig) -> None:
@@ -53,6 +55,7 @@ class VideoBert(nn.Module):
         self.type_embedding = nn.Embedding(N_TOKEN_TYPES, width)
         has_features = config.visual_input != "tokens" and config.feature_dim > 0
         self.feature_projection = nn.Linear(config.feature_dim, width) if has_features else None
+        self.frozen_text = None if config.text_bert is None else _build_frozen_text(config, config.text_bert)
         self.embedding_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = RowDropout(config.dropout)
         build_layer = CrossLayer if config.fusion == "cross" else _build_block
@@ -96,7 +99,7 @@ class VideoBert(nn.Module):
         Returns:
             float (B, S, D); rows of padding positions mean nothing.
         """
-        hidden = self._embed(input_ids, token_type_ids, features, feature_mask)  # (B, S, D)
+        hidden = self._embed(input_ids, token_type_ids, attention_mask, features, feature_mask)  # (B, S, D)
         if self.config.fusion == "cross":
             return self._fuse(hidden, token_type_ids, attention_mask)  # (B, S, D)
         mask = key_mask(attention_mask)  # (B, 1, 1, S)
@@ -143,10 +146,14 @@ class VideoBert(nn.Module):
         """
         return self.alignment(self.pool(hidden))  # (B, 2)
 
-    def _embed(self, input_ids: Tensor, token_type_ids: Tensor, features: Tensor | None, feature_mask: Tensor | None) -> Tensor:
+    def _embed(
+        self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor, features: Tensor | None, feature_mask: Tensor | None
+    ) -> Tensor:
         if input_ids.shape[1] > self.config.max_positions:
             raise ValueError(f"a sequence of {input_ids.shape[1]} tokens is longer than max_positions {self.config.max_positions}")
         tokens = self.token_embedding(input_ids)  # (B, S, D)
+        if self.frozen_text is not None:
+            tokens = self.frozen_text(tokens, input_ids, token_type_ids, attention_mask)  # (B, S, D)
         if features is not None and self.feature_projection is not None:
             if feature_mask is None:
                 raise ValueError("features need a feature_mask")
@@ -199,6 +206,10 @@ def _build_block(config: VideoBertConfig, has_cross_attention: bool = False) -> 
     )
 
 
+def _build_frozen_text(config: VideoBertConfig, bert: VideoBertConfig) -> FrozenText:
+    return FrozenText(VideoBert(bert), bert.hidden_size, config.hidden_size, boundary_id=config.boundary_token_id, pad_id=bert.pad_token_id)
+
+
 def _take(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The chosen positions of each row, in order, padded to the longest (at least one).
 
@@ -248,6 +259,16 @@ def check_has_one_stream(model: VideoBert) -> None:
         raise VbcliError("a model with fusion 'cross' has no equal in transformers", hint="train one with --fusion joint")
 
 
+def check_embeds_text(model: VideoBert) -> None:
+    """Refuses text that enters as another BERT's features, which the published architectures do not have.
+
+    Raises:
+        VbcliError: the model has a frozen BERT.
+    """
+    if model.config.text_input == "features":
+        raise VbcliError("a model with text input 'features' has no equal in transformers", hint="train one with --text-input tokens")
+
+
 def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
     """Renames the weights to those of `transformers.BertForPreTraining` with R rows.
 
@@ -255,9 +276,10 @@ def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
         Tensors by name, sharing memory with the model. The map of continuous features has no place in BERT and is left out.
 
     Raises:
-        VbcliError: the model has two streams, which BERT has not.
+        VbcliError: the model has two streams, or a frozen BERT before it, which BERT has not.
     """
     check_has_one_stream(model)
+    check_embeds_text(model)
     state = {_bert_name(name): tensor for name, tensor in model.state_dict().items() if _bert_name(name)}
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]
