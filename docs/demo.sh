@@ -25,8 +25,13 @@ say "VideoBERT on video and narration, then the captioner"
 vbcli train
 
 say "for comparison: a captioner that sees one frame, and one that sees nothing"
-vbcli train "$tokens" "$checkpoints/one-frame" --task caption --init "$checkpoints/pretrain" --n-clips 1 --max-steps 1000
-vbcli train "$tokens" "$checkpoints/no-video" --task caption --init "$checkpoints/pretrain" --n-clips 0 --max-steps 1000
+# Side by side, on a thread each: two threads are little faster than one on a model as small as this.
+for shown in "one-frame 1" "no-video 0"; do
+  read -r name n_clips <<<"$shown"
+  vbcli train "$tokens" "$checkpoints/$name" --task caption --init "$checkpoints/pretrain" --n-clips "$n_clips" --max-steps 800 --threads 1 &
+done
+wait -n
+wait -n
 
 say "captions of the test videos: combinations of thing and action that training has never seen"
 vbcli caption "$tokens" "$captions/test" --split test

@@ -8,7 +8,7 @@ import itertools
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from vbcli.errors import VbcliError
 from vbcli.files import read_json
@@ -26,6 +26,7 @@ class VideoBertConfig:
         n_special_tokens: rows between the text and the visual rows: 1 is `[>]`, which separates text from video; 0 a BERT of text alone.
         n_visual_tokens: K_1, of the first codebook.
         n_residual_tokens: (K_2, ..., K_M), of the codebooks of what the first leaves over.
+        text_bert: shape of a frozen BERT whose features the text enters as; None where it enters as tokens.
     """
 
     n_layers: int
@@ -45,10 +46,16 @@ class VideoBertConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int = 0
+    text_bert: VideoBertConfig | None = None
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.n_heads:
             raise VbcliError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
+
+    @property
+    def text_input(self) -> Literal["tokens", "features"]:
+        """How text enters."""
+        return "tokens" if self.text_bert is None else "features"
 
     @property
     def n_tokens(self) -> int:
@@ -159,7 +166,7 @@ def load_preset(name: str, cls: type[T], **overrides: Any) -> T:
 
 
 def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
-    """Builds a frozen dataclass from JSON values; lists become tuples.
+    """Builds a frozen dataclass from JSON values; lists become tuples, and what is a dataclass in a field is built in the same way.
 
     Raises:
         VbcliError: an unknown or missing field; the message names `source`.
@@ -169,11 +176,22 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
     unknown = sorted(set(values) - known)
     if unknown:
         raise VbcliError(f"{source}: unknown field '{unknown[0]}' for {cls.__name__}")
-    tupled = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and (inner := _dataclass_of(cls, name)) is not None:
+            built[name] = from_dict(inner, value, f"{source}, {name}")
+        else:
+            built[name] = tuple(value) if isinstance(value, list) else value
     try:
-        return cls(**tupled)
+        return cls(**built)
     except TypeError as error:
         raise VbcliError(f"{source}: {error}") from None
+
+
+def _dataclass_of(cls: type, name: str) -> type | None:
+    """The dataclass that a field may hold; None where it holds none."""
+    hint = get_type_hints(cls)[name]
+    return next((kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind) and isinstance(kind, type)), None)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

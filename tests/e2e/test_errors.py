@@ -33,6 +33,8 @@ CASES = [
     (["train", "empty", "--task", "caption", "--text", "good.csv"], 2, "--text is not for --task caption"),
     (["train", "empty", "--task", "denoise", "--text", "none.txt"], 1, "none.txt does not exist"),
     (["train", "empty", "--objective", "words"], 2, "--objective is for --task encoder"),
+    (["train", "empty", "--text-input", "features"], 2, "--text-input features needs --init"),
+    (["train", "empty", "--text-input", "features", "--task", "encoder"], 2, "--text-input is not for --task encoder"),
     (["encode", "videos", "--encoder", "empty"], 1, "there is no trained encoder in empty"),
     (["train", "--n-clips", "1"], 2, "--n-clips is for --task caption"),
     (["train", "empty", "--fusion", "both"], 2, "Invalid value for '--fusion'"),

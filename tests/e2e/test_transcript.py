@@ -1,4 +1,4 @@
-"""A captioner that is shown transcripts: trained, then run on tokens and straight from videos with subtitles."""
+"""Models that are shown transcripts: trained, then run on tokens and straight from videos with subtitles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from vbcli import shards
 
@@ -103,3 +104,30 @@ def test_the_flag_is_another_run_and_needs_transcripts(place: Path, checkpoint: 
         assert "has no transcripts in the split 'train'" in run.stderr
         assert not (tmp_path / "checkpoints").exists()
     assert "--transcript is for --task caption" in vbcli("train", place / "tokens", "--task", "denoise", "--transcript", status=2).stderr
+
+
+def test_text_as_features_of_a_frozen_bert_from_training_to_captions(place: Path, tmp_path: Path) -> None:
+    """The folder of the BERT is gone when the checkpoints are used: they hold it."""
+    bert, out = tmp_path / "bert", tmp_path / "checkpoints"
+    bert.mkdir()
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "speaks", "of", "it", "is", "heard"]
+    (bert / "vocab.txt").write_text("\n".join(names) + "\n")
+    shape = transformers.BertConfig(
+        vocab_size=len(names), hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=32
+    )
+    transformers.BertForPreTraining(shape).save_pretrained(bert)
+    train = ("train", place / "tokens", out, "--text-input", "features", "--init", bert, "--transcript", "--max-steps", "6")
+    vbcli(*train)
+    assert vbcli(*train).stderr.count("trained already") == 2
+    shutil.rmtree(bert)
+    for task in ("pretrain", "caption"):
+        shape = json.loads((out / task / "config.json").read_text())["encoder"]
+        assert (shape["hidden_size"], shape["max_positions"], shape["text_bert"]["hidden_size"]) == (128, 32, 24)
+    vbcli("caption", place / "tokens", tmp_path / "captions", "--checkpoint", out / "caption", "--executor", "serial")
+    assert len(rows(tmp_path / "captions")) == 9
+    vbcli("encode", place / "tokens", tmp_path / "fused", "--checkpoint", out / "pretrain", "--executor", "serial")
+    text = ("--text", "[MASK] speaks of it", "--split", "val", "--json")
+    guesses = json.loads(vbcli("predict", place / "tokens", "--checkpoint", out / "pretrain", *text).stdout)
+    assert len(guesses["videos"]) == 2
+    refused = vbcli("export", out / "caption", tmp_path / "bart", "--to", "transformers", status=1)
+    assert "text input 'features' has no equal in transformers" in refused.stderr

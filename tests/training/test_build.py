@@ -100,6 +100,13 @@ def test_the_shape_that_was_trained_is_gone_on_with(visual: Vocabulary, vocab_di
     assert (config.fusion, config.visual_input) == ("cross", "features")
 
 
+def test_what_a_bert_lacks_is_drawn_by_the_seed(visual: Vocabulary, vocab_dir: Path):
+    one, other = (build(replace(PRETRAIN, init="minilm", seed=seed), visual, vocab_dir).encoder for seed in (0, 1))
+    assert torch.equal(one.token_embedding.weight[:100], other.token_embedding.weight[:100])
+    name = "feature_projection.weight"
+    assert not torch.equal(one.get_parameter(name), other.get_parameter(name))
+
+
 def test_a_decoder_has_the_width_of_the_encoder_it_is_given(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
     save_checkpoint(build(replace(PRETRAIN, init="minilm"), visual, vocab_dir), tmp_path)
     captioner = build(replace(CAPTION, init=str(tmp_path)), visual, vocab_dir).captioner

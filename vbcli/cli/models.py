@@ -60,6 +60,13 @@ class VisualInput(StrEnum):
     both = "both"
 
 
+class TextInput(StrEnum):
+    """What the model sees of text."""
+
+    tokens = "tokens"
+    features = "features"
+
+
 class Fusion(StrEnum):
     """How text and video meet."""
 
@@ -106,6 +113,9 @@ def train(
         typer.Option(help="Text to learn from, too, in pretrain and denoise: a caption file, or a text a line. May be repeated."),
     ] = None,
     visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
+    text_input: Annotated[
+        TextInput, typer.Option(help="What the model sees of text: tokens, or features of a frozen BERT, which --init names.")
+    ] = TextInput.tokens,
     fusion: Annotated[
         Fusion, typer.Option(help="One stream of text and video, or two that read each other in every layer.")
     ] = Fusion.joint,
@@ -155,6 +165,10 @@ def train(
     for path in text or ():
         if not path.is_file():
             raise VbcliError(f"{path} does not exist", hint="--text takes a caption file, or a file with a text on each line")
+    if text_input is TextInput.features and task is TaskName.encoder:
+        raise UsageError("--text-input is not for --task encoder: it reads no text")
+    if text_input is TextInput.features and init is None:
+        raise UsageError("--text-input features needs --init: the BERT whose features they are", hint="such as --init minilm")
     if init is not None and task is TaskName.encoder:
         raise UsageError("--init is not for --task encoder: it starts fresh")
     places = Places(workspace)
@@ -169,6 +183,7 @@ def train(
             split=split,
             texts=() if wanted is TaskName.caption else tuple(str(path) for path in text or ()),
             visual_input=visual_input.value,
+            text_input=text_input.value,
             fusion=fusion.value,
             max_steps=max_steps,
             batch_size=batch_size,

@@ -19,7 +19,7 @@ from vbcli.config import BartConfig
 from vbcli.files import check_free, write_atomic, write_json
 from vbcli.models.bart import POSITION_OFFSET, Bart, Captioner, bart_block_name, decoder_to_bart_state, to_bart_state
 from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.videobert import VideoBert, check_has_one_codebook, check_has_one_stream, to_bert_state
+from vbcli.models.videobert import VideoBert, check_embeds_text, check_has_one_codebook, check_has_one_stream, to_bert_state
 from vbcli.textvocab import SPECIAL_TOKENS, TextVocabulary
 
 BLOCKED = float("-inf")
@@ -161,6 +161,7 @@ def _bart_state(model: Captioner, text: TextVocabulary) -> dict[str, Tensor]:
     encoder, decoder = model.encoder, model.decoder
     check_has_one_stream(encoder)
     check_has_one_codebook(encoder)
+    check_embeds_text(encoder)
     n_positions = max(encoder.config.max_positions, decoder.config.max_positions)
     with torch.no_grad():
         table = _fold(encoder, text)

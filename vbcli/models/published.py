@@ -96,8 +96,10 @@ def _read_bert(folder: Path, values: dict[str, Any], text: TextVocabulary, on_no
     except KeyError as error:
         raise VbcliError(f"{folder / 'config.json'} has no {error}") from error
     _check_rows(folder, text, config.n_text_tokens)
-    torch.manual_seed(0)  # of heads that the folder lacks
-    model = VideoBert(config)
+    # Heads that the folder lacks are alike at each import, whatever the seed of what is trained from it, which stays as it is.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = VideoBert(config)
     missing = load_bert_state(model, read_folder_weights(folder), str(folder))
     heads = sorted({name.split(".")[0] for name in missing})
     if set(heads) & {"blocks", "token_embedding", "position_embedding", "type_embedding", "embedding_norm"}:

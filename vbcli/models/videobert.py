@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.dropout import RowDropout
+from vbcli.models.frozen import FrozenText
 from vbcli.models.transformer import TransformerBlock, init_weights, key_mask
 
 N_TOKEN_TYPES = 2
@@ -44,7 +45,8 @@ class VideoBert(nn.Module):
     """BERT over one sequence of text and video, with the masked-token head and the alignment head.
 
     Args:
-        config: shape; the map of continuous features exists when `feature_dim` > 0 and `visual_input` is not `tokens`.
+        config: shape; the map of continuous features exists when `feature_dim` > 0 and `visual_input` is not `tokens`, the frozen BERT with
+            its map when there is a `text_bert`.
     """
 
     def __init__(self, config: VideoBertConfig) -> None:
@@ -56,6 +58,7 @@ class VideoBert(nn.Module):
         self.type_embedding = nn.Embedding(N_TOKEN_TYPES, width)
         has_features = config.visual_input != "tokens" and config.feature_dim > 0
         self.feature_projection = nn.Linear(config.feature_dim, width) if has_features else None
+        self.frozen_text = None if config.text_bert is None else _build_frozen_text(config, config.text_bert)
         self.embedding_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = RowDropout(config.dropout)
         build_layer = CrossLayer if config.fusion == "cross" else _build_block
@@ -102,7 +105,7 @@ class VideoBert(nn.Module):
         Returns:
             float (B, S, D); rows of padding positions mean nothing.
         """
-        hidden = self._embed(input_ids, token_type_ids, features, feature_mask, residual_ids)  # (B, S, D)
+        hidden = self._embed(input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids)  # (B, S, D)
         if self.config.fusion == "cross":
             return self._fuse(hidden, token_type_ids, attention_mask)  # (B, S, D)
         mask = key_mask(attention_mask)  # (B, 1, 1, S)
@@ -163,6 +166,7 @@ class VideoBert(nn.Module):
         self,
         input_ids: Tensor,
         token_type_ids: Tensor,
+        attention_mask: Tensor,
         features: Tensor | None,
         feature_mask: Tensor | None,
         residual_ids: Tensor | None,
@@ -170,6 +174,8 @@ class VideoBert(nn.Module):
         if input_ids.shape[1] > self.config.max_positions:
             raise ValueError(f"a sequence of {input_ids.shape[1]} tokens is longer than max_positions {self.config.max_positions}")
         tokens = self.token_embedding(input_ids)  # (B, S, D)
+        if self.frozen_text is not None:
+            tokens = self.frozen_text(tokens, input_ids, token_type_ids, attention_mask)  # (B, S, D)
         if residual_ids is not None and self.config.n_codebooks > 1:
             table, no_token = self.token_embedding.weight, self.config.pad_token_id
             summed = F.embedding_bag(residual_ids.flatten(0, 1), table, mode="sum", padding_idx=no_token)  # (B * S, D)
@@ -252,6 +258,10 @@ def stream_masks(token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor
     return is_visual, attention_mask & ~is_visual  # (B, S), (B, S)
 
 
+def _build_frozen_text(config: VideoBertConfig, bert: VideoBertConfig) -> FrozenText:
+    return FrozenText(VideoBert(bert), bert.hidden_size, config.hidden_size, boundary_id=config.boundary_token_id, pad_id=bert.pad_token_id)
+
+
 def _take(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The chosen positions of each row, in order, padded to the longest (at least one).
 
@@ -314,6 +324,16 @@ def check_has_one_codebook(model: VideoBert) -> None:
         )
 
 
+def check_embeds_text(model: VideoBert) -> None:
+    """Refuses text that enters as another BERT's features, which the published architectures do not have.
+
+    Raises:
+        VbcliError: the model has a frozen BERT.
+    """
+    if model.config.text_input == "features":
+        raise VbcliError("a model with text input 'features' has no equal in transformers", hint="train one with --text-input tokens")
+
+
 def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
     """Renames the weights to those of `transformers.BertForPreTraining` with R rows.
 
@@ -321,10 +341,11 @@ def to_bert_state(model: VideoBert) -> dict[str, Tensor]:
         Tensors by name, sharing memory with the model. The map of continuous features has no place in BERT and is left out.
 
     Raises:
-        VbcliError: the model has two streams or several codebooks, which BERT has not.
+        VbcliError: the model has two streams, several codebooks, or a frozen BERT before it, which BERT has not.
     """
     check_has_one_stream(model)
     check_has_one_codebook(model)
+    check_embeds_text(model)
     state = {_bert_name(name): tensor for name, tensor in model.state_dict().items() if _bert_name(name)}
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]

@@ -47,6 +47,11 @@ def find_init(options: FitOptions, on_note: Callable[[str], None]) -> Path | Non
     Raises:
         VbcliError: what `options.init` names is not there, or nothing to start from.
     """
+    if options.init is None and options.text_input == "features":
+        raise VbcliError(
+            "--text-input features needs --init: the BERT whose features they are",
+            hint="name a folder with a Hugging Face BERT, a model of the hub, a checkpoint that vbcli import made, or minilm",
+        )
     if options.init is None:
         return _minilm_or_hint(on_note) if options.model == "videobert-mini" else None
     init = minilm_dir() if options.init == "minilm" else find_published(options.init)
@@ -94,7 +99,12 @@ def build_checkpoint(
         text = train_text_vocabulary(t for v in train for t in (*v.caption_texts, *(s.text for s in v.segments)))
         encoder = _with_centroids(VideoBert(_encoder_config(options, visual, text)), visual, options)
         return _finish(options, encoder, text, visual, vocab_dir)
-    source = load_checkpoint(init) if _is_checkpoint(init) else import_published(init, on_note)
+    # A frozen BERT's heads are not used: that some are missing is no news.
+    note = on_note if options.text_input == "tokens" else lambda text: None
+    source = load_checkpoint(init) if _is_checkpoint(init) else import_published(init, note)
+    if options.text_input == "features" and source.vocabulary is None:
+        encoder = _with_centroids(_encoder_of_features(options, init, source, visual), visual, options)
+        return _finish(options, encoder, source.text, visual, vocab_dir)
     _check_shape(options, init, source)
     if isinstance(source.model, Bart):
         return _start_from_bart(options, init, source, visual, vocab_dir)
@@ -128,6 +138,20 @@ def _start_from_bart(options: FitOptions, init: Path, source: Checkpoint, visual
     return Checkpoint(options.task, captioner, source.text, visual, vocab_dir, n_clips=options.n_clips)
 
 
+def _encoder_of_features(options: FitOptions, init: Path, source: Checkpoint, visual: Vocabulary) -> VideoBert:
+    """A fresh VideoBERT whose text enters as the features of a BERT."""
+    if isinstance(source.model, Bart):
+        raise VbcliError(f"{init} is a BART, and --text-input features wants a BERT", hint="name a BERT with --init, or minilm")
+    bert = source.encoder
+    fresh = _encoder_config(options, visual, source.text)
+    # As much text as the BERT can read.
+    n_positions = min(fresh.max_positions, bert.config.max_positions)
+    encoder = VideoBert(replace(fresh, max_positions=n_positions, text_bert=bert.config))
+    assert encoder.frozen_text is not None
+    encoder.frozen_text.bert.load_state_dict(bert.state_dict())
+    return encoder
+
+
 def _with_centroids(encoder: VideoBert, visual: Vocabulary, options: FitOptions) -> VideoBert:
     init_visual_rows(encoder, [torch.from_numpy(tree.leaf_centroids) for tree in visual.trees], options.seed)
     return encoder
@@ -152,7 +176,7 @@ def _check_start(options: FitOptions, init: Path, source: Checkpoint, visual: Vo
         raise VbcliError(
             f"the checkpoint {init} was trained with another visual vocabulary than the dataset", hint="tokenize with its vocab folder"
         )
-    for name in ("visual_input", "fusion"):
+    for name in ("visual_input", "text_input", "fusion"):
         wanted, found = getattr(options, name), getattr(source.encoder.config, name)
         if wanted not in (found, getattr(FitOptions, name)):
             raise VbcliError(

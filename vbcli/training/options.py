@@ -12,6 +12,7 @@ from vbcli.training.trainer import Schedule, TrainConfig
 TaskName = Literal["pretrain", "denoise", "caption", "encoder"]
 ObjectiveChoice = Literal["auto", "labels", "words", "order"]
 VisualInput = Literal["tokens", "features", "both"]
+TextInput = Literal["tokens", "features"]
 Fusion = Literal["joint", "cross"]
 Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
@@ -33,6 +34,8 @@ class FitOptions:
         max_steps: None is the task's default.
         learning_rate: None falls with the model's width.
         keep_init: share of the pre-trained blocks' weights that a captioner starts from (`shrink_and_perturb`); 1 takes them as they are.
+        text_input: text enters as tokens, or as the features of a frozen BERT, the one that `init` names; all else is then of the preset's
+            shape and starts fresh.
         transcript: show a captioner the transcripts of the videos, too.
         n_clips: clips of a video that a captioner is shown; None is all.
         accumulation: pieces that a step is cut into, to need less memory; the result is the same.
@@ -52,6 +55,7 @@ class FitOptions:
     split: str = "train"
     texts: tuple[str, ...] = ()
     visual_input: VisualInput = "both"
+    text_input: TextInput = "tokens"
     fusion: Fusion = "joint"
     max_steps: int | None = None
     batch_size: int = 32

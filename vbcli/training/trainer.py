@@ -169,7 +169,7 @@ class Trainer:
                 self.on_progress(TrainProgress(self.step, config.max_steps, loss, last, n_tokens / max(seconds, 1e-9), seconds))
                 if "validation" in row:
                     self._save_state()
-        model.load_state_dict(self.best_state)
+        _load_state(model, self.best_state)
         key_dropout(model, None)
         model.eval()
         return TrainResult(self.step, self.best_step, self.best_loss, self.best_train_loss, self.step < config.max_steps)
@@ -282,7 +282,7 @@ class Trainer:
         model, own_state = self.task.model.eval(), {}
         if self.mean_state:
             own_state = _copy_state(model)
-            model.load_state_dict(self.mean_state)
+            _load_state(model, self.mean_state)
         losses, train = self._evaluate(VALIDATION), self._evaluate(TRAINING)
         if not math.isfinite(losses["loss"]):
             raise VbcliError(f"the validation loss became {losses['loss']} at step {self.step}", hint="give a lower --learning-rate")
@@ -294,7 +294,7 @@ class Trainer:
         else:
             self.n_without_gain += 1
         if own_state:
-            model.load_state_dict(own_state)
+            _load_state(model, own_state)
         return losses, train
 
     @torch.no_grad()
@@ -348,7 +348,7 @@ class Trainer:
             {
                 "key": self.key,
                 "step": self.step,
-                "model": self.task.model.state_dict(),
+                "model": _learned_state(self.task.model),
                 "optimizer": self.optimizer.state_dict(),
                 "best": [self.best_step, self.best_loss, self.best_train_loss, self.n_without_gain, self.last_gain],
                 "best_state": self.best_state,
@@ -374,20 +374,31 @@ class Trainer:
                 hint="give the same options again, name another folder, or remove this one",
             )
         self.step = state["step"]
-        self.task.model.load_state_dict(state["model"])
+        _load_state(self.task.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_step, self.best_loss, self.best_train_loss, self.n_without_gain, self.last_gain = state["best"]
         self.best_state, self.mean_state = state["best_state"], state["mean_state"]
         self.history = json.loads(state["history"])
 
 
+def _learned_state(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: a frozen part is kept once, in the model."""
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+    return {k: v.detach().clone() for k, v in _learned_state(model).items()}
+
+
+def _load_state(model: nn.Module, learned: dict[str, Tensor]) -> None:
+    model.load_state_dict({**model.state_dict(), **learned})
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms and embedding tables do not (rows that are kept fixed would shrink)."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in tables]
-    plain = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
+    learned = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in learned if p.ndim >= 2 and id(p) not in tables]
+    plain = [p for p in learned if p.ndim < 2 or id(p) in tables]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
