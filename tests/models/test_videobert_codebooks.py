@@ -75,10 +75,14 @@ def test_rows_of_a_clip_are_summed(visual_input, fusion):
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
         # [PAD] stands for no token, though its row is not zero here.
         assert table[PAD].abs().max() > 0.1
-        residual[:, 4:7] = PAD
-        bare = ours(ids, types, mask, features, feature_mask)
-        torch.testing.assert_close(ours(ids, types, mask, features, feature_mask, residual), bare, rtol=0, atol=1e-6)
+        first_alone = VideoBert(replace(config, n_residual_tokens=())).eval()
+        state["token_embedding.weight"], state["masked_bias"] = table[:SECOND], torch.zeros(SECOND)
+        first_alone.load_state_dict(state)
+        bare = first_alone(ids, types, mask, features, feature_mask)
+        torch.testing.assert_close(ours(ids, types, mask, features, feature_mask, torch.full_like(residual, PAD)), bare, rtol=0, atol=1e-6)
         assert (bare - found).abs().max() > 0.01
+        with pytest.raises(ValueError, match="of 3 codebooks need residual_ids"):
+            ours(ids, types, mask, features, feature_mask)
 
 
 def test_each_codebook_has_its_head():

@@ -72,7 +72,7 @@ def batch(config: VideoBertConfig, hide_some: bool = False) -> Batch:
     for n_text, n_visual in LENGTHS:
         sequence = pack(
             rng.integers(5, TEXT.n_tokens, n_text).tolist(),
-            rng.integers(0, N_VISUAL, n_visual),
+            rng.integers(0, (N_VISUAL, *config.n_residual_tokens), (n_visual, config.n_codebooks)),
             rng.normal(size=(n_visual, config.feature_dim)).astype(np.float32),
             TEXT,
             config,
@@ -100,10 +100,12 @@ def video_inputs(folder: Path):
 
 
 def inputs_of(theirs: torch.nn.Module, folder: Path, visual_input: str, inputs: Batch) -> dict[str, torch.Tensor]:
-    if visual_input == "tokens":
+    if visual_input == "tokens" and not inputs.residual_ids.shape[2]:
         return {"input_ids": inputs.input_ids}
     build = video_inputs(folder).inputs_embeds
-    return {"inputs_embeds": build(theirs, inputs.input_ids, inputs.features, inputs.feature_mask)}
+    features = (None, None) if visual_input == "tokens" else (inputs.features, inputs.feature_mask)
+    residual_ids = inputs.residual_ids if inputs.residual_ids.shape[2] else None
+    return {"inputs_embeds": build(theirs, inputs.input_ids, *features, residual_ids)}
 
 
 def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
@@ -125,9 +127,10 @@ def test_a_videobert_is_a_bert(tmp_path: Path, visual_input: str) -> None:
         assert_close(made.encoder.alignment_logits(hidden), expected.seq_relationship_logits)
 
 
+@pytest.mark.parametrize("more_codebooks", [(), (4, 2)])
 @pytest.mark.parametrize("visual_input", ["tokens", "features", "both"])
-def test_a_captioner_is_a_bart_and_generates_the_same(tmp_path: Path, visual_input: str) -> None:
-    made = checkpoint("caption", visual_input)
+def test_a_captioner_is_a_bart_and_generates_the_same(tmp_path: Path, visual_input: str, more_codebooks: tuple[int, ...]) -> None:
+    made = checkpoint("caption", visual_input, n_residual_tokens=more_codebooks)
     export_transformers(made, tmp_path / "out")
     theirs = load(transformers.BartForConditionalGeneration, tmp_path / "out")
     inputs = batch(made.encoder.config, hide_some=visual_input == "both")
@@ -152,11 +155,10 @@ def test_a_captioner_is_a_bart_and_generates_the_same(tmp_path: Path, visual_inp
 def test_what_has_no_equal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VbcliError, match="fusion 'cross' has no equal"):
         export_transformers(checkpoint("pretrain", "both", fusion="cross"), tmp_path / "out")
-    for task in ("pretrain", "caption"):
-        with pytest.raises(VbcliError, match="visual tokens of 3 codebooks has no equal") as refused:
-            export_transformers(checkpoint(task, "tokens", n_residual_tokens=(4, 2)), tmp_path / "out")
-        assert refused.value.hint is not None
-        assert "--codebooks 1" in refused.value.hint
+    with pytest.raises(VbcliError, match="visual tokens of 3 codebooks has no equal") as refused:
+        export_transformers(checkpoint("pretrain", "tokens", n_residual_tokens=(4, 2)), tmp_path / "out")
+    assert refused.value.hint is not None
+    assert "--codebooks 1" in refused.value.hint
     assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()

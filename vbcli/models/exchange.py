@@ -1,7 +1,8 @@
 """Checkpoints as folders of the transformers library: `BertForPreTraining` for a VideoBERT, `BartForConditionalGeneration` for a captioner.
 
-What can be written exactly is fusion `joint` with one codebook. Continuous features have no place in these classes: they enter through
-`inputs_embeds`, and the folder then holds the map of features and `video_inputs.py`, which builds them.
+What can be written exactly is fusion `joint`, of a VideoBERT with one codebook: BERT has no heads for others. Continuous features, and a
+captioner's tokens of several codebooks, have no place in these classes: they enter through `inputs_embeds`, and the folder then holds
+`video_inputs.py`, which builds them, with the map of features.
 
 Source: the weights' names are those of transformers' models; how a BERT encoder becomes a BART encoder is told at `_fold`.
 """
@@ -19,14 +20,14 @@ from vbcli.config import BartConfig
 from vbcli.files import check_free, write_atomic, write_json
 from vbcli.models.bart import POSITION_OFFSET, Bart, Captioner, bart_block_name, decoder_to_bart_state, to_bart_state
 from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.videobert import VideoBert, check_embeds_text, check_has_one_codebook, check_has_one_stream, to_bert_state
+from vbcli.models.videobert import VideoBert, check_embeds_text, check_has_one_stream, to_bert_state
 from vbcli.textvocab import SPECIAL_TOKENS, TextVocabulary
 
 BLOCKED = float("-inf")
 
 
 def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> str:
-    """Writes `config.json`, `model.safetensors`, the tokenizer and, with features, what builds the inputs.
+    """Writes `config.json`, `model.safetensors`, the tokenizer and, with features or several codebooks, what builds the inputs.
 
     Args:
         out_dir: a new or empty folder.
@@ -55,8 +56,8 @@ def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> str:
         out_dir / "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config["max_position_embeddings"], **names},
     )
-    if not isinstance(model, Bart) and checkpoint.encoder.feature_projection is not None:
-        _write_feature_inputs(checkpoint, out_dir)
+    if not isinstance(model, Bart):
+        _write_video_inputs(checkpoint, out_dir)
     # Last: a folder with it is whole.
     write_json(out_dir / "config.json", config)
     return config["architectures"][0]
@@ -141,6 +142,7 @@ def _facts(model: VideoBert) -> dict[str, Any]:
         "boundary_token_id": config.boundary_token_id if config.n_special_tokens else None,
         "first_visual_id": config.first_visual_id if config.n_visual_tokens else None,
         "n_visual_tokens": config.n_visual_tokens,
+        "n_residual_tokens": config.n_residual_tokens,
         "visual_input": config.visual_input,
         "feature_dim": config.feature_dim,
     }
@@ -149,18 +151,20 @@ def _facts(model: VideoBert) -> dict[str, Any]:
 def _fold(encoder: VideoBert, text: TextVocabulary) -> Tensor:
     """The rows of a BART encoder's table, float (R, D): BART has no token types, so the row of each token's type is added to it.
 
-    Visual tokens and [SEP], which ends a sequence, are of type 1; all else is of type 0.
+    Visual tokens and [SEP], which ends a sequence, are of type 1; all else is of type 0. The tokens of a clip are summed, and its type is in
+    the row of the first codebook alone.
     """
-    types = torch.zeros(encoder.config.n_tokens, dtype=torch.long)
-    types[encoder.config.first_visual_id :] = 1
+    config = encoder.config
+    types = torch.zeros(config.first_residual_id, dtype=torch.long)
+    types[config.first_visual_id :] = 1
     types[text.sep_id] = 1
-    return encoder.token_embedding.weight + encoder.type_embedding.weight[types]
+    table = encoder.token_embedding.weight
+    return torch.cat([table[: len(types)] + encoder.type_embedding.weight[types], table[len(types) :]])
 
 
 def _bart_state(model: Captioner, text: TextVocabulary) -> dict[str, Tensor]:
     encoder, decoder = model.encoder, model.decoder
     check_has_one_stream(encoder)
-    check_has_one_codebook(encoder)
     check_embeds_text(encoder)
     n_positions = max(encoder.config.max_positions, decoder.config.max_positions)
     with torch.no_grad():
@@ -192,16 +196,17 @@ def _positions(rows: Tensor, n_unused: int, n_positions: int) -> Tensor:
     return table
 
 
-# ---------------------------------------------------------------- features
+# ---------------------------------------------------------------- what ids alone do not say
 
-VIDEO_INPUTS = '''"""Inputs of the exported model: token ids with the continuous features of the clips.
+VIDEO_INPUTS = '''"""Inputs of the exported model: token ids with the further tokens and the continuous features of the clips.
 
     from video_inputs import inputs_embeds
-    embeds = inputs_embeds(model, input_ids, features, feature_mask)
+    embeds = inputs_embeds(model, input_ids, features, feature_mask, residual_ids)
     model(inputs_embeds=embeds, attention_mask=attention_mask, ...)
 
-A sequence is `[CLS] text [>] video [SEP]`; config.json, entry "vbcli", has the id of `[>]` and of the first visual token. Features are
-projected as the vocabulary in vocab/ of the vbcli checkpoint does it.
+A sequence is `[CLS] text [>] video [SEP]`; config.json, entry "vbcli", has the id of `[>]` and of the first visual token. A clip's id there is
+its token of the first codebook; `residual_ids` are its ids of the other codebooks, whose rows follow those of the first (n_visual_tokens),
+codebook by codebook (n_residual_tokens). Features are projected as the vocabulary in vocab/ of the vbcli checkpoint does it.
 """
 
 from pathlib import Path
@@ -211,18 +216,24 @@ from safetensors.torch import load_file
 FOLDER = Path(__file__).parent
 
 
-def inputs_embeds(model, input_ids, features, feature_mask):
+def inputs_embeds(model, input_ids, features=None, feature_mask=None, residual_ids=None):
     """What stands for token embeddings: float (B, S, D).
 
     Args:
         input_ids: int64 (B, S).
-        features: float (B, S, P), read where feature_mask is True.
+        features: float (B, S, P), read where feature_mask is True; None for a model that sees tokens only.
         feature_mask: bool (B, S), True on clips with a feature.
+        residual_ids: int64 (B, S, M - 1), [PAD] where a position has no such token; None for one codebook.
     """
-    weights = load_file(FOLDER / "feature_projection.safetensors")
     bare = getattr(model, "bert", None) or model.get_encoder()
     table = bare.embed_tokens if hasattr(bare, "embed_tokens") else bare.embeddings.word_embeddings
-    tokens, shown = table(input_ids), feature_mask[..., None]
+    tokens = table(input_ids)
+    if residual_ids is not None:
+        is_there = (residual_ids != model.config.pad_token_id)[..., None]
+        tokens = tokens + (table(residual_ids) * is_there).sum(2)
+    if features is None:
+        return tokens
+    weights, shown = load_file(FOLDER / "feature_projection.safetensors"), feature_mask[..., None]
     if "type_row" in weights:  # visual_input "features": the token itself is not seen, only that it is visual
         tokens = tokens.where(~shown, weights["type_row"])
     projected = features @ weights["weight"].T + weights["bias"]
@@ -230,13 +241,17 @@ def inputs_embeds(model, input_ids, features, feature_mask):
 '''
 
 
-def _write_feature_inputs(checkpoint: Checkpoint, out_dir: Path) -> None:
+def _write_video_inputs(checkpoint: Checkpoint, out_dir: Path) -> None:
+    """Writes what builds the inputs, where ids alone do not say them."""
     encoder = checkpoint.encoder
-    assert encoder.feature_projection is not None
+    if encoder.feature_projection is None and encoder.config.n_codebooks == 1:
+        return
+    write_atomic(out_dir / "video_inputs.py", VIDEO_INPUTS.encode())
+    if encoder.feature_projection is None:
+        return
     weights = {k: v.detach().contiguous() for k, v in encoder.feature_projection.state_dict().items()}
     if encoder.config.visual_input == "features":
         # A BERT adds the type's row by itself; a folded BART has it in the token's row, which is not seen.
         is_folded = isinstance(checkpoint.model, Captioner)
         weights["type_row"] = (encoder.type_embedding.weight[1] * float(is_folded)).detach().clone()
     write_atomic(out_dir / "feature_projection.safetensors", save(weights))
-    write_atomic(out_dir / "video_inputs.py", VIDEO_INPUTS.encode())

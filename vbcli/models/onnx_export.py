@@ -1,7 +1,8 @@
 """A VideoBERT as an ONNX file, for programs without torch: alone, or the encoder of a captioner.
 
-model.onnx      input_ids, token_type_ids, attention_mask and, where the model takes them, features and feature_mask, as `VideoBert.forward`
-                has them, of any batch and any length up to max_positions; to hidden, pooled and, of a pre-trained model, alignment_logits
+model.onnx      input_ids, token_type_ids, attention_mask and, where the model takes them, features and feature_mask, and residual_ids, as
+                `VideoBert.forward` has them, of any batch and any length up to max_positions; to hidden, pooled and, of a pre-trained model,
+                alignment_logits
 tokenizer.json  text vocabulary
 config.json     ids and lengths that a caller needs
 
@@ -24,7 +25,7 @@ from vbcli.errors import VbcliError
 from vbcli.files import check_free, write_atomic, write_json
 from vbcli.models.bart import Bart
 from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.videobert import VideoBert, check_has_one_codebook, stream_masks
+from vbcli.models.videobert import VideoBert, stream_masks
 
 MODEL_NAME = "model.onnx"
 TOLERANCE = 1e-4
@@ -43,15 +44,13 @@ def export_onnx(checkpoint: Checkpoint, out_dir: Path) -> float:
         The largest difference that was found, as `TOLERANCE` is meant.
 
     Raises:
-        VbcliError: the extra `onnx` is not installed; the encoder is a BART's, too large or of several codebooks; the outputs
-            differ; the folder is not empty.
+        VbcliError: the extra `onnx` is not installed; the encoder is a BART's or too large; the outputs differ; the folder is not empty.
     """
     check_free(out_dir)
     _check_installed()
     if isinstance(checkpoint.model, Bart):
         raise VbcliError("the encoder of a BART is not written as ONNX", hint="vbcli export --to transformers writes the whole BART")
     encoder = checkpoint.encoder
-    check_has_one_codebook(encoder)
     n_bytes = sum(value.nbytes for value in encoder.parameters())
     if n_bytes > MAX_BYTES:
         raise VbcliError(f"the encoder has {n_bytes / 2**30:.1f} GiB of weights, and an ONNX file holds 2", hint="choose a smaller preset")
@@ -93,6 +92,7 @@ def _facts(checkpoint: Checkpoint, outputs: list[str]) -> dict[str, Any]:
         "feature_dim": config.feature_dim,
         "n_text_tokens": config.n_text_tokens,
         "n_visual_tokens": config.n_visual_tokens,
+        "n_residual_tokens": config.n_residual_tokens,
         "pad_token_id": text.pad_id,
         "unk_token_id": text.unk_id,
         "cls_token_id": text.cls_id,
@@ -121,9 +121,10 @@ class _Outputs(nn.Module):
         attention_mask: Tensor,
         features: Tensor | None = None,
         feature_mask: Tensor | None = None,
+        residual_ids: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Arguments as `VideoBert.forward`; float (B, S, D), (B, D) and, if wanted, (B, 2)."""
-        hidden = self.encoder(input_ids, token_type_ids, attention_mask, features, feature_mask)  # (B, S, D)
+        hidden = self.encoder(input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids)  # (B, S, D)
         outputs = (hidden, self.encoder.pool(hidden), self.encoder.alignment_logits(hidden))  # (B, S, D), (B, D), (B, 2)
         return outputs[: len(self.names)]
 
@@ -195,6 +196,11 @@ def _random_inputs(config: VideoBertConfig, rows: list[tuple[int, int]], n_paddi
         "token_type_ids": (place >= first).long(),
         "attention_mask": place < end,
     }
+    if config.n_codebooks > 1:
+        shape = (len(rows), length, config.n_codebooks - 1)
+        chosen = torch.randint(config.first_residual_id, config.n_tokens, shape, generator=generator)
+        has_none = torch.rand(shape, generator=generator) < 0.3
+        inputs["residual_ids"] = chosen.masked_fill(has_none, config.pad_token_id)
     if config.visual_input != "tokens" and config.feature_dim > 0:
         inputs["features"] = torch.randn(len(rows), length, config.feature_dim, generator=generator)
         inputs["feature_mask"] = (place >= first) & (torch.rand(len(rows), length, generator=generator) < 0.7)

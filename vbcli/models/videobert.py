@@ -100,7 +100,8 @@ class VideoBert(nn.Module):
             attention_mask: bool (B, S), True on real tokens.
             features: float (B, S, F), read where `feature_mask` is True; not read when `visual_input` is `tokens`.
             feature_mask: bool (B, S), True where a position has a feature; needed with `features`.
-            residual_ids: int64 (B, S, M - 1), the ids of a clip's tokens of all codebooks but the first; `pad_token_id` adds nothing.
+            residual_ids: int64 (B, S, M - 1), the ids of a clip's tokens of all codebooks but the first; `pad_token_id` adds nothing;
+                needed where M > 1.
 
         Returns:
             float (B, S, D); rows of padding positions mean nothing.
@@ -176,7 +177,9 @@ class VideoBert(nn.Module):
         tokens = self.token_embedding(input_ids)  # (B, S, D)
         if self.frozen_text is not None:
             tokens = self.frozen_text(tokens, input_ids, token_type_ids, attention_mask)  # (B, S, D)
-        if residual_ids is not None and self.config.n_codebooks > 1:
+        if self.config.n_codebooks > 1:
+            if residual_ids is None:
+                raise ValueError(f"visual tokens of {self.config.n_codebooks} codebooks need residual_ids")
             table, no_token = self.token_embedding.weight, self.config.pad_token_id
             summed = F.embedding_bag(residual_ids.flatten(0, 1), table, mode="sum", padding_idx=no_token)  # (B * S, D)
             tokens = tokens + summed.view_as(tokens)  # (B, S, D)
