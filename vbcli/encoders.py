@@ -23,6 +23,7 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.media import Geometry
 from vbcli.memory import keep_freed_memory
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
+from vbcli.models.folding import fold_batch_norms
 from vbcli.models.weights import read_weights
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
@@ -180,7 +181,9 @@ def load_encoder(
     batch_size = 32 if backbone.n_frames == 1 else 4
     side = backbone.preprocessing.geometry.crop_px
     assert side is not None
-    blocks = forward(torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device))
+    blank = torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device)
+    fold_batch_norms(module, lambda: forward(blank))
+    blocks = forward(blank)
     n_cells = {"mean": 1, "grid2": 4, "grid3": 9}[pool]
     block_dims = tuple(block.shape[2] for block in blocks)
     precision_name = str(dtype).removeprefix("torch.")

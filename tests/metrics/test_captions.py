@@ -110,7 +110,7 @@ def test_captions_that_cannot_be_scored(hypotheses: dict[str, str], references: 
         (["a man", "a man", "a dog", "a cat"], []),
         (["a man", "a man", "a man"], []),
         (["", " . ", "a dog"], ["2 of 3 captions are empty"]),
-        (["a man and a man and a man", "a dog runs"], ["1 of 2 captions repeat"]),
+        (["a man and a man and a man", "a dog runs"], ["1 of 2 captions say the same three words twice"]),
         (["a man and a man and a man", *(f"dog {place}" for place in range(19))], []),
         ([""] * 4, ["4 of 4 captions are empty"]),
     ],

@@ -84,7 +84,8 @@ def test_equals_the_equations(lengths: list[tuple[int, int]], seed: int) -> None
     made, inputs = model(), batch(lengths, seed)
     with torch.no_grad():
         result = made(**inputs)
-        embedded = made._embed(*(inputs[k] for k in ("input_ids", "token_type_ids", "attention_mask", "features", "feature_mask")), None)
+        ids, types, mask = inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"]
+        embedded = made._embed(ids, types, mask, inputs["features"], inputs["feature_mask"], None)
         for row, (t, v) in enumerate(lengths):
             is_visual = [t + 2 <= i < t + 2 + v for i in range(t + v + 3)]
             visual = [x for x, seen in zip(embedded[row], is_visual, strict=False) if seen]

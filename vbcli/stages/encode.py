@@ -54,7 +54,7 @@ class Encode(Stage):
     encoder_dir: str | None = None
 
     name: ClassVar[str] = "encode"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "features"
 
     @property
