@@ -1,7 +1,7 @@
 """Batch normalisations of a network that only answers, folded into the convolutions before them.
 
-With its statistics fixed, a normalisation is one factor and one offset a channel: so are the weights and bias of the convolution whose output
-it takes, and a pass over memory is saved.
+With its statistics fixed, a normalisation is one factor and one offset a channel. The convolution whose output it takes can have them in its
+weights and bias, and a pass over memory is saved.
 
 Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference", section 3.2.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,11 +68,14 @@ def _convolutions_before_norms(module: nn.Module, run: Callable[[], object]) -> 
         uses.counts[id(output)] = 0  # the number may have been that of a tensor which is gone
         produced.append((output, convolution))
 
+    def note_input(name: str, norm: Norm, inputs: tuple[Tensor, ...]) -> None:
+        taken.append((name, norm, inputs[0]))
+
     for name, child in module.named_modules():
         if isinstance(child, Convolution):
             hooks.append(child.register_forward_hook(note_output))
         elif isinstance(child, Norm) and child.track_running_stats:
-            hooks.append(child.register_forward_pre_hook(lambda m, inputs, name=name: taken.append((name, m, inputs[0]))))
+            hooks.append(child.register_forward_pre_hook(partial(note_input, name)))
     with uses:
         run()
     for hook in hooks:
