@@ -1,7 +1,7 @@
 """Batch normalisations of a network that only answers, folded into the convolutions before them.
 
-With its statistics fixed, a normalisation is one factor and one offset a channel. The convolution whose output it takes can have them in its
-weights and bias, and a pass over memory is saved.
+With its statistics fixed, a normalisation is one factor and one offset a channel. The convolution whose output it takes can have
+them in its weights and bias, and a pass over memory is saved.
 
 Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference", section 3.2.
 """
