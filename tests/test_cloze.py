@@ -46,7 +46,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     settings = TrainConfig(max_steps=600, batch_size=16, learning_rate=4e-3, warmup_steps=20, eval_every=200)
     task = PretrainTask(model, TEXT, videos, videos[:8], regime_weights=(0.8, 0.1, 0.1))
     Trainer(task, settings, tmp_path_factory.mktemp("run"), {}, lambda now: None).run()
-    visual = fit_vocabulary(np.eye(N_TOKENS, dtype=np.float32), VocabConfig(N_TOKENS, 1, 0, min_points=1), {"block_dims": [N_TOKENS]})
+    visual = fit_vocabulary(
+        np.eye(N_TOKENS, dtype=np.float32), VocabConfig(N_TOKENS, 1, 0, min_points=1, n_codebooks=1), {"block_dims": [N_TOKENS]}
+    )
     return Checkpoint("pretrain", model, TEXT, visual, Path("vocab"))
 
 

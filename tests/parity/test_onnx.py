@@ -196,6 +196,8 @@ def test_axes_have_names_and_the_folder_holds_what_a_caller_needs(exported: Expo
     }  # fmt: skip
     if exported.config.visual_input != "tokens":
         expected |= {"features": ("tensor(float)", [*axes, F_DIM]), "feature_mask": ("tensor(bool)", axes)}
+    if exported.config.n_residual_tokens:
+        expected |= {"residual_ids": ("tensor(int64)", [*axes, len(exported.config.n_residual_tokens)])}
     assert given == expected
     shapes = {o.name: o.shape for o in exported.session.get_outputs()}
     assert shapes["hidden"] == [*axes, 24]

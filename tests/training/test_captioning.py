@@ -162,7 +162,9 @@ def test_rows_with_transcripts_do_not_depend_on_their_batch(losses_of):
 
 @pytest.fixture(scope="module")
 def visual() -> Vocabulary:
-    return fit_vocabulary(np.eye(N_DIMS, dtype=np.float32), VocabConfig(N_DIMS, 1, 0, min_points=1), {"block_dims": [N_DIMS]})
+    return fit_vocabulary(
+        np.eye(N_DIMS, dtype=np.float32), VocabConfig(N_DIMS, 1, 0, min_points=1, n_codebooks=1), {"block_dims": [N_DIMS]}
+    )
 
 
 def trained(folder: Path, visual: Vocabulary, *, has_transcript: bool) -> tuple[Checkpoint, float]:

@@ -40,7 +40,7 @@ def test_exact_assignment_is_the_nearest_leaf():
 
 def test_report_by_hand():
     x = np.array([[0.0], [0.2], [10.0], [10.2]], np.float32)
-    report = fit_vocabulary(x, VocabConfig(branching=2, levels=1, n_components=0, min_points=1), {}).report
+    report = fit_vocabulary(x, VocabConfig(branching=2, levels=1, n_components=0, min_points=1, n_codebooks=1), {}).report
     assert report["n_tokens"] == report["n_tokens_used"] == 2
     assert report["quantisation_error"] == pytest.approx(0.01, rel=1e-3)
     assert report["quantisation_error_share"] == pytest.approx(0.01 / x.var(), rel=1e-3)

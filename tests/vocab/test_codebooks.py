@@ -57,7 +57,7 @@ def test_tokens_are_those_of_a_greedy_loop_and_stand_for_the_sum_of_their_centro
 def test_what_is_left_shrinks_with_each_codebook():
     errors = [c["quantisation_error"] for c in fit_vocabulary(VECTORS, CONFIG, {}).report["codebooks"]]
     assert errors[0] > 1.2 * errors[1] > 1.44 * errors[2] > 0
-    one = fit_vocabulary(VECTORS, VocabConfig(branching=3, levels=2, n_components=0), {}).report
+    one = fit_vocabulary(VECTORS, VocabConfig(branching=3, levels=2, n_components=0, n_codebooks=1), {}).report
     assert one["quantisation_error"] == errors[0]
 
 

@@ -72,7 +72,7 @@ def test_a_node_sees_all_of_its_vectors_not_256_a_centroid():
 
 def test_small_and_constant_data_give_a_smaller_tree():
     x = np.ones((40, 3), np.float32)
-    vocabulary = fit_vocabulary(x, VocabConfig(min_points=5, n_components=0), {})
+    vocabulary = fit_vocabulary(x, VocabConfig(min_points=5, n_components=0, n_codebooks=1), {})
     assert vocabulary.n_tokens == 1
     assert vocabulary.report["quantisation_error"] < 1e-5
     with pytest.raises(VbcliError, match="3 clips are not enough"):

@@ -140,13 +140,13 @@ def build_vocab(
     ] = None,
     vocab_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's vocab/ if left out.")] = None,
     branching: Annotated[int, typer.Option(help="Children of a node of the tree.")] = 12,
-    levels: Annotated[int, typer.Option(help="Depth of the tree; 1 is flat k-means.")] = 4,
+    levels: Annotated[int, typer.Option(help="Depth of the tree; 1 is flat k-means.")] = 2,
     codebooks: Annotated[
         int, typer.Option(min=1, help="Visual tokens of a clip: each codebook but the first is of what those before it leave over.")
-    ] = 1,
+    ] = 16,
     whiten: Annotated[
         int, typer.Option(metavar="DIM", min=0, help="Principal components to reduce features to; 0 clusters them as they are.")
-    ] = 128,
+    ] = 64,
     whiten_power: Annotated[
         float, typer.Option(help="Each component is divided by its standard deviation to this power: 0 no whitening, 1 full.")
     ] = 0.5,

@@ -170,11 +170,18 @@ def _trace(model: _Outputs, config: VideoBertConfig) -> bytes:
         )
     assert program is not None
     proto = program.model_proto
-    # Traces of the stack: paths of this machine.
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, proto.graph, proto):
-        del part.metadata_props[:]
-        part.doc_string = ""
+    _forget_traces(proto)
     return proto.SerializeToString()
+
+
+def _forget_traces(message: Any) -> None:
+    """Removes the stack's traces, which are paths of this machine, from a protobuf and all that it holds."""
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.type == field.TYPE_MESSAGE:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _forget_traces(part)
 
 
 # ---------------------------------------------------------------- the comparison

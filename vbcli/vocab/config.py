@@ -29,14 +29,14 @@ class VocabConfig:
     """
 
     branching: int = 12
-    levels: int = 4
-    n_components: int = 128
+    levels: int = 2
+    n_components: int = 64
     whitening: float = 0.5
     min_points: int = 8
     n_iterations: int = 20
     assignment: Assignment = "exact"
     seed: int = 0
-    n_codebooks: int = 1
+    n_codebooks: int = 16
 
     def __post_init__(self) -> None:
         if self.branching < 2:

@@ -42,7 +42,7 @@ WORD_SHARES = (0.02, 0.5)
 MAX_WORDS = 60
 PENALTY = 0.1
 """Of the squared weights, where videos have a mean squared length of 1."""
-PAPER = VocabConfig(branching=12, levels=4, n_components=0)
+PAPER = VocabConfig(branching=12, levels=4, n_components=0, n_codebooks=1)
 PAPER_MAX_CLIPS = 50_000
 """That the vocabulary of the paper is fitted on, evenly spaced in each video, where there are more."""
 
