@@ -151,8 +151,8 @@ def _facts(model: VideoBert) -> dict[str, Any]:
 def _fold(encoder: VideoBert, text: TextVocabulary) -> Tensor:
     """The rows of a BART encoder's table, float (R, D): BART has no token types, so the row of each token's type is added to it.
 
-    Visual tokens and [SEP], which ends a sequence, are of type 1; all else is of type 0. The tokens of a clip are summed, and its type is in
-    the row of the first codebook alone.
+    Visual tokens and [SEP], which ends a sequence, are of type 1; all else is of type 0. The tokens of a clip are summed, and its type
+    is in the row of the first codebook alone.
     """
     config = encoder.config
     types = torch.zeros(config.first_residual_id, dtype=torch.long)
@@ -204,9 +204,10 @@ VIDEO_INPUTS = '''"""Inputs of the exported model: token ids with the further to
     embeds = inputs_embeds(model, input_ids, features, feature_mask, residual_ids)
     model(inputs_embeds=embeds, attention_mask=attention_mask, ...)
 
-A sequence is `[CLS] text [>] video [SEP]`; config.json, entry "vbcli", has the id of `[>]` and of the first visual token. A clip's id there is
-its token of the first codebook; `residual_ids` are its ids of the other codebooks, whose rows follow those of the first (n_visual_tokens),
-codebook by codebook (n_residual_tokens). Features are projected as the vocabulary in vocab/ of the vbcli checkpoint does it.
+A sequence is `[CLS] text [>] video [SEP]`; config.json, entry "vbcli", has the id of `[>]` and of the first visual token. A clip's id
+there is its token of the first codebook; `residual_ids` are its ids of the other codebooks, whose rows follow those of the first
+(n_visual_tokens), codebook by codebook (n_residual_tokens). Features are projected as the vocabulary in vocab/ of the vbcli checkpoint
+does it.
 """
 
 from pathlib import Path

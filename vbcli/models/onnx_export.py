@@ -1,8 +1,8 @@
 """A VideoBERT as an ONNX file, for programs without torch: alone, or the encoder of a captioner.
 
 model.onnx      input_ids, token_type_ids, attention_mask and, where the model takes them, features and feature_mask, and residual_ids, as
-                `VideoBert.forward` has them, of any batch and any length up to max_positions; to hidden, pooled and, of a pre-trained model,
-                alignment_logits
+                `VideoBert.forward` has them, of any batch and any length up to max_positions; to hidden, pooled and, of a pre-trained
+                model, alignment_logits
 tokenizer.json  text vocabulary
 config.json     ids and lengths that a caller needs
 
