@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_video: Any) -> Path:
             made.with_suffix(".srt").write_text(subtitle(WORDS[i % 4]))
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
     vbcli("encode", folder / "videos", folder / "features", "--captions", folder / "captions.csv", *ENCODER)
-    vbcli("build-vocab", folder / "features", folder / "vocab", "--branching", "2", "--levels", "1")
+    vbcli("build-vocab", folder / "features", folder / "vocab", "--branching", "2", "--levels", "1", "--codebooks", "1")
     vbcli("tokenize", folder / "features", folder / "tokens", "--vocab", folder / "vocab")
     return folder
 

@@ -63,7 +63,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, bert_dir: Path) -> Build:
     """A function that makes what training with --text-input features starts from."""
     vocab_dir = tmp_path_factory.mktemp("vocab")
     features = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
-    config = VocabConfig(branching=3, levels=1, n_components=P)
+    config = VocabConfig(branching=3, levels=1, n_components=P, n_codebooks=1)
     save_vocabulary(fit_vocabulary(features, config, {"name": "none", "block_dims": [6]}), vocab_dir, [])
 
     def build(**options) -> Checkpoint:
