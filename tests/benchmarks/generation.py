@@ -31,7 +31,10 @@ from vbcli.training.batches import Batch, VideoTokens, choose_clips, collate, re
 NEAR_TIE = 1e-5
 BATCH = 16
 # Beams, length penalty, no-repeat n-grams, minimum and maximum length.
-GRID = [*itertools.product((4, 5), (0.6, 1.0, 1.4, 2.0), (3,), (0,), (20,)), (4, 1.0, 3, 8, 20), (5, 2.0, 3, 12, 24), (5, 0.6, 3, 0, 6), (1, 1.0, 3, 0, 20)]
+GRID = [
+    *itertools.product((4, 5), (0.6, 1.0, 1.4, 2.0), (3,), (0,), (20,)),
+    *((4, 1.0, 3, 8, 20), (5, 2.0, 3, 12, 24), (5, 0.6, 3, 0, 6), (1, 1.0, 3, 0, 20)),
+]
 
 
 def ours(checkpoint: Checkpoint, batches: Sequence[list[VideoTokens]], decoding: DecodingConfig) -> list[str]:

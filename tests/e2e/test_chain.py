@@ -5,22 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from tests.e2e.commands import vbcli
+
 N_CLIPS = 14
 FAST = ["--max-steps", "40"]
-
-
-def vbcli(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert run.returncode == status, f"vbcli {' '.join(arguments)} ended with {run.returncode}\n{run.stdout}\n{run.stderr}"
-    assert "Traceback" not in run.stderr
-    return run
 
 
 def query(statement: str) -> list[tuple]:

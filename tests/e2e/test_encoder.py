@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -11,35 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 
 import duckdb
 import numpy as np
 import pytest
 
-from vbcli.cli.app import main
+from tests.e2e.commands import vbcli
 from vbcli.demo import write_demo_data
 
 N_VIDEOS = 18
 MODEL = '{"n_frames": 8, "size_px": 32, "widths": [8, 16], "time_strides": [1, 2]}'
 TRAIN = ("--task", "encoder", "--model", "small.json", "--max-steps", "6", "--batch-size", "8", "--threads", "1")
 SERIAL = ("--executor", "serial")
-
-
-def vbcli(*arguments: str, cwd: Path, status: int = 0) -> SimpleNamespace:
-    """Runs a command in this process, in a folder."""
-    argv, stdout, stderr = sys.argv, io.StringIO(), io.StringIO()
-    sys.argv = ["vbcli", *arguments]
-    try:
-        with chdir(cwd), redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
-            main()
-    finally:
-        sys.argv = argv
-    said = f"vbcli {' '.join(arguments)} ended with {ended.value.code}\n{stdout.getvalue()}\n{stderr.getvalue()}"
-    assert (ended.value.code or 0) == status, said
-    return SimpleNamespace(stdout=stdout.getvalue(), stderr=stderr.getvalue())
 
 
 def query(statement: str) -> list[tuple]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.commands import run
+
 CASES = [
     (["extract", "nowhere"], 1, "nowhere does not exist"),
     (["extract", "empty"], 1, "empty holds no videos"),
@@ -87,19 +89,20 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("arguments", "status", "sentence"), CASES, ids=lambda value: " ".join(value) if isinstance(value, list) else None)
 def test_wrong_invocation(place: Path, arguments, status, sentence):
-    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", *arguments], cwd=place, capture_output=True, text=True)
-    assert run.returncode == status, run.stderr
-    assert sentence in run.stderr
-    assert "Traceback" not in run.stderr
-    assert run.stdout == ""
-    first, *rest = run.stderr.strip().splitlines()
+    ended = run(*arguments, cwd=place)
+    assert ended.status == status, ended.stderr
+    assert sentence in ended.stderr
+    assert ended.stdout == ""
+    first, *rest = ended.stderr.strip().splitlines()
     assert first.startswith("error: ")
     assert not rest or rest[0] == ""
     assert not rest or rest[1].startswith("hint: ")
 
 
 def test_a_broken_video_is_recorded_and_the_status_is_3(place: Path):
-    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", "extract", "videos", "frames"], cwd=place, capture_output=True, text=True)
-    assert run.returncode == 3
-    assert "a.mp4" in run.stderr
+    # In a process of its own, as a user runs it.
+    command = [sys.executable, "-m", "vbcli.cli.app", "extract", "videos", "frames"]
+    ended = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert ended.returncode == 3
+    assert "a.mp4" in ended.stderr
     assert '"video_id": "a.mp4"' in (place / "frames/_errors/shard-00000.jsonl").read_text()

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
+from tests.e2e.commands import Ended
+from tests.e2e.commands import vbcli as vbcli_in
 from vbcli import shards
 
 ENCODER = ("--encoder", "timm:test_convnext/random", "--pool", "mean", "--precision", "float32")
 WORDS = ["anna", "bert", "cora", "dora"]
 
 
-def vbcli(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    run = subprocess.run([sys.executable, "-m", "vbcli.cli.app", *map(str, arguments)], capture_output=True, text=True, timeout=300)
-    assert run.returncode == status, f"{arguments}\n{run.stdout}\n{run.stderr}"
-    assert "Traceback" not in run.stderr
-    return run
+def vbcli(*arguments: str | Path, status: int = 0) -> Ended:
+    return vbcli_in(*arguments, cwd=Path(), status=status)
 
 
 def subtitle(word: str) -> str:

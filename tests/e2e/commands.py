@@ -1,0 +1,41 @@
+"""Commands run as `vbcli` runs them, in this process: starting a new one for each would take most of the tests' time."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from vbcli.cli.app import main
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command wrote and its exit status."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str | Path, cwd: Path) -> Ended:
+    """Runs `vbcli ARGUMENTS` in a folder, whatever its status; a traceback fails the test."""
+    argv, stdout, stderr, status = sys.argv, io.StringIO(), io.StringIO(), 0
+    sys.argv = ["vbcli", *map(str, arguments)]
+    try:
+        with chdir(cwd), redirect_stdout(stdout), redirect_stderr(stderr):
+            main()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    finally:
+        sys.argv = argv
+    return Ended(status, stdout.getvalue(), stderr.getvalue())
+
+
+def vbcli(*arguments: str | Path, cwd: Path, status: int = 0) -> Ended:
+    """`run`, for a command that must end with `status`."""
+    ended = run(*arguments, cwd=cwd)
+    assert ended.status == status, f"{arguments} ended with {ended.status}\n{ended.stdout}\n{ended.stderr}"
+    return ended
