@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 SHARES = (10, 30, 100)
-PRETRAIN_STEPS, CAPTION_STEPS, DENOISE_STEPS = 4000, 1500, 1500
+PRETRAIN_STEPS, CAPTION_STEPS, DENOISE_STEPS, ENCODER_STEPS = 4000, 1500, 1500, 400
 SLOTS = {
     "colour": "you can see a [MASK] ball in front of the wall.",
     "shape": "you can see a red [MASK] in front of the wall.",
@@ -161,6 +161,27 @@ def caption(
     return {"objects": found["object"], "actions": found["action"], "CIDEr": found["CIDEr"]}
 
 
+def probe_frames(place: Place, seed: int) -> Scores:
+    """Labels told by a linear probe of frame features, beside what a captioner of them says."""
+    return {"actions, linear probe": _probed_labels(place.vocab), **caption(place, seed, name="joint-both", tokens="all")}
+
+
+def probe_clips(place: Place, seed: int) -> Scores:
+    """The same of a 3-D encoder that learns the labels of the training clips."""
+    encoder, features = place.checkpoint("encoder", seed), place.root / f"features-3d-{seed}"
+    vocab, tokens = place.root / f"vocab-3d-{seed}", f"3d-{seed}"
+    common = ("--max-steps", str(ENCODER_STEPS), "--threads", "1", "--seed", str(seed))
+    vbcli("train", place.root / "frames", encoder, "--task", "encoder", *common)
+    vbcli("encode", place.root / "frames", features, "--encoder", encoder, "--executor", "serial")
+    vbcli("build-vocab", features, vocab)
+    vbcli("tokenize", features, place.tokens(tokens), "--vocab", vocab, "--executor", "serial")
+    return {"actions, linear probe": _probed_labels(vocab), **caption(place, seed, name="joint-3d", tokens=tokens)}
+
+
+def _probed_labels(vocab: Path) -> float:
+    return json.loads((vocab / "report.json").read_text())["probe"]["labels"]["features"]
+
+
 def denoise(place: Place, seed: int) -> Path:
     """An encoder-decoder that restores narration and captions."""
     target = place.checkpoint("denoise", seed)
@@ -196,6 +217,10 @@ GROUPS: dict[str, dict[str, Cell]] = {
     "e. A captioner on 10 % of the captions, after denoising": {
         "none": partial(caption, name="scratch-10", tokens="captions-10"),
         "narration and captions": partial(caption, name="denoised-10", tokens="captions-10", start=denoise),
+    },
+    "f. Actions from": {
+        "frame features": partial(probe_frames),
+        "a 3-D encoder": partial(probe_clips),
     },
 }
 
@@ -235,7 +260,7 @@ def _mean_and_spread(values: Sequence[float]) -> str:
 
 def key_of(cell: Cell) -> str:
     """Name of a cell's file: groups share cells."""
-    return f"{cell.func.__name__}-{cell.keywords['name']}"
+    return "-".join([cell.func.__name__, *filter(None, [cell.keywords.get("name")])])
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.commands import vbcli as in_place
 from vbcli import shards
 from vbcli.cli.app import main
 from vbcli.encoders import load_encoder
@@ -244,10 +245,8 @@ def killed_within_a_shard(out: Path, *command: str | Path) -> None:
 
 
 def finish(*command: str | Path) -> dict[str, Any]:
-    with running(*command, "--json") as process:
-        result, messages = process.communicate(timeout=120)
-        assert process.returncode == 0, messages
-    return json.loads(result)
+    """Runs a command to its end, in this process; what it says of itself."""
+    return json.loads(in_place(*command, "--json", cwd=Path()).stdout)
 
 
 @pytest.mark.parametrize(("first", "then"), [("processes", "serial"), ("serial", "processes")])
@@ -279,8 +278,7 @@ def test_captioning_that_is_killed_ends_as_if_it_had_not_been(
     report = finish("caption", *named, "--executor", then)
     assert (report["n_done"], report["n_skipped"]) == (3 - len(finished), len(finished))
     assert {k: v for k, v in stamps(out).items() if k in finished} == finished
-    once = (named[0], tmp_path / "once", *named[2:])
-    finish("caption", *once, "--executor", first)
+    finish("caption", named[0], tmp_path / "once", *named[2:], "--executor", "serial")
     assert contents(out) == contents(tmp_path / "once")
 
 
@@ -295,7 +293,7 @@ def test_fusion_that_is_killed_ends_as_if_it_had_not_been(
     report = finish("encode", *named, "--executor", then)
     assert (report["n_done"], report["n_skipped"]) == (3 - len(finished), len(finished))
     assert {k: v for k, v in stamps(out).items() if k in finished} == finished
-    finish("encode", tokens, tmp_path / "once", *named[2:], "--executor", first)
+    finish("encode", tokens, tmp_path / "once", *named[2:], "--executor", "serial")
     assert contents(out) == contents(tmp_path / "once")
     n_segments = sum(len(v.segments) for v in read_tokens(tokens))
     assert report["n_rows"] == n_segments > 60
@@ -334,7 +332,9 @@ def test_training_that_is_killed_ends_with_the_weights_of_one_that_was_not(token
             wait_until((out / task / "_training" / "state.pt").exists, process)
             os.killpg(process.pid, signal.SIGKILL)
         assert not (out / task / "config.json").exists()
-    finish("train", tokens, out, *FEW_STEPS)
+    with running("train", tokens, out, *FEW_STEPS) as process:
+        _, messages = process.communicate(timeout=120)
+        assert process.returncode == 0, messages
     for task in ("pretrain", "caption"):
         for name in ("model.safetensors", "metrics.jsonl"):
             assert (out / task / name).read_bytes() == (checkpoints / task / name).read_bytes(), (task, name)

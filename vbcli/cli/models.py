@@ -135,6 +135,7 @@ def train(
     regime_weights: Annotated[
         tuple[float, float, float], typer.Option(help="How often pre-training shows video and text, text alone, video alone.")
     ] = (0.6, 0.2, 0.2),
+    mask_rate: Annotated[float, typer.Option(help="Share of the tokens that pre-training hides and asks for.")] = 0.15,
     transcript: Annotated[
         bool, typer.Option("--transcript", help="Show the captioner what is said in a video beside what it shows.")
     ] = False,
@@ -193,6 +194,7 @@ def train(
             ema_decay=ema_decay,
             patience=patience,
             regime_weights=regime_weights,
+            mask_rate=mask_rate,
             label_smoothing=label_smoothing,
             keep_init=keep_init,
             transcript=transcript,

@@ -18,6 +18,7 @@ from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tok
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.denoising import DenoiseTask
+from vbcli.training.masking import MASK_RATE
 from vbcli.training.options import FitOptions, train_config
 from vbcli.training.pretrain import PretrainTask
 from vbcli.training.runs import (
@@ -107,7 +108,7 @@ def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[
         # What only a decoder is told changes nothing here.
         fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
     else:
-        fixed = replace(fixed, regime_weights=(1, 0, 0))
+        fixed = replace(fixed, regime_weights=(1, 0, 0), mask_rate=MASK_RATE)
     texts = [file_sha256(Path(path)) for path in options.texts]
     start = None if init is None else init_digest(init)
     return {"options": config_hash(to_dict(fixed)), "init": start, "data": config_hash([data, texts]) if texts else data}
@@ -137,8 +138,15 @@ def _build_task(
     checkpoint: Checkpoint, train: list[VideoTokens], validation: list[VideoTokens], options: FitOptions
 ) -> Task[Any, Any, Any, Any]:
     if isinstance(checkpoint.model, VideoBert):
-        weights = options.regime_weights
-        return PretrainTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, regime_weights=weights)
+        return PretrainTask(
+            checkpoint.model,
+            checkpoint.text,
+            train,
+            validation,
+            seed=options.seed,
+            regime_weights=options.regime_weights,
+            mask_rate=options.mask_rate,
+        )
     if options.task == "denoise":
         return DenoiseTask(
             checkpoint.captioner, checkpoint.text, train, validation, seed=options.seed, label_smoothing=options.label_smoothing

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vbcli.errors import UsageError
+from vbcli.training.masking import MASK_RATE
 from vbcli.training.trainer import Schedule, TrainConfig
 
 TaskName = Literal["pretrain", "denoise", "caption", "encoder"]
@@ -43,6 +44,7 @@ class FitOptions:
         ema_decay: of the running mean of the weights; None is the task's default, 0 keeps no mean.
         patience: validations without a gain before training stops.
         regime_weights: how often pre-training shows video and text, text alone, and video alone.
+        mask_rate: share of the tokens that pre-training hides and asks for.
         objective: what a 3-D encoder learns of a clip: its labels, the words of its captions, or the order of its frames; `auto` is the
             first of these that there is.
         precision: of the computing; `auto` is bfloat16 on a GPU that has it, else float32.
@@ -69,6 +71,7 @@ class FitOptions:
     ema_decay: float | None = None
     patience: int = 5
     regime_weights: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    mask_rate: float = MASK_RATE
     objective: ObjectiveChoice = "auto"
     seed: int = 0
     precision: Precision = "auto"
@@ -78,6 +81,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         for name, is_valid, wanted in (
             ("learning-rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0"),
+            ("mask-rate", 0 < self.mask_rate < 1, "between 0 and 1"),
             ("label-smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("keep-init", 0 <= self.keep_init <= 1, "in [0, 1]"),
             ("ema-decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "in [0, 1)"),

@@ -13,11 +13,11 @@ from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import TextVocabulary
 from vbcli.tokens import N_FRAMING_TOKENS, PackedSequence, pack
 from vbcli.training.batches import Batch, VideoTokens, collate
-from vbcli.training.masking import mask_tokens
+from vbcli.training.masking import MASK_RATE, mask_tokens
 from vbcli.training.tasks import IGNORED, DrawnRows, TokensTask, feature_noise, row_rng
 
 MAX_JOINED = 8
-"""Most neighbouring segments that are shown as one."""
+"""Most neighbouring segments that are shown as one; half of the rows are a single segment, a quarter two, and so on."""
 MAX_STRIDE = 5
 """Of the video tokens of a stretch every second, third ... is shown, up to this one,"""
 MIN_STRIDED = 8
@@ -36,6 +36,7 @@ class PretrainTask(TokensTask[VideoBert, int]):
     Args:
         train: videos to learn from; `SegmentRow.text` is their text.
         regime_weights: of video-text, text-only and video-only.
+        mask_rate: share of the tokens of either kind that must be guessed.
         feature_noise: length of the random vector added to each feature; features have a mean squared length of 1.
 
     Source: Sun et al. 2019 (VideoBERT), sections 3.2 and 4.3.
@@ -53,11 +54,13 @@ class PretrainTask(TokensTask[VideoBert, int]):
         *,
         seed: int = 0,
         regime_weights: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        mask_rate: float = MASK_RATE,
         feature_noise: float = 0.5,
     ) -> None:
         parts = [[(v, i) for v in part for i in range(len(v.segments))] for part in (train, validation)]
         super().__init__(model, text, parts, seed)
         self.feature_noise = feature_noise
+        self.mask_rate = mask_rate
         self.regimes = np.array(regime_weights) / sum(regime_weights)
         self.text_ids = {id(s): text.encode(s.text) for v in (*train, *validation) for s in v.segments}
         budget = model.config.max_positions - N_FRAMING_TOKENS
@@ -105,7 +108,7 @@ class PretrainTask(TokensTask[VideoBert, int]):
         What it must say, int64 (S, M): ids of the first column, tokens of their codebook of the others.
         """
         rng = row_rng(self.seed, epoch, row)
-        n_joined = int(rng.integers(1, MAX_JOINED + 1))
+        n_joined = min(MAX_JOINED, int(rng.geometric(0.5)))
         text_ids, visual, features = self._stretch(part[row], n_joined, rng)
         aligned, config = IGNORED, self.model.config
         has_text, has_video = len(text_ids) > 0, len(visual) > 0
@@ -157,8 +160,9 @@ class PretrainTask(TokensTask[VideoBert, int]):
         config = self.model.config
         ids = packed.input_ids
         is_text = (packed.token_type_ids == 0) & ~np.isin(ids, [*self.text.special_ids, config.boundary_token_id])
-        text = mask_tokens(ids, is_text, (len(self.text.special_ids), config.n_text_tokens), self.text.mask_id, rng)
-        visual = mask_tokens(ids, packed.feature_mask, (config.first_visual_id, config.first_residual_id), self.text.mask_id, rng)
+        text_range, visual_range = (len(self.text.special_ids), config.n_text_tokens), (config.first_visual_id, config.first_residual_id)
+        text = mask_tokens(ids, is_text, text_range, self.text.mask_id, rng, self.mask_rate)
+        visual = mask_tokens(ids, packed.feature_mask, visual_range, self.text.mask_id, rng, self.mask_rate)
         hidden_ids = np.where(packed.feature_mask, visual.input_ids, text.input_ids)
         residual_ids = np.where(visual.is_hidden[:, None], self.text.pad_id, packed.residual_ids)
         is_random = visual.is_hidden & (visual.input_ids != self.text.mask_id)
