@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vbcli.models.dropout import RowDropout, keep_mask, key_dropout
-from vbcli.models.transformer import TransformerBlock
+from vbcli.models.transformer import RealTokens, TransformerBlock
 
 
 def keys(n: int, seed: int = 0) -> np.ndarray:
@@ -79,3 +79,25 @@ def test_without_keys_it_is_torch_s_and_in_evaluation_nothing():
     assert torch.equal(ours, torch.nn.functional.dropout(x, 0.4))
     assert torch.equal(layer.eval()(x), x)
     assert torch.equal(keyed(0.4, keys(5)).eval()(x), x)
+
+
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.3])
+def test_real_tokens_alone_are_what_they_are_among_padding(attention_dropout):
+    """The same is dropped, and weights get the same gradients."""
+    torch.manual_seed(0)
+    block = TransformerBlock(8, 2, 16, dropout=0.3, attention_dropout=attention_dropout, layer_norm_eps=1e-5).train().double()
+    x = torch.randn(4, 7, 8, dtype=torch.float64)
+    mask = torch.arange(7) < torch.tensor([7, 4, 1, 5])[:, None]
+    weights = torch.randn(int(mask.sum()), 8, dtype=torch.float64)
+    gradients = []
+    for is_padded in (True, False):
+        key_dropout(block, keys(4))
+        block.zero_grad()
+        inputs = x.clone().requires_grad_()
+        real = RealTokens.of(mask)
+        found = block(inputs, mask[:, None, None])[mask] if is_padded else block.encode(real.take(inputs), real)
+        (found * weights).sum().backward()
+        gradients.append([found, inputs.grad, *(p.grad for p in block.parameters())])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert torch.equal(real.put_back(real.take(x)), x * mask[..., None])

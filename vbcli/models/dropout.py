@@ -33,13 +33,22 @@ class RowDropout(nn.Module):
         self.p = p
         self.keys: Tensor | None = None  # int32 (2, B)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Drops elements of x, float (B, ...) with up to three more dimensions."""
+    def forward(self, x: Tensor, taken: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Drops elements of x, float (B, ...) with up to three more dimensions.
+
+        Args:
+            taken: where x is float (R, D), tokens taken out of (B, S, D), their rows and places there, int64 (R,): the same are dropped.
+        """
         if not self.training or self.p == 0:
             return x
         if self.keys is None:
             return F.dropout(x, self.p)
-        return x * (keep_mask(self.keys, x.shape, self.p) * (1 / (1 - self.p))).to(x.dtype)  # (B, ...)
+        if taken is None:
+            kept = keep_mask(self.keys, x.shape, self.p)  # (B, ...)
+        else:
+            rows, places = taken
+            kept = _keep(self.keys[:, rows], _along(places, 0)[:, None] + _along(torch.arange(x.shape[1], device=x.device), 1), self.p)
+        return x * (kept * (1 / (1 - self.p))).to(x.dtype)
 
 
 def keep_mask(keys: Tensor, shape: torch.Size, p: float) -> Tensor:
@@ -52,12 +61,22 @@ def keep_mask(keys: Tensor, shape: torch.Size, p: float) -> Tensor:
     Returns:
         bool of `shape`.
     """
-    place = torch.zeros((), dtype=torch.int32, device=keys.device)
-    for dim, stride in zip(range(1, len(shape)), _STRIDES, strict=False):
-        along = torch.arange(1, shape[dim] + 1, dtype=torch.int32, device=keys.device) * stride  # (n,)
-        place = place + along.view(-1, *[1] * (len(shape) - dim - 1))  # (..., n, 1, ...)
-    factor, offset = keys.view(2, -1, *[1] * (len(shape) - 1))  # (B, 1, ...)
-    bits = torch.addcmul(offset, place[None], factor)  # (B, ...)
+    place = torch.zeros((1,), dtype=torch.int32, device=keys.device)
+    for dim, n in enumerate(shape[1:]):
+        along = _along(torch.arange(n, device=keys.device), dim)  # (n,)
+        place = place + along.view(-1, *[1] * (len(shape) - dim - 2))  # (..., n, 1, ...)
+    return _keep(keys, place[None] if place.ndim < len(shape) else place, p)  # (B, ...)
+
+
+def _along(places: Tensor, dim: int) -> Tensor:
+    """What places along a dimension add to the counter: int64 (n,) to int32 (n,)."""
+    return (places + 1).to(torch.int32) * _STRIDES[dim]
+
+
+def _keep(keys: Tensor, place: Tensor, p: float) -> Tensor:
+    """Which elements are kept, by keys int32 (2, B) and counters int32 (1 or B, ...): bool (B, ...)."""
+    factor, offset = keys.view(2, -1, *[1] * (place.ndim - 1))  # (B, 1, ...)
+    bits = torch.addcmul(offset, place, factor)  # (B, ...)
     for mix in _MIX:
         bits ^= bits >> 15
         bits *= mix

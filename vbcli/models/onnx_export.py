@@ -25,6 +25,7 @@ from vbcli.errors import VbcliError
 from vbcli.files import check_free, write_atomic, write_json
 from vbcli.models.bart import Bart
 from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.transformer import key_mask
 from vbcli.models.videobert import VideoBert, stream_masks
 
 MODEL_NAME = "model.onnx"
@@ -130,11 +131,17 @@ class _Outputs(nn.Module):
 
 
 class _StreamsInPlace(VideoBert):
-    """A VideoBERT of which fusion `cross` leaves every position in its place.
+    """A VideoBERT that leaves every position in its place.
 
-    Taking the streams apart makes tensors whose length depends on values. Here both streams have all positions, and each is masked where
-    the other is: twice the work, the same result.
+    Taking real tokens out, or the streams of fusion `cross` apart, makes tensors whose length depends on values. Here padding is computed,
+    too, and both streams have all positions, each masked where the other is: more work, the same result.
     """
+
+    def _join(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = key_mask(attention_mask)  # (B, 1, 1, S)
+        for block in self.blocks:
+            hidden = block(hidden, mask)  # (B, S, D)
+        return hidden
 
     def _fuse(self, hidden: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
         is_visual, is_text = stream_masks(token_type_ids, attention_mask)  # (B, S), (B, S)

@@ -6,6 +6,7 @@ Notation, with shapes at line ends:
     T  query length          H  heads
     S  key length            E  width of a head, D / H
     N  beams of a video      L  room for decoded tokens in a cache
+    R  real tokens of a batch
 
 Masks are bool, True where a key may be read, and broadcast to (B, H, T, S).
 """
@@ -19,6 +20,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbcli.models.dropout import RowDropout
+
+
+@dataclasses.dataclass(frozen=True)
+class RealTokens:
+    """Where the real tokens of padded sequences are: what looks at one position alone need not compute the others.
+
+    Args:
+        mask: bool (B, S), True on real tokens.
+        rows: int64 (R,), the sequence of each real token.
+        places: int64 (R,), its place in it.
+    """
+
+    mask: Tensor
+    rows: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> RealTokens:
+        """Those of bool (B, S)."""
+        rows, places = mask.nonzero(as_tuple=True)  # (R,), (R,)
+        return cls(mask, rows, places)
+
+    def take(self, x: Tensor) -> Tensor:
+        """The real tokens one after the other: float (B, S, D) to float (R, D)."""
+        return x.flatten(0, 1).index_select(0, self.rows * self.mask.shape[1] + self.places)  # (R, D)
+
+    def put_back(self, x: Tensor) -> Tensor:
+        """Each in its place, and zeros in the others: float (R, D) to float (B, S, D)."""
+        padded = x.new_zeros(self.mask.numel(), x.shape[-1])  # (B * S, D)
+        padded = padded.index_copy(0, self.rows * self.mask.shape[1] + self.places, x)  # (B * S, D)
+        return padded.view(*self.mask.shape, -1)  # (B, S, D)
 
 
 class MultiHeadAttention(nn.Module):
@@ -73,6 +105,18 @@ class MultiHeadAttention(nn.Module):
         # A softmax over no key is 0/0: blind rows read everything, and their result and gradient are then cut off.
         attended = self._attend(q, keys, values, mask | is_blind)  # (B, H, T, E)
         return self.out(self._merge(attended)).masked_fill(is_blind[:, 0], 0.0)  # (B, T, D)
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attention between what is projected already, before the last map.
+
+        Args:
+            query: float (B, S, D), as are `key` and `value`.
+            mask: bool (B, 1, 1, S), with a key to read for each query that matters.
+
+        Returns:
+            float (B, S, D).
+        """
+        return self._merge(self._attend(self._split(query), self._split(key), self._split(value), mask))  # (B, S, D)
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         if not (self.training and self.dropout.p):
@@ -156,6 +200,21 @@ class TransformerBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width, eps=layer_norm_eps)
         # One for each sublayer: each has its own stream of random numbers.
         self.self_dropout, self.cross_dropout, self.feed_dropout = RowDropout(dropout), RowDropout(dropout), RowDropout(dropout)
+
+    def encode(self, hidden: Tensor, real: RealTokens) -> Tensor:
+        """Runs a block without cross-attention over the real tokens of padded sequences, each of which reads those of its sequence.
+
+        Args:
+            hidden: float (R, D).
+
+        Returns:
+            float (R, D): what `forward` gives at their places.
+        """
+        attention = self.self_attention
+        padded = [real.put_back(project(hidden)) for project in (attention.q, attention.k, attention.v)]  # (B, S, D) each
+        attended = attention.out(real.take(attention.read(*padded, key_mask(real.mask))))  # (R, D)
+        hidden = self.self_norm(hidden + self.self_dropout(attended, (real.rows, real.places)))  # (R, D)
+        return self.feed_forward_norm(hidden + self.feed_dropout(self.feed_forward(hidden), (real.rows, real.places)))  # (R, D)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
         """Runs the block over whole sequences.

@@ -36,7 +36,7 @@ from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.dropout import RowDropout
 from vbcli.models.frozen import FrozenText
-from vbcli.models.transformer import TransformerBlock, init_weights, key_mask
+from vbcli.models.transformer import RealTokens, TransformerBlock, init_weights, key_mask
 
 N_TOKEN_TYPES = 2
 
@@ -109,10 +109,15 @@ class VideoBert(nn.Module):
         hidden = self._embed(input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids)  # (B, S, D)
         if self.config.fusion == "cross":
             return self._fuse(hidden, token_type_ids, attention_mask)  # (B, S, D)
-        mask = key_mask(attention_mask)  # (B, 1, 1, S)
+        return self._join(hidden, attention_mask)  # (B, S, D)
+
+    def _join(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Runs the blocks of the one stream over its real tokens: float (B, S, D) to float (B, S, D)."""
+        real = RealTokens.of(attention_mask)
+        tokens = real.take(hidden)  # (N, D)
         for block in self.blocks:
-            hidden = block(hidden, mask)  # (B, S, D)
-        return hidden
+            tokens = block.encode(tokens, real)  # (N, D)
+        return real.put_back(tokens)  # (B, S, D)
 
     def _fuse(self, hidden: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Takes the streams apart, runs the layers, and puts every position back in its place."""
