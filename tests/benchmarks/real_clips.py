@@ -155,7 +155,7 @@ def main() -> None:
         constant |= same
     baselines = {"nearest clip": cider(nearest, references), "best constant": cider(constant, references)}
     better = max(baselines.values(), key=lambda scores: scores.mean())
-    report = {name: {"CIDEr": float(scores.mean())} for name, scores in baselines.items()}
+    report: dict[str, dict[str, float | list[float]]] = {name: {"CIDEr": float(scores.mean())} for name, scores in baselines.items()}
     for name in arguments.recipe:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             jobs = [

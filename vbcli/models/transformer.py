@@ -211,8 +211,8 @@ class TransformerBlock(nn.Module):
             float (R, D): what `forward` gives at their places.
         """
         attention = self.self_attention
-        padded = [real.put_back(project(hidden)) for project in (attention.q, attention.k, attention.v)]  # (B, S, D) each
-        attended = attention.out(real.take(attention.read(*padded, key_mask(real.mask))))  # (R, D)
+        query, key, value = (real.put_back(project(hidden)) for project in (attention.q, attention.k, attention.v))  # (B, S, D) each
+        attended = attention.out(real.take(attention.read(query, key, value, key_mask(real.mask))))  # (R, D)
         hidden = self.self_norm(hidden + self.self_dropout(attended, (real.rows, real.places)))  # (R, D)
         return self.feed_forward_norm(hidden + self.feed_dropout(self.feed_forward(hidden), (real.rows, real.places)))  # (R, D)
 

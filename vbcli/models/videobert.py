@@ -27,6 +27,7 @@ Source: Sun et al. 2019, "VideoBERT", section 3; Devlin et al. 2019 for the netw
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +116,7 @@ class VideoBert(nn.Module):
         """Runs the blocks of the one stream over its real tokens: float (B, S, D) to float (B, S, D)."""
         real = RealTokens.of(attention_mask)
         tokens = real.take(hidden)  # (N, D)
-        for block in self.blocks:
+        for block in cast(list[TransformerBlock], list(self.blocks)):  # a ModuleList forgets what it holds
             tokens = block.encode(tokens, real)  # (N, D)
         return real.put_back(tokens)  # (B, S, D)
 
