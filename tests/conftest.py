@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,8 @@ import hypothesis
 import imageio_ffmpeg
 import pytest
 
+# Two tests run at a time, and what they start: threads would only wait for each other. Set before torch is loaded, and for child processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long one example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("vbcli", deadline=None)
 hypothesis.settings.load_profile("vbcli")
