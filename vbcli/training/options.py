@@ -97,7 +97,7 @@ class FitOptions:
                 raise UsageError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 2500, "encoder": 1000}
+DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "encoder": 1000}
 
 
 def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainConfig:
