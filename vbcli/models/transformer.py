@@ -210,11 +210,10 @@ class TransformerBlock(nn.Module):
         Returns:
             float (R, D): what `forward` gives at their places.
         """
-        attention = self.self_attention
+        attention, taken = self.self_attention, (real.rows, real.places)
         query, key, value = (real.put_back(project(hidden)) for project in (attention.q, attention.k, attention.v))  # (B, S, D) each
         attended = attention.out(real.take(attention.read(query, key, value, key_mask(real.mask))))  # (R, D)
-        hidden = self.self_norm(hidden + self.self_dropout(attended, (real.rows, real.places)))  # (R, D)
-        return self.feed_forward_norm(hidden + self.feed_dropout(self.feed_forward(hidden), (real.rows, real.places)))  # (R, D)
+        return self.feed(self.self_norm(hidden + self.self_dropout(attended, taken)), taken)  # (R, D)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
         """Runs the block over whole sequences.
@@ -270,9 +269,9 @@ class TransformerBlock(nn.Module):
     def _read_memory(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         return self.cross_norm(hidden + self.cross_dropout(self.cross_attention(hidden, keys, values, mask)))  # (B, T, D)
 
-    def feed(self, hidden: Tensor) -> Tensor:
-        """The feed-forward sublayer: float (B, T, D) to float (B, T, D)."""
-        return self.feed_forward_norm(hidden + self.feed_dropout(self.feed_forward(hidden)))  # (B, T, D)
+    def feed(self, hidden: Tensor, taken: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """The feed-forward sublayer: float (..., D) to float (..., D); `taken` as `RowDropout.forward` has it."""
+        return self.feed_forward_norm(hidden + self.feed_dropout(self.feed_forward(hidden), taken))  # (..., D)
 
 
 def key_mask(attention_mask: Tensor) -> Tensor:
