@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.commands import vbcli as in_place
+from tests.e2e.commands import vbcli
 from vbcli import shards
-from vbcli.cli.app import main
 from vbcli.encoders import load_encoder
 from vbcli.errors import VbcliError
 from vbcli.executors import ExecutorName
@@ -244,9 +243,9 @@ def killed_within_a_shard(out: Path, *command: str | Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def finish(*command: str | Path) -> dict[str, Any]:
+def finish(*command: str | Path, status: int = 0) -> dict[str, Any]:
     """Runs a command to its end, in this process; what it says of itself."""
-    return json.loads(in_place(*command, "--json", cwd=Path()).stdout)
+    return json.loads(vbcli(*command, "--json", cwd=Path(), status=status).stdout)
 
 
 @pytest.mark.parametrize(("first", "then"), [("processes", "serial"), ("serial", "processes")])
@@ -299,20 +298,17 @@ def test_fusion_that_is_killed_ends_as_if_it_had_not_been(
     assert report["n_rows"] == n_segments > 60
 
 
-def test_a_fused_dataset_of_another_checkpoint_is_refused(
-    tokens: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fused_dataset_of_another_checkpoint_is_refused(tokens: Path, checkpoints: Path, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "fused"
     (work / "checkpoints").mkdir(parents=True)
     shutil.copytree(checkpoints / "pretrain", work / "checkpoints" / "pretrain")
     # Without --checkpoint a tokens dataset is encoded by the workspace's VideoBERT.
     command = ("encode", tokens, out, "--workspace", work, "--executor", "serial")
-    assert vbcli(capsys, monkeypatch, *command)[0] == 0
+    vbcli(*command, cwd=tmp_path)
     manifest = shards.read_manifest(out, "fused")
     assert [p["stage"] for p in manifest.parents] == ["tokenize", "encode", "extract", "probe"]
-    status, _, messages = vbcli(capsys, monkeypatch, *command, "--checkpoint", checkpoints / "caption")
-    assert status == 1
-    assert f"{out} was made with" in messages
+    ended = vbcli(*command, "--checkpoint", checkpoints / "caption", cwd=tmp_path, status=1)
+    assert f"{out} was made with" in ended.stderr
 
 
 def test_a_vocabulary_whose_building_is_killed_ends_as_if_it_had_not_been(features: Path, vocab: Path, tmp_path: Path) -> None:
@@ -343,92 +339,70 @@ def test_training_that_is_killed_ends_with_the_weights_of_one_that_was_not(token
 # ---------------------------------------------------------------- repeated
 
 
-def vbcli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> tuple[int, Any, str]:
-    """Runs a command in this process: its status, the JSON on its stdout, its stderr."""
-    monkeypatch.setattr(sys, "argv", ["vbcli", *map(str, arguments)])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    result, messages = capsys.readouterr()
-    return int(ended.value.code or 0), json.loads(result) if result else None, messages
-
-
 def counts(result: dict[str, Any]) -> tuple[int, ...]:
     return tuple(result[k] for k in ("n_done", "n_skipped", "n_rows", "n_failed", "n_waiting"))
 
 
-def test_failed_videos_wait_until_they_are_asked_for(
-    video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_videos_wait_until_they_are_asked_for(video_folder: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "videos", tmp_path / "frames"
     shutil.copytree(video_folder, folder)
     whole = folder / "c.mp4"
     data, stamp = whole.read_bytes(), 1_700_000_000_000_000_000
     whole.write_bytes(bytes(len(data)))
     os.utime(whole, ns=(stamp, stamp))
-    command = ("extract", folder, out, "--size", "32", "--executor", "serial", "--json")
+    command = ("extract", folder, out, "--size", "32", "--executor", "serial")
 
-    status, result, _ = vbcli(capsys, monkeypatch, *command, "--captions", folder / "captions.csv")
-    assert (status, counts(result)) == (3, (1, 0, 2 + 3 + 5, 1, 0))
+    result = finish(*command, "--captions", folder / "captions.csv", status=3)
+    assert counts(result) == (1, 0, 2 + 3 + 5, 1, 0)
     assert [f["video_id"] for f in result["failures"]] == ["c.mp4"]
     before = stamps(out)
-    status, result, _ = vbcli(capsys, monkeypatch, *command)
-    assert (status, counts(result), stamps(out)) == (3, (0, 1, 10, 0, 1), before)
-    status, result, _ = vbcli(capsys, monkeypatch, *command, "--retry-failed")
-    assert (status, counts(result)) == (3, (1, 0, 10, 1, 0))
+    assert counts(finish(*command, status=3)) == (0, 1, 10, 0, 1)
+    assert stamps(out) == before
+    assert counts(finish(*command, "--retry-failed", status=3)) == (1, 0, 10, 1, 0)
 
     # Mended without a trace, so that nothing but the retry can find it.
     whole.write_bytes(data)
     os.utime(whole, ns=(stamp, stamp))
-    status, result, _ = vbcli(capsys, monkeypatch, *command)
-    assert (status, counts(result)) == (3, (0, 1, 10, 0, 1))
-    status, result, _ = vbcli(capsys, monkeypatch, *command, "--retry-failed")
-    assert (status, counts(result), result["failures"]) == (0, (1, 0, 14, 0, 0), [])
-    status, result, _ = vbcli(capsys, monkeypatch, *command, "--retry-failed")
-    assert (status, counts(result)) == (0, (0, 1, 14, 0, 0))
+    assert counts(finish(*command, status=3)) == (0, 1, 10, 0, 1)
+    result = finish(*command, "--retry-failed")
+    assert (counts(result), result["failures"]) == ((1, 0, 14, 0, 0), [])
+    assert counts(finish(*command, "--retry-failed")) == (0, 1, 14, 0, 0)
     extract_videos(folder, tmp_path / "once", Extract(size_px=32), [folder / "captions.csv"], RunOptions("serial"))
     # What probing said of it stays until the file has another date.
     made, once = ({k: v for k, v in contents(d).items() if not k.startswith("videos/")} for d in (out, tmp_path / "once"))
     assert made == once
 
 
-def test_a_mended_video_is_found_by_its_new_date(
-    video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mended_video_is_found_by_its_new_date(video_folder: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "videos", tmp_path / "frames"
     shutil.copytree(video_folder, folder)
     (folder / "c.mp4").write_text("no video")
     command = ("extract", folder, out, "--size", "32", "--executor", "serial")
-    status, _, messages = vbcli(capsys, monkeypatch, *command)
-    assert status == 3
+    messages = vbcli(*command, cwd=tmp_path, status=3).stderr
     assert f"warning: c.mp4: {folder}/c.mp4 cannot be opened" in messages
-    status, _, messages = vbcli(capsys, monkeypatch, *command)
-    assert status == 3
+    messages = vbcli(*command, cwd=tmp_path, status=3).stderr
     assert "1 videos that failed before wait for --retry-failed" in messages
     shutil.copy(video_folder / "c.mp4", folder)
-    status, _, messages = vbcli(capsys, monkeypatch, *command, "--retry-failed")
-    assert status == 0
+    messages = vbcli(*command, "--retry-failed", cwd=tmp_path).stderr
     assert "1 videos changed since they were planned, first c.mp4" in messages
     assert f"{out}/shard-00000.parquet is made again: its input changed" in messages
 
 
-def test_another_option_in_the_same_folder_is_refused(
-    video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_option_in_the_same_folder_is_refused(video_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "frames"
     command = ("extract", video_folder, out, "--executor", "serial", "--size")
-    assert vbcli(capsys, monkeypatch, *command, "32")[0] == 0
+    vbcli(*command, "32", cwd=tmp_path)
     before = contents(out)
-    status, result, messages = vbcli(capsys, monkeypatch, *command, "48")
-    assert (status, result) == (1, None)
-    assert messages == (
+    ended = vbcli(*command, "48", cwd=tmp_path, status=1)
+    assert ended.stdout == ""
+    assert ended.stderr == (
         f"error: {out} was made with size_px = 32, not 48\n\n"
         "hint: name another output folder, remove this one, or give the same options again\n"
     )
     assert contents(out) == before
 
 
-def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     """Markup and emoji codes in the names of files are neither obeyed nor stumbled over."""
     folder = tmp_path / "[red]:b:"
     folder.mkdir()
@@ -436,8 +410,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixtu
     (folder / names[0]).parent.mkdir()
     for name in names:
         (folder / name).write_text("no video")
-    status, _, messages = vbcli(capsys, monkeypatch, "extract", folder, tmp_path / "frames", "--executor", "serial")
-    assert status == 3
+    messages = vbcli("extract", folder, tmp_path / "frames", "--executor", "serial", cwd=tmp_path, status=3).stderr
     for name in names:
         assert f"warning: {name}: {folder}/{name} cannot be opened" in messages
 

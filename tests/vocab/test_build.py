@@ -77,15 +77,18 @@ def test_damage_is_noticed(tmp_path):
 
 @pytest.fixture
 def features_dir(tmp_path: Path) -> Path:
+    return write_features(tmp_path / "features", "train")
+
+
+def write_features(folder: Path, other_split: str) -> Path:
     """Eighty videos of five clips, every fourth for testing, that tell their label by the first of four dimensions."""
-    folder = tmp_path / "features"
     encoder = {"name": "none", "n_cells": 2, "block_dims": [2]}
     shards.claim_manifest(folder, shards.Manifest("features", "encode", 1, {}, {"encoder": encoder}, []))
     rows, videos = [], []
     rng = np.random.default_rng(5)
     for i in range(80):
         video_id, label = f"{i:02d}.mp4", "up" if i % 3 else "down"
-        split = "test" if i % 4 == 0 else "train"
+        split = "test" if i % 4 == 0 else other_split
         captions = [{"text": f"it goes {label}", "start_s": None, "end_s": None}]
         videos.append({"video_id": video_id, "path": video_id, "labels": [label], "captions": captions, "split": split})
         for k in range(5):
@@ -130,3 +133,10 @@ def test_a_built_vocabulary_reports_what_survives_and_names_exemplars_of_every_c
         assert int(e["video_id"][:2]) % 4 != 0
         if e["codebook"] == 0:
             assert tokens[places.index((e["video_id"], e["start_s"])), 0] == e["token"]
+
+
+def test_a_vocabulary_of_videos_none_of_which_is_for_training_says_so(features_dir: Path, tmp_path: Path) -> None:
+    config = VocabConfig(branching=3, levels=1, n_components=0)
+    assert build_vocabulary(features_dir, tmp_path / "vocab", config).report["is_of_training_split"]
+    other = build_vocabulary(write_features(tmp_path / "other", "val"), tmp_path / "other-vocab", config).report
+    assert (other["is_of_training_split"], other["n_vectors"]) == (False, 400)

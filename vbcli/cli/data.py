@@ -206,6 +206,8 @@ def _show_vocabulary(report: dict[str, Any], target: Path, as_json: bool) -> Non
     if as_json:
         console.print_json({"vocab_dir": str(target), **{k: v for k, v in report.items() if k != "counts"}})
         return
+    if not report.get("is_of_training_split", True):
+        console.note("build-vocab: no video is in the split 'train': the vocabulary is made of all of them")
     if report["n_tokens"] < report["n_tokens_full_tree"]:
         given, full = f"{report['n_vectors']} clips give {report['n_tokens']} visual tokens", report["n_tokens_full_tree"]
         console.note(f"build-vocab: {given}; a full tree would have {full}")

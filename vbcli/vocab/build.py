@@ -137,7 +137,7 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     """Fits a vocabulary on the training videos of a features dataset and saves it with its exemplars.
 
     A vocabulary that is there already is loaded. Where the dataset names no split, one is assigned and stored with the vocabulary, so that
-    later stages use the same.
+    later stages use the same; where it names others and none is called train, all videos count, and the report says so.
 
     Raises:
         VbcliError: the dataset holds no features, or too few, or the folder a vocabulary of other options or features.
@@ -169,14 +169,16 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
     given = [row.get("split") for row in texts]
     means = np.stack([feature_matrix(t).mean(0, dtype=np.float32) for t in tables])
     splits = assign_splits(video_ids, given, means, config.seed)
-    training = [t for t, split in zip(tables, splits, strict=True) if split == "train"] or tables
-    features = np.concatenate([feature_matrix(t) for t in training])
+    training = [t for t, split in zip(tables, splits, strict=True) if split == "train"]
+    fitted = training or tables
+    features = np.concatenate([feature_matrix(t) for t in fitted])
     vocabulary = fit_vocabulary(features, config, manifest.fact("encoder"))
     vocabulary.source = source
     vocabulary.splits = {} if any(given) else dict(zip(video_ids, splits, strict=True))
+    vocabulary.report["is_of_training_split"] = bool(training)
     vocabulary.report["probe"] = _probe(vocabulary, tables, texts, splits)
     projected = vocabulary.project(features)
-    origin = [(v, s) for t in training for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
+    origin = [(v, s) for t in fitted for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
     exemplars = [
         {"codebook": m, "token": k, "video_id": origin[i][0], "start_s": origin[i][1]}
         for m, found in enumerate(find_exemplars(vocabulary, projected))
