@@ -14,7 +14,7 @@ say() { printf '\n== %s\n' "$*" >&2; }
 say "a world of coloured things that do something, with narration, captions and questions"
 if [ ! -f "$world/README.txt" ]; then
   rm -rf "$world" # half made
-  vbcli demo-data "$world" --n-videos 2400
+  vbcli demo-data "$world" --n-videos 2200
 fi
 
 say "frames, features, visual vocabulary"
@@ -28,7 +28,7 @@ say "for comparison: a captioner that sees one frame, and one that sees nothing"
 # Side by side, on a thread each: two threads are little faster than one on a model as small as this.
 for shown in "one-frame 1" "no-video 0"; do
   read -r name n_clips <<<"$shown"
-  vbcli train "$tokens" "$checkpoints/$name" --task caption --init "$checkpoints/pretrain" --n-clips "$n_clips" --max-steps 800 --threads 1 &
+  vbcli train "$tokens" "$checkpoints/$name" --task caption --init "$checkpoints/pretrain" --n-clips "$n_clips" --max-steps 600 --threads 1 &
 done
 wait -n
 wait -n
