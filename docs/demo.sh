@@ -28,7 +28,7 @@ say "for comparison: a captioner that sees one frame, and one that sees nothing"
 # Side by side, on a thread each: two threads are little faster than one on a model as small as this.
 for shown in "one-frame 1" "no-video 0"; do
   read -r name n_clips <<<"$shown"
-  vbcli train "$tokens" "$checkpoints/$name" --task caption --init "$checkpoints/pretrain" --n-clips "$n_clips" --max-steps 600 --threads 1 &
+  vbcli train "$tokens" "$checkpoints/$name" --task caption --init "$checkpoints/pretrain" --n-clips "$n_clips" --max-steps 800 --threads 1 &
 done
 wait -n
 wait -n
