@@ -22,7 +22,7 @@ LAYERS = [
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
     {"training", "stages"},
-    {"evaluation", "exports", "inspection", "demo", "cloze"},
+    {"evaluation", "class_evaluation", "exports", "inspection", "demo", "cloze"},
     {"pipeline"},
     {"cli"},
 ]

@@ -5,6 +5,7 @@ encode_dataset    frames or videos -> features
 tokenize_dataset  features -> tokens
 fuse_dataset      tokens -> fused
 caption_dataset   tokens or videos -> captions
+classify_dataset  tokens or videos -> classes
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ from vbcli.stages.scan import Probe, scan_videos
 if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
     from vbcli.encoders import EncoderSpec
+    from vbcli.models.checkpoint import Checkpoint
     from vbcli.models.decoding import DecodingConfig
+    from vbcli.stages.model import ModelStage
 
 
 TRUNCATED_S = 1.0
@@ -339,6 +342,11 @@ def caption_identity(model_sha256: str, decoding: DecodingConfig, split: str | N
     return config_hash([model_sha256, vars(decoding), split])
 
 
+def classify_identity(model_sha256: str, split: str | None) -> str:
+    """What decides classes, for the name of their folder."""
+    return config_hash([model_sha256, split])
+
+
 def caption_dataset(
     source: Path,
     captions_dir: Path,
@@ -355,45 +363,101 @@ def caption_dataset(
     Raises:
         VbcliError: no captioner in `checkpoint_dir`, or tokens of another vocabulary.
     """
-    from vbcli.encoders import EncoderSpec
-    from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
+    from vbcli.models.checkpoint import load_checkpoint
     from vbcli.models.decoding import check_decoding
     from vbcli.stages.caption import Caption
+
+    # Whole and fit for the decoding, before a folder is bound to them.
+    checkpoint = load_checkpoint(checkpoint_dir, "caption")
+    check_decoding(checkpoint.captioner.decoder.config, decoding)
+
+    def stage(videos_dir: Path) -> ModelStage:
+        return Caption(
+            checkpoint_dir=str(checkpoint_dir),
+            model_sha256=checkpoint.sha256,
+            videos_dir=str(videos_dir),
+            split=split,
+            device=device,
+            threads=threads,
+            decoding=decoding,
+        )
+
+    return _ask_model(source, captions_dir, checkpoint, stage, options or RunOptions())
+
+
+def classify_dataset(
+    source: Path,
+    classes_dir: Path,
+    checkpoint_dir: Path,
+    *,
+    split: str | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    options: RunOptions | None = None,
+) -> RunReport:
+    """Classifies a tokens dataset, or a folder of videos, streaming from video to class.
+
+    Raises:
+        VbcliError: no classifier in `checkpoint_dir`, or tokens of another vocabulary.
+    """
+    from vbcli.models.checkpoint import load_checkpoint
+    from vbcli.stages.classify import Classify
+
+    # Whole, before a folder is bound to it.
+    checkpoint = load_checkpoint(checkpoint_dir, "classify")
+
+    def stage(videos_dir: Path) -> ModelStage:
+        return Classify(
+            checkpoint_dir=str(checkpoint_dir),
+            model_sha256=checkpoint.sha256,
+            videos_dir=str(videos_dir),
+            split=split,
+            device=device,
+            threads=threads,
+        )
+
+    return _ask_model(source, classes_dir, checkpoint, stage, options or RunOptions())
+
+
+def _ask_model(
+    source: Path, output_dir: Path, checkpoint: Checkpoint, build: Callable[[Path], ModelStage], options: RunOptions
+) -> RunReport:
+    """Runs a trained model over a tokens dataset, or over a folder of videos without storing anything on the way.
+
+    Args:
+        build: the stage, for the folder of the videos dataset.
+    """
+    from vbcli.encoders import EncoderSpec
     from vbcli.stages.encode import Encode
     from vbcli.stages.tokenize import Tokenize, tokenize_inputs
-    from vbcli.vocab.artifact import load_vocabulary
 
-    options = options or RunOptions()
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
-    # Whole and fit for the decoding, before a folder is bound to them.
-    check_decoding(load_checkpoint(checkpoint_dir, "caption").captioner.decoder.config, decoding)
-    values = read_checkpoint_config(checkpoint_dir, "caption")
     kind = dataset_kind(source)
+    own_videos = output_dir / "videos"
+    ask = build(own_videos if kind is None else source / "videos")
     if kind not in (None, "tokens"):
-        raise VbcliError(f"{source} is a {kind} dataset: caption takes a folder of videos or a tokens dataset")
+        raise VbcliError(f"{source} is a {kind} dataset: {ask.name} takes a folder of videos or a tokens dataset")
     if kind == "tokens":
-        check_vocabulary(source, checkpoint_dir, values["visual_vocabulary_sha256"])
-        _check_split(source, split)
-    videos_dir = str((source if kind else captions_dir) / "videos")
-    caption = Caption(str(checkpoint_dir), values["model_sha256"], decoding, videos_dir, split, device, threads)
+        check_vocabulary(source, checkpoint.vocab_dir.parent, checkpoint.visual.sha256)
+        _check_split(source, ask.split)
     with options.open() as executor:
         if kind == "tokens":
-            inputs = dataset_inputs(source, caption)
-            return _run(caption, inputs, captions_dir, executor, options, parents=_parents(source), videos_dir=source / "videos")
-        vocabulary = load_vocabulary(checkpoint_dir / "vocab")
-        encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(checkpoint_dir / "vocab")
+            inputs = dataset_inputs(source, ask)
+            return _run(ask, inputs, output_dir, executor, options, parents=_parents(source), videos_dir=source / "videos")
+        vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
+        encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
         stage = Chain(
             (
-                Encode(encoder, "videos", device, threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
-                Tokenize(str(checkpoint_dir / "vocab"), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, videos_dir),
-                caption,
+                Encode(encoder, "videos", ask.device, ask.threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
+                Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(own_videos)),
+                ask,
             )
         )
-        gone = _scan(source, captions_dir, (), stage, executor, options)
-        own_videos, sees_text = captions_dir / "videos", values.get("window_text") is not None
-        inputs = tokenize_inputs(own_videos, stage, own_videos, gone) if sees_text else dataset_inputs(own_videos, stage, gone)
-        return _run(stage, inputs, captions_dir, executor, options, parents=_parents(captions_dir / "videos"))
+        gone = _scan(source, output_dir, (), stage, executor, options)
+        is_told = checkpoint.reads_text
+        inputs = tokenize_inputs(own_videos, stage, own_videos, gone) if is_told else dataset_inputs(own_videos, stage, gone)
+        return _run(stage, inputs, output_dir, executor, options, parents=_parents(own_videos))
 
 
 def _check_split(tokens_dir: Path, split: str | None) -> None:

@@ -76,6 +76,18 @@ CAPTIONS = pa.schema(
     ]
 )
 
+CLASSES = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())])), nullable=False),
+        pa.field("checkpoint", pa.string()),
+    ]
+)
+
 
 def features_schema(width: int, dtype: pa.DataType) -> pa.Schema:
     """Schema of a features dataset.

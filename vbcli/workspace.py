@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ fused/ captions/<folder>-<key8>/`."""
+    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ fused/ captions/<folder>-<key8>/ classes/<folder>-<key8>/`."""
 
     root: Path
 
@@ -39,10 +39,17 @@ class Workspace:
 
     def captions_dir(self, source: Path, identity: object) -> Path:
         """Where the captions of `source` go: its name and a key of what makes them."""
+        return self._named_after(source, "captions", identity)
+
+    def classes_dir(self, source: Path, identity: object) -> Path:
+        """Where the classes of `source` go: its name and a key of what makes them."""
+        return self._named_after(source, "classes", identity)
+
+    def _named_after(self, source: Path, kind: str, identity: object) -> Path:
         from vbcli.config import config_hash
 
         name = re.sub(r"[^\w.-]+", "_", source.resolve().name) or "videos"
-        return self.root / "captions" / f"{name}-{config_hash([str(source.resolve()), identity])[:8]}"
+        return self.root / kind / f"{name}-{config_hash([str(source.resolve()), identity])[:8]}"
 
     def newest_captions(self) -> Path | None:
         """The captions dataset that was written last."""

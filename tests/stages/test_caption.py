@@ -12,7 +12,8 @@ from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.videobert import VideoBert
-from vbcli.stages.caption import _windows, caption_videos
+from vbcli.stages.caption import caption_videos
+from vbcli.stages.model import video_windows
 from vbcli.textvocab import train_text_vocabulary
 from vbcli.tokens import split_windows
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
@@ -50,7 +51,7 @@ def video(name: str, n_clips: int) -> VideoTokens:
 
 def test_a_short_video_is_one_window_decoded_as_is(checkpoint):
     short = video("a", 9)
-    ((packed, part),) = _windows(short, checkpoint)
+    ((packed, part),) = video_windows(short, checkpoint)
     assert part == list(range(len(packed.input_ids)))
     batch = collate([packed], 6, TEXT.pad_id)
     with torch.inference_mode():
@@ -65,12 +66,12 @@ def test_a_short_video_is_one_window_decoded_as_is(checkpoint):
 def test_windows_give_each_clip_one_place_in_the_memory(checkpoint, n_clips):
     long = video("long", n_clips)
     first_visual = checkpoint.encoder.config.first_visual_id
-    memory_ids = np.concatenate([packed.input_ids[part] for packed, part in _windows(long, checkpoint)])
+    memory_ids = np.concatenate([packed.input_ids[part] for packed, part in video_windows(long, checkpoint)])
     assert memory_ids[0] == TEXT.cls_id
     assert memory_ids[1] == checkpoint.encoder.config.boundary_token_id
     assert memory_ids[-1] == TEXT.sep_id
     np.testing.assert_array_equal(memory_ids[2:-1] - first_visual, long.visual_tokens)
-    assert all(len(packed.input_ids) <= 12 + 3 for packed, _ in _windows(long, checkpoint))
+    assert all(len(packed.input_ids) <= 12 + 3 for packed, _ in video_windows(long, checkpoint))
 
 
 def test_a_caption_does_not_depend_on_the_other_videos(checkpoint):
@@ -108,7 +109,7 @@ def test_what_is_said_is_in_the_memory_once_beside_the_clips_of_its_time(checkpo
         first += n
     moments.sort(key=lambda m: m[:2])
     spans = split_windows(len(moments), size, overlap)
-    windows = _windows(long, told)
+    windows = video_windows(long, told)
     assert len(windows) == len(spans) > 2
     for number, ((packed, kept), (start, end)) in enumerate(zip(windows, spans, strict=True)):
         words, clips = ([token for _, kind, token in moments[start:end] if kind == wanted] for wanted in (0, 1))
@@ -129,7 +130,7 @@ def test_a_transcript_changes_the_caption_of_a_captioner_that_is_shown_it_alone(
     # Without transcripts nothing of them is seen; a video without one is what it is to a captioner without.
     assert scores[0] == scores[1] == pytest.approx(scores[2], abs=1e-5)
     assert abs(scores[3] - scores[0]) > 1e-3
-    (packed, _), *_ = _windows(spoken, replace(checkpoint, window_text=8))
+    (packed, _), *_ = video_windows(spoken, replace(checkpoint, window_text=8))
     with torch.inference_mode():
         memory, mask = checkpoint.captioner.encode(**collate([packed], 6, TEXT.pad_id).arguments())
         expected = generate(checkpoint.captioner.decoder, memory, mask, decoding)[0][0]

@@ -20,6 +20,7 @@ from vbcli.stages.caption import caption_videos
 from vbcli.textvocab import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens
 from vbcli.training.captioning import CaptionTask
+from vbcli.training.showing import Showing
 from vbcli.training.tasks import TRAINING
 from vbcli.training.trainer import TrainConfig, Trainer
 from vbcli.vocab.artifact import Vocabulary
@@ -58,7 +59,8 @@ def captioner(max_positions: int = 32, dropout: float = 0.0) -> Captioner:
 
 
 def task(videos: list[VideoTokens], max_positions: int = 32, dropout: float = 0.0, **changes: Any) -> CaptionTask:
-    return CaptionTask(captioner(max_positions, dropout), TEXT, videos, videos[:4], feature_noise=0.1, clip_drop=0.0, **changes)
+    showing = Showing(feature_noise=0.1, clip_drop=0.0, **changes)
+    return CaptionTask(captioner(max_positions, dropout), TEXT, videos, videos[:4], showing=showing)
 
 
 VIDEOS = [video(i) for i in range(8)]
@@ -66,19 +68,19 @@ VIDEOS = [video(i) for i in range(8)]
 
 def test_what_is_said_stands_before_what_is_shown():
     made = task(VIDEOS, has_transcript=True)
-    packed = made._pack(VIDEOS[0], np.random.default_rng(0))
+    packed = made.shown.pack(VIDEOS[0], np.random.default_rng(0), is_disturbed=False)
     config = made.model.encoder.config
     said = TEXT.encode(VIDEOS[0].segments[1].text)
     shown = [config.n_text_tokens + 1 + int(t) for t in VIDEOS[0].visual_tokens]
     assert packed.input_ids.tolist() == [TEXT.cls_id, *said, config.n_text_tokens, *shown, TEXT.sep_id]
     assert (packed.features == VIDEOS[0].features).all()
     assert made.notes == []
-    assert (made.longest_clips, made.longest_text) == (6, len(said))
+    assert (made.shown.longest_clips, made.shown.longest_text) == (6, len(said))
 
 
 def test_without_transcripts_nothing_of_them_is_shown_or_drawn():
     plain = task(VIDEOS)
-    assert plain.longest_text is None
+    assert plain.shown.longest_text is None
     silent = task([video(i, is_silent=True) for i in range(8)])
     for row in range(8):
         one, other = (made.draw(TRAINING, [row], 2, is_disturbed=True) for made in (plain, silent))
@@ -121,7 +123,7 @@ def test_of_a_video_that_is_too_long_a_window_of_time_is_shown():
     possible = [sorted((kind, i) for _, kind, i in moments[start : start + 10]) for start in range(16)]
     seen = set()
     for draw in range(400):
-        packed = made._pack(long, np.random.default_rng(draw))
+        packed = made.shown.pack(long, np.random.default_rng(draw), is_disturbed=False)
         n_text = int((packed.token_type_ids == 0).sum()) - 2
         text = packed.input_ids[1 : 1 + n_text].tolist()
         clips = packed.features[:, 0].astype(int).tolist()
@@ -129,7 +131,7 @@ def test_of_a_video_that_is_too_long_a_window_of_time_is_shown():
         assert [words.index(i) for i in text] == sorted(words.index(i) for i in text)
         seen.add(possible.index(found))
     assert seen == set(range(16))
-    assert (made.longest_clips, made.longest_text) == (10, 10)
+    assert (made.shown.longest_clips, made.shown.longest_text) == (10, 10)
 
 
 def test_videos_without_a_transcript_are_counted():
@@ -139,10 +141,10 @@ def test_videos_without_a_transcript_are_counted():
 
 def test_clips_may_be_left_out_and_the_transcript_alone_be_shown():
     made = task(VIDEOS, has_transcript=True, n_clips=0)
-    packed = made._pack(VIDEOS[3], np.random.default_rng(0))
+    packed = made.shown.pack(VIDEOS[3], np.random.default_rng(0), is_disturbed=False)
     said = TEXT.encode(VIDEOS[3].segments[1].text)
     assert packed.input_ids.tolist() == [TEXT.cls_id, *said, TEXT.n_tokens, TEXT.sep_id]
-    assert (made.longest_clips, made.longest_text) == (0, len(said))
+    assert (made.shown.longest_clips, made.shown.longest_text) == (0, len(said))
 
 
 def test_rows_with_transcripts_do_not_depend_on_their_batch(losses_of):
@@ -169,10 +171,10 @@ def visual() -> Vocabulary:
 
 def trained(folder: Path, visual: Vocabulary, *, has_transcript: bool) -> tuple[Checkpoint, float]:
     train, validation = [video(i) for i in range(64)], [video(i) for i in range(100, 116)]
-    made = CaptionTask(captioner(), TEXT, train, validation, feature_noise=0.1, clip_drop=0.0, has_transcript=has_transcript)
+    made = CaptionTask(captioner(), TEXT, train, validation, showing=Showing(has_transcript, feature_noise=0.1, clip_drop=0.0))
     settings = TrainConfig(max_steps=200, batch_size=16, learning_rate=5e-3, warmup_steps=20, eval_every=50, patience=9)
     result = Trainer(made, settings, folder, {}, lambda now: None).run()
-    windows = {"window_clips": made.longest_clips, "window_text": made.longest_text}
+    windows = {"window_clips": made.shown.longest_clips, "window_text": made.shown.longest_text}
     return Checkpoint("caption", made.model.eval(), TEXT, visual, Path("vocab"), **windows), result.best_loss
 
 

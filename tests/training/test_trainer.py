@@ -17,6 +17,7 @@ from vbcli.textvocab import train_text_vocabulary
 from vbcli.training.batches import SegmentRow, VideoTokens, choose_clips, collate
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.pretrain import PretrainTask
+from vbcli.training.showing import Showing
 from vbcli.training.tasks import TRAINING, split_videos
 from vbcli.training.tasks import VALIDATION as VALIDATION_PART
 from vbcli.training.trainer import TrainConfig, Trainer
@@ -113,7 +114,7 @@ def test_seeds_decide(tmp_path):
 
 
 def test_a_captioner_learns_what_the_video_decides(tmp_path):
-    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION, feature_noise=0.1, clip_drop=0.0)
+    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION, showing=Showing(feature_noise=0.1, clip_drop=0.0))
     trainer = Trainer(
         task, TrainConfig(max_steps=200, batch_size=8, learning_rate=1e-2, warmup_steps=10, eval_every=25), tmp_path, {}, lambda now: None
     )
@@ -284,23 +285,23 @@ def test_chosen_clips():
 
 
 def test_a_captioner_of_no_clips_sees_none():
-    task = caption_task(n_clips=0)
-    packed = task._pack(VIDEOS[0], np.random.default_rng(0))
+    task = caption_task(showing=Showing(n_clips=0))
+    packed = task.shown.pack(VIDEOS[0], np.random.default_rng(0), is_disturbed=False)
     assert packed.input_ids.tolist() == [TEXT.cls_id, TEXT.n_tokens, TEXT.sep_id]
-    assert task.longest_clips == 0
+    assert task.shown.longest_clips == 0
 
 
 def test_disturbance_has_the_stated_size_and_spares_validation(losses_of):
-    task = caption_task(feature_noise=0.5, clip_drop=0.25)
-    plain = task._pack(VIDEOS[0], np.random.default_rng(0))
-    drawn = [task._disturb(plain, np.random.default_rng(i)) for i in range(2000)]
+    task = caption_task(showing=Showing(feature_noise=0.5, clip_drop=0.25))
+    plain = task.shown.pack(VIDEOS[0], np.random.default_rng(0), is_disturbed=False)
+    drawn = [task.shown.pack(VIDEOS[0], np.random.default_rng(i), is_disturbed=True) for i in range(2000)]
     lengths = [np.linalg.norm(d.features - plain.features, axis=1) for d in drawn]
     assert np.mean(np.square(lengths)) == pytest.approx(0.25, rel=0.05)
     shown = np.mean([d.feature_mask[plain.feature_mask].mean() for d in drawn])
     assert shown == pytest.approx(0.75, abs=0.02)
     assert not any(d.feature_mask[~plain.feature_mask].any() for d in drawn)
     task.model.eval()
-    quiet = CaptionTask(task.model, TEXT, VIDEOS, VALIDATION, feature_noise=0.0, clip_drop=0.0)
+    quiet = CaptionTask(task.model, TEXT, VIDEOS, VALIDATION, showing=Showing(feature_noise=0.0, clip_drop=0.0))
     one, other = (losses_of(t, [0, 1], 0, VALIDATION_PART, False) for t in (task, quiet))
     assert one == other
 
@@ -317,13 +318,14 @@ def test_splits():
 
 
 def test_smoothed_caption_loss_equals_torch_on_each_row(losses_of):
-    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION, label_smoothing=0.1, feature_noise=0.0, clip_drop=0.0)
+    showing = Showing(feature_noise=0.0, clip_drop=0.0)
+    task = CaptionTask(captioner(dropout=0.0), TEXT, VIDEOS, VALIDATION, label_smoothing=0.1, showing=showing)
     task.model.train()
     total, _ = losses_of(task, [0, 1])["caption"]
     expected = 0.0
     for row in (0, 1):
         v, ids = task.parts[0][row]
-        batch = collate([task._pack(v, np.random.default_rng(0))], 4, TEXT.pad_id)
+        batch = collate([task.shown.pack(v, np.random.default_rng(0), is_disturbed=False)], 4, TEXT.pad_id)
         inputs = torch.tensor([[TEXT.cls_id, *ids]])
         logits = task.model(**batch.arguments(), decoder_input_ids=inputs)[0]
         expected += float(F.cross_entropy(logits, torch.tensor([*ids, TEXT.sep_id]), label_smoothing=0.1, reduction="sum").detach())

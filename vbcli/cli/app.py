@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import ask, console, data, models, scores, weights
+from vbcli.cli import apply, ask, console, data, models, scores, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -43,7 +43,8 @@ app.command("encode")(data.encode)
 app.command("build-vocab")(data.build_vocab)
 app.command("tokenize")(data.tokenize)
 app.command("train")(models.train)
-app.command("caption")(models.caption)
+app.command("caption")(apply.caption)
+app.command("classify")(apply.classify)
 app.command("predict")(ask.predict)
 app.command("import")(weights.import_model)
 app.command("export")(weights.export)

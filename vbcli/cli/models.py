@@ -1,4 +1,4 @@
-"""train and caption: from tokens (or frames) to models, and from videos to sentences."""
+"""train: from tokens (or frames) to models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
     AsJson,
-    Executor,
     ExecutorName,
-    Ffmpeg,
     Precision,
-    RetryFailed,
     Seed,
-    Threads,
-    Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, run_options
+from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
@@ -40,6 +35,7 @@ class TaskName(StrEnum):
     pretrain = "pretrain"
     denoise = "denoise"
     caption = "caption"
+    classify = "classify"
     encoder = "encoder"
 
 
@@ -79,16 +75,6 @@ class Schedule(StrEnum):
 
     cosine = "cosine"
     linear = "linear"
-
-
-class CaptionFormat(StrEnum):
-    """Files written beside the Parquet dataset."""
-
-    parquet = "parquet"
-    jsonl = "jsonl"
-    csv = "csv"
-    srt = "srt"
-    vtt = "vtt"
 
 
 def train(
@@ -137,11 +123,13 @@ def train(
     ] = (0.6, 0.2, 0.2),
     mask_rate: Annotated[float, typer.Option(help="Share of the tokens that pre-training hides and asks for.")] = 0.15,
     transcript: Annotated[
-        bool, typer.Option("--transcript", help="Show the captioner what is said in a video beside what it shows.")
+        bool, typer.Option("--transcript", help="Show a captioner or classifier what is said in a video beside what it shows.")
     ] = False,
     n_clips: Annotated[
-        int | None, typer.Option(min=0, help="Show a captioner so many clips a video (1: the middle one; 0: none), for comparison.")
+        int | None,
+        typer.Option(min=0, help="Show the model so many clips a video (1: the middle one; 0: none), for comparison."),
     ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Count every class of a classifier as much as another.")] = False,
     objective: Annotated[
         Objective, typer.Option(help="What an encoder learns of a clip; auto: labels, else words of captions, else the order of frames.")
     ] = Objective.auto,
@@ -151,17 +139,19 @@ def train(
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
-    """Train VideoBERT and the captioner, or a 3-D encoder.
+    """Train VideoBERT and the captioner, a classifier, or a 3-D encoder.
 
     Interrupted training goes on where it was; a checkpoint holds all that captioning needs.
     """
-    if n_clips is not None and task is not TaskName.caption:
-        raise UsageError("--n-clips is for --task caption")
-    if transcript and task not in (None, TaskName.caption):
-        raise UsageError("--transcript is for --task caption")
+    if n_clips is not None and task not in (TaskName.caption, TaskName.classify):
+        raise UsageError("--n-clips is for --task caption and --task classify")
+    if transcript and task not in (None, TaskName.caption, TaskName.classify):
+        raise UsageError("--transcript is for --task caption and --task classify")
+    if balance and task is not TaskName.classify:
+        raise UsageError("--balance is for --task classify")
     if objective is not Objective.auto and task is not TaskName.encoder:
         raise UsageError("--objective is for --task encoder")
-    if text and task is not None and task in (TaskName.caption, TaskName.encoder):
+    if text and task is not None and task not in (TaskName.pretrain, TaskName.denoise):
         raise UsageError(f"--text is not for --task {task.value}", hint="it is learned in pretrain and denoise")
     for path in text or ():
         if not path.is_file():
@@ -199,6 +189,7 @@ def train(
             keep_init=keep_init,
             transcript=transcript,
             n_clips=n_clips,
+            balance=balance,
             objective=objective.value,
             seed=seed,
             precision=precision.value,
@@ -275,66 +266,3 @@ def _fit(source_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitRepo
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-
-
-def caption(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
-    captions_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's captions/<folder>-<key> if left out.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A captioner; the workspace's checkpoints/caption if left out.")] = None,
-    file_format: Annotated[CaptionFormat, typer.Option("--format", help="Also write the captions in this format.")] = CaptionFormat.parquet,
-    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
-    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
-    max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 64,
-    min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 0,
-    length_penalty: Annotated[float, typer.Option(help="Power of the length that a score is divided by.")] = 1.0,
-    no_repeat_ngram: Annotated[int, typer.Option(help="No sequence of so many tokens twice; 0 allows all.")] = 3,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of searching.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Sample among so many tokens; 0 is all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample among the tokens that make up this probability.")] = 1.0,
-    seed: Seed = 0,
-    executor: Executor = ExecutorName.processes,
-    workers: Workers = 0,
-    threads: Threads = 1,
-    retry_failed: RetryFailed = False,
-    ffmpeg: Ffmpeg = "bundled",
-    workspace: Workspace = DEFAULT_WORKSPACE,
-    as_json: AsJson = False,
-) -> None:
-    """Caption a folder of videos, straight from video to sentence, or a tokens dataset."""
-    from vbcli.models.checkpoint import read_checkpoint_config
-    from vbcli.models.decoding import DecodingConfig
-    from vbcli.pipeline import caption_dataset, caption_identity, dataset_kind
-
-    places = Places(workspace)
-    model_dir = checkpoint or places.checkpoints_dir / "caption"
-    decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
-    if split is not None and source.exists() and dataset_kind(source) != "tokens":
-        raise UsageError("--split is for a tokens dataset")
-    sha256 = read_checkpoint_config(model_dir, "caption")["model_sha256"]
-    target = captions_dir or places.captions_dir(source, caption_identity(sha256, decoding, split))
-    with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
-        report = caption_dataset(source, target, model_dir, decoding, split=split, threads=threads, options=options)
-    _after_captioning(target, file_format)
-    finish_run(report, "captions", as_json)
-
-
-def _after_captioning(target: Path, file_format: CaptionFormat) -> None:
-    from vbcli.exports import export_captions
-    from vbcli.metrics.captions import caption_alarms
-
-    if file_format is not CaptionFormat.parquet:
-        console.note(f"caption: wrote {export_captions(target, file_format.value)}")
-    rows = _caption_rows(target)
-    for sentence in caption_alarms([text for _, text in rows]):
-        console.warn(sentence)
-    shown = 10
-    if console.out().is_terminal:
-        console.print_table("Captions", ("video", "caption"), rows[:shown], f"{len(rows)} in all" if len(rows) > shown else "")
-
-
-def _caption_rows(target: Path) -> list[tuple[str, str]]:
-    from vbcli.shards import list_shards, read_shard
-
-    tables = [read_shard(path, columns=["video_id", "caption"]).to_pylist() for path in list_shards(target)]
-    return [(row["video_id"], row["caption"]) for rows in tables for row in rows]

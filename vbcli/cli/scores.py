@@ -9,7 +9,7 @@ import typer
 
 from vbcli.cli import console
 from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Workspace
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    captions: Annotated[Path | None, typer.Argument(help="Captions dataset or file; the workspace's newest captions if left out.")] = None,
-    references: Annotated[Path | None, typer.Argument(help="Caption file or dataset; the workspace's tokens/ if left out.")] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Argument(help="Captions dataset or file, or a classes dataset; the workspace's newest captions if left out."),
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Argument(help="Caption file (of labels for classes) or dataset; the workspace's tokens/ if left out.")
+    ] = None,
     also: Annotated[list[Path] | None, typer.Option(help="Captions of another system, for a row of their own. May be repeated.")] = None,
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
@@ -31,6 +36,8 @@ def evaluate(
 
     The baselines are the caption of the nearest training video, the best single training caption for all, and the same captions with the
     videos shuffled (mean of 20 permutations).
+
+    Classes are scored by accuracy, macro F1 and calibration, beside a linear probe of the features and the most frequent class.
     """
     from vbcli.evaluation import evaluate_captions, name_systems, read_captions, read_references
     from vbcli.metrics.mentions import load_lexicon
@@ -46,6 +53,11 @@ def evaluate(
     against = references or places.tokens_dir
     if not against.exists():
         raise VbcliError(f"{against} does not exist", hint="name a caption file or a dataset as REFERENCES")
+    if dataset_kind(given) == "classes":
+        if also or lexicon:
+            raise UsageError("--also and --lexicon are for captions, not for classes")
+        _evaluate_classes(given, against, split, baselines or _first_tokens(against, places), as_json)
+        return
     rows = read_captions(given, against)
     truths = read_references(against, list(rows))
     scored = truths.held_out(list(rows), split)
@@ -54,13 +66,51 @@ def evaluate(
             f"evaluate: {len(rows) - len(scored)} captions of videos in other splits are left out; --split train scores training videos"
         )
     rows = {v: rows[v] for v in scored}
-    tokens_dir = baselines or next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
+    tokens_dir = baselines or _first_tokens(against, places)
     others = {name: read_captions(path, against) for name, path in name_systems(also or ()).items()}
     named = load_lexicon(lexicon) if lexicon else None
     evaluation = evaluate_captions(rows, truths.captions, others=others, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
     _show(evaluation, given, against, as_json)
+
+
+def _first_tokens(against: Path, places: Places) -> Path | None:
+    """A tokens dataset that knows the training videos."""
+    from vbcli.pipeline import dataset_kind
+
+    return next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
+
+
+def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir: Path | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from vbcli.class_evaluation import evaluate_classes, held_out, read_classes, read_true_classes
+
+    rows = read_classes(given)
+    truths = read_true_classes(against, list(rows.scores))
+    scored = held_out(rows, truths, split)
+    if len(scored) < len(rows.scores):
+        console.note(
+            f"evaluate: {len(rows.scores) - len(scored)} videos in other splits are left out; --split train scores training videos"
+        )
+    evaluation = evaluate_classes(rows, truths, scored, tokens_dir)
+    if as_json:
+        console.print_json({"classes": str(given), "references": str(against), **asdict(evaluation)})
+        return
+    systems = list(evaluation.scores)
+    names = list(dict.fromkeys(name for scores in evaluation.scores.values() for name in scores))
+    table = [(name, *(_cell(evaluation.scores[system], {}, name) for system in systems)) for name in names]
+    console.print_table(f"{given} against {against}", ("", *systems), table)
+    if evaluation.classes:
+        counts = [(name, *map(str, row)) for name, row in zip(evaluation.classes, evaluation.confusions, strict=True)]
+        console.print_table("Videos by true class (rows) and first guess (columns)", ("", *evaluation.classes), counts)
+        bins = [
+            (f"{b.low:.1f} to {b.high:.1f}", str(b.n_videos), f"{b.confidence:.3f}", f"{b.accuracy:.3f}") for b in evaluation.reliability
+        ]
+        console.print_table("Calibration", ("probability of the first guess", "videos", "mean probability", "right"), bins)
+    for sentence in evaluation.notes:
+        console.note(sentence)
 
 
 def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> None:

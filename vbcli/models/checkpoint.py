@@ -25,6 +25,7 @@ from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
+from vbcli.models.classifier import VideoClassifier
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.tokens import N_FRAMING_TOKENS
@@ -33,6 +34,8 @@ from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 _KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
 IMPORTED = "import"
 """The task of a published model that was only read."""
+WINDOWED = ("caption", "classify")
+"""Tasks that show the encoder a whole video, and text beside it only where they learned with transcripts."""
 
 
 @dataclass
@@ -40,11 +43,12 @@ class Checkpoint:
     """A model with its vocabularies.
 
     Args:
-        task: `pretrain` (a VideoBert), `denoise` or `caption` (a Captioner), or `import` (a VideoBert without visual rows, or a Bart).
+        task: `pretrain` (a VideoBert), `denoise` or `caption` (a Captioner), `classify` (a VideoClassifier), or `import` (a VideoBert
+            without visual rows, or a Bart).
         vocabulary: the visual one; None of an imported model.
         n_clips: clips of a video that the model is shown; None means all.
         window_clips: most clips in one window of the encoder: the longest that training has seen.
-        window_text: most text tokens in it, of a captioner that is shown transcripts; None of one that is not.
+        window_text: most text tokens in it, of a task in `WINDOWED` that is shown transcripts; None of one that is not.
         trained_on: facts for the reader: dataset, split, numbers, steps, losses.
     """
 
@@ -62,7 +66,7 @@ class Checkpoint:
     @property
     def encoder(self) -> VideoBert:
         """The VideoBERT of the model."""
-        encoder = self.model.encoder if isinstance(self.model, Captioner) else self.model
+        encoder = self.model.encoder if isinstance(self.model, Captioner | VideoClassifier) else self.model
         assert isinstance(encoder, VideoBert)
         return encoder
 
@@ -73,15 +77,21 @@ class Checkpoint:
         return self.model
 
     @property
+    def classifier(self) -> VideoClassifier:
+        """The model as a classifier."""
+        assert isinstance(self.model, VideoClassifier)
+        return self.model
+
+    @property
     def reads_text(self) -> bool:
         """Whether the encoder is shown text beside the clips; a captioner's may have learned from clips alone."""
-        return self.task != "caption" or self.window_text is not None
+        return self.task not in WINDOWED or self.window_text is not None
 
     @property
     def window_size(self) -> int:
-        """Most text tokens and clips in one window of the encoder: a captioner's learned no positions beyond its longest sequence."""
+        """Most text tokens and clips in one window of the encoder: a `WINDOWED` one's learned no positions beyond its longest sequence."""
         room = self.encoder.config.max_positions - N_FRAMING_TOKENS
-        return min(room, self.window_clips + (self.window_text or 0)) if self.task == "caption" else room
+        return min(room, self.window_clips + (self.window_text or 0)) if self.task in WINDOWED else room
 
     @property
     def visual(self) -> Vocabulary:
@@ -120,6 +130,12 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
         return {"bart": to_dict(model.decoder.config)}
     if isinstance(model, Captioner):
         return {"encoder": to_dict(model.encoder.config), "decoder": to_dict(model.decoder.config)}
+    if isinstance(model, VideoClassifier):
+        return {
+            "encoder": to_dict(model.encoder.config),
+            "classes": list(model.classes),
+            "is_multi_label": model.head.is_multi_label,
+        }
     assert isinstance(model, VideoBert)
     return {"encoder": to_dict(model.config)}
 
@@ -128,6 +144,8 @@ def _build_model(values: dict[str, Any], source: str) -> nn.Module:
     if "bart" in values:
         return Bart(from_dict(BartConfig, values["bart"], source))
     encoder = VideoBert(from_dict(VideoBertConfig, values["encoder"], source))
+    if "classes" in values:
+        return VideoClassifier(encoder, tuple(values["classes"]), is_multi_label=values["is_multi_label"])
     return Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source))) if "decoder" in values else encoder
 
 

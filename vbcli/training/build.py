@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from vbcli.config import BartConfig, VideoBertConfig, config_hash, load_preset, preset_names
 from vbcli.digests import file_sha256
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, init_visual_rows, load_checkpoint
+from vbcli.models.classifier import VideoClassifier
+from vbcli.models.heads import balanced_class_weights
 from vbcli.models.published import (
     VOCABULARY_NAMES,
     captioner_from_bart,
@@ -29,6 +32,7 @@ from vbcli.models.videobert import VideoBert
 from vbcli.models.weights import weight_files
 from vbcli.textvocab import TextVocabulary, train_text_vocabulary
 from vbcli.training.batches import VideoTokens
+from vbcli.training.classifying import ClassSet
 from vbcli.training.options import FitOptions
 from vbcli.vocab.artifact import Vocabulary
 
@@ -95,43 +99,69 @@ def build_checkpoint(
     Raises:
         VbcliError: `init` does not fit the dataset or the other options.
     """
+
+    def finish(encoder: VideoBert, text: TextVocabulary) -> Checkpoint:
+        return Checkpoint(options.task, _with_head(encoder, text, train, options), text, visual, vocab_dir, n_clips=options.n_clips)
+
     if init is None:
         text = train_text_vocabulary(t for v in train for t in (*v.caption_texts, *(s.text for s in v.segments)))
         encoder = _with_centroids(VideoBert(_encoder_config(options, visual, text)), visual, options)
-        return _finish(options, encoder, text, visual, vocab_dir)
+        return finish(encoder, text)
     # A frozen BERT's heads are not used: that some are missing is no news.
     note = on_note if options.text_input == "tokens" else lambda text: None
     source = load_checkpoint(init) if _is_checkpoint(init) else import_published(init, note)
     if options.text_input == "features" and source.vocabulary is None:
         encoder = _with_centroids(_encoder_of_features(options, init, source, visual), visual, options)
-        return _finish(options, encoder, source.text, visual, vocab_dir)
+        return finish(encoder, source.text)
     _check_shape(options, init, source)
     if isinstance(source.model, Bart):
         return _start_from_bart(options, init, source, visual, vocab_dir)
     if source.vocabulary is None:
         config = _encoder_config(options, visual, source.text, shape_of(source))
         encoder = _with_centroids(encoder_from_bert(source.encoder, config), visual, options)
-        return _finish(options, encoder, source.text, visual, vocab_dir)
+        return finish(encoder, source.text)
     _check_start(options, init, source, visual)
-    if options.task != "pretrain" and source.task != "pretrain":
+    if _goes_on(options, source, train):
+        if isinstance(source.model, VideoClassifier):
+            source.model.head.class_weights = _class_weights(ClassSet.of(train), options)
         return Checkpoint(options.task, source.model.train(), source.text, visual, vocab_dir, n_clips=options.n_clips)
     if options.task != "pretrain":
         _shrink(source.encoder, options)
-    return _finish(options, source.encoder, source.text, visual, vocab_dir)
+    return finish(source.encoder, source.text)
 
 
-def _finish(options: FitOptions, encoder: VideoBert, text: TextVocabulary, visual: Vocabulary, vocab_dir: Path) -> Checkpoint:
-    """A checkpoint of the encoder, with a fresh decoder where the task needs one."""
+def _goes_on(options: FitOptions, source: Checkpoint, train: Sequence[VideoTokens]) -> bool:
+    """Whether the whole model of a checkpoint is what the task trains; else only its encoder is."""
+    if options.task in ("caption", "denoise"):
+        return isinstance(source.model, Captioner)
+    if options.task != "classify" or not isinstance(source.model, VideoClassifier):
+        return False
+    classes = ClassSet.of(train)
+    return (source.model.classes, source.model.head.is_multi_label) == (classes.names, classes.is_multi_label)
+
+
+def _with_head(encoder: VideoBert, text: TextVocabulary, train: Sequence[VideoTokens], options: FitOptions) -> nn.Module:
+    """The encoder with what its task needs beside it, fresh."""
     if options.task == "pretrain":
-        return Checkpoint("pretrain", encoder, text, visual, vocab_dir)
-    return Checkpoint(options.task, _build_captioner(encoder, text, options), text, visual, vocab_dir, n_clips=options.n_clips)
+        return encoder
+    if options.task == "classify":
+        classes = ClassSet.of(train)
+        weights = _class_weights(classes, options)
+        return VideoClassifier(encoder, classes.names, is_multi_label=classes.is_multi_label, class_weights=weights)
+    return _build_captioner(encoder, text, options)
+
+
+def _class_weights(classes: ClassSet, options: FitOptions) -> Tensor | None:
+    if options.balance and classes.is_multi_label:
+        raise UsageError("--balance is for videos with one label each", hint="training videos have several here: leave it out")
+    return balanced_class_weights(torch.tensor(classes.counts)) if options.balance else None
 
 
 def _start_from_bart(options: FitOptions, init: Path, source: Checkpoint, visual: Vocabulary, vocab_dir: Path) -> Checkpoint:
     assert isinstance(source.model, Bart)
-    if options.task == "pretrain":
+    if options.task not in ("denoise", "caption"):
         raise VbcliError(
-            f"{init} is an encoder-decoder, which VideoBERT's pre-training cannot start from", hint="use --task denoise or --task caption"
+            f"{init} is an encoder-decoder, which --task {options.task} cannot start from", hint="use --task denoise or --task caption"
         )
     captioner = captioner_from_bart(source.model, _encoder_config(options, visual, source.text, shape_of(source)))
     _with_centroids(captioner.encoder, visual, options)

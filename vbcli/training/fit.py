@@ -12,11 +12,13 @@ from vbcli.config import config_hash, to_dict
 from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import check_free
-from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config, save_checkpoint
+from vbcli.models.checkpoint import WINDOWED, Checkpoint, read_checkpoint_config, save_checkpoint
+from vbcli.models.classifier import VideoClassifier
 from vbcli.models.videobert import VideoBert
 from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
+from vbcli.training.classifying import ClassifyTask, ClassSet
 from vbcli.training.denoising import DenoiseTask
 from vbcli.training.masking import MASK_RATE
 from vbcli.training.options import FitOptions, train_config
@@ -30,6 +32,7 @@ from vbcli.training.runs import (
     record_run,
     resolve_precision,
 )
+from vbcli.training.showing import Showing
 from vbcli.training.tasks import Task, split_videos
 from vbcli.training.trainer import Trainer, TrainProgress
 from vbcli.vocab.artifact import load_vocabulary
@@ -88,8 +91,8 @@ def fit(
     trainer = Trainer(task, config, checkpoint_dir, identity, on_progress, accelerator)
     result = trainer.run()
     note_overfitting(result, on_note)
-    if isinstance(task, CaptionTask):
-        checkpoint.window_clips, checkpoint.window_text = task.longest_clips, task.longest_text
+    if isinstance(task, CaptionTask | ClassifyTask):
+        checkpoint.window_clips, checkpoint.window_text = task.shown.longest_clips, task.shown.longest_text
     checkpoint.trained_on = record_run(options, identity, manifest.facts, task, result, train, validation)
     checkpoint.model.to("cpu")
     if accelerator.is_main_process:
@@ -102,13 +105,15 @@ def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[
     """Hashes of what a run is made of; threads and device may change, which is said in the record only."""
     data = config_hash([shards.read_footer(p)["content_sha256"] for p in shards.list_shards(tokens_dir)])
     fixed = replace(options, threads=0, device="cpu", init=None, texts=(), accumulation=1, precision=resolve_precision(options))
-    if options.task != "caption":
+    # What other tasks are told changes nothing here.
+    if options.task not in WINDOWED:
         fixed = replace(fixed, transcript=False)
     if options.task == "pretrain":
-        # What only a decoder is told changes nothing here.
-        fixed = replace(fixed, label_smoothing=0.0, keep_init=0.0, n_clips=None)
+        fixed = replace(fixed, keep_init=0.0, n_clips=None)
     else:
         fixed = replace(fixed, regime_weights=(1, 0, 0), mask_rate=MASK_RATE)
+    if options.task in ("pretrain", "classify"):
+        fixed = replace(fixed, label_smoothing=0.0)
     texts = [file_sha256(Path(path)) for path in options.texts]
     start = None if init is None else init_digest(init)
     return {"options": config_hash(to_dict(fixed)), "init": start, "data": config_hash([data, texts]) if texts else data}
@@ -151,13 +156,15 @@ def _build_task(
         return DenoiseTask(
             checkpoint.captioner, checkpoint.text, train, validation, seed=options.seed, label_smoothing=options.label_smoothing
         )
+    showing = Showing(options.transcript, options.n_clips)
+    if isinstance(checkpoint.model, VideoClassifier):
+        return ClassifyTask(checkpoint.model, checkpoint.text, train, validation, ClassSet.of(train), seed=options.seed, showing=showing)
     return CaptionTask(
         checkpoint.captioner,
         checkpoint.text,
         train,
         validation,
         seed=options.seed,
-        has_transcript=options.transcript,
-        n_clips=options.n_clips,
+        showing=showing,
         label_smoothing=options.label_smoothing,
     )

@@ -10,7 +10,7 @@ from vbcli.errors import UsageError
 from vbcli.training.masking import MASK_RATE
 from vbcli.training.trainer import Schedule, TrainConfig
 
-TaskName = Literal["pretrain", "denoise", "caption", "encoder"]
+TaskName = Literal["pretrain", "denoise", "caption", "classify", "encoder"]
 ObjectiveChoice = Literal["auto", "labels", "words", "order"]
 VisualInput = Literal["tokens", "features", "both"]
 TextInput = Literal["tokens", "features"]
@@ -19,7 +19,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
 KEPT_OF_PRETRAINING = 0.4
 # Of the running mean of the weights: a captioner's is about the last 500 steps.
-DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "encoder": 0.99}
+DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "classify": 0.99, "encoder": 0.99}
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class FitOptions:
         texts: files of text that is learned, too, in pre-training and denoising.
         max_steps: None is the task's default.
         learning_rate: None falls with the model's width.
-        keep_init: share of the pre-trained blocks' weights that a captioner starts from (`shrink_and_perturb`); 1 takes them as they are.
+        keep_init: share of the pre-trained blocks' weights that a captioner or classifier starts from (`shrink_and_perturb`); 1 takes them
+            as they are.
         text_input: text enters as tokens, or as the features of a frozen BERT, the one that `init` names; all else is then of the preset's
             shape and starts fresh.
-        transcript: show a captioner the transcripts of the videos, too.
-        n_clips: clips of a video that a captioner is shown; None is all.
+        transcript: show a captioner or classifier the transcripts of the videos, too.
+        n_clips: clips of a video that a captioner or classifier is shown; None is all.
+        balance: every class counts as much as another in a classifier's loss, however many videos it has.
         accumulation: pieces that a step is cut into, to need less memory; the result is the same.
         schedule: how the learning rate falls after the warm-up.
         ema_decay: of the running mean of the weights; None is the task's default, 0 keeps no mean.
@@ -66,6 +68,7 @@ class FitOptions:
     keep_init: float = KEPT_OF_PRETRAINING
     transcript: bool = False
     n_clips: int | None = None
+    balance: bool = False
     accumulation: int = 1
     schedule: Schedule = "cosine"
     ema_decay: float | None = None
@@ -97,7 +100,7 @@ class FitOptions:
                 raise UsageError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "encoder": 1000}
+DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "classify": 1000, "encoder": 1000}
 
 
 def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainConfig:

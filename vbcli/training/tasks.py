@@ -122,6 +122,12 @@ class TokensTask(Task[ModelT, VideoTokens, RowT, Batch]):
         super().__init__(model, parts, seed)
         self.text = text
 
+    def _need_validation(self, note: str) -> None:
+        """Where nothing is there to validate with, the training rows do it, and `note` says so."""
+        if not self.parts[VALIDATION]:
+            self.notes.append(note)
+            self.parts[VALIDATION] = self.parts[TRAINING]
+
 
 def split_videos(videos: Sequence[SourceT], split: str) -> tuple[list[SourceT], list[SourceT], str | None]:
     """Training and validation videos.

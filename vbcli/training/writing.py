@@ -56,12 +56,6 @@ class WritingTask(TokensTask[Captioner, RowT]):
         total = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
         return {self.name: total}
 
-    def _need_validation(self, note: str) -> None:
-        """Where nothing is there to validate with, the training rows do it, and `note` says so."""
-        if not self.parts[1]:
-            self.notes.append(note)
-            self.parts[1] = self.parts[0]
-
 
 def decoder_rows(sentences: Sequence[Sequence[int]], config: BartConfig) -> tuple[Tensor, Tensor]:
     """What a decoder reads and what it must say next, for sentences of token ids.

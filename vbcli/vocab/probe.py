@@ -101,6 +101,23 @@ def probe_report(vocabulary: Vocabulary, features: Sequence[np.ndarray], videos:
     return {"labels": _probe_labels(rows, videos), "words": _probe_words(rows, videos)}
 
 
+def linear_probe(learned: Sequence[np.ndarray], answers: Sequence[str], asked: Sequence[np.ndarray]) -> tuple[list[str], np.ndarray]:
+    """What a logistic regression learns from the features of videos, and says of others.
+
+    Args:
+        learned: float (N, P) of each video to learn from.
+        answers: the label of each.
+        asked: float (N, P) of each video to tell.
+
+    Returns:
+        The C labels in alphabetical order, and their probabilities float (V, C).
+    """
+    rows = np.stack([_stretches(clips) for clips in (*learned, *asked)])
+    known, others = _scaled(rows, np.arange(len(learned)), np.arange(len(learned), len(rows)))
+    model = _fit(known, np.array(answers))
+    return [str(name) for name in model.classes_], model.predict_proba(others)
+
+
 def _paper_rows(features: Sequence[np.ndarray], videos: Sequence[ProbeVideo], n_cells: int) -> np.ndarray:
     """What videos are by the centroids of pooled features, of a tree of the training videos' clips: float32 (V, F)."""
 

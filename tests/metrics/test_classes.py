@@ -1,0 +1,65 @@
+"""Scores of classification by hand and by scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import top_k_accuracy_score
+
+from vbcli.metrics.classes import confusions, gather_guesses, reliability, score_classes
+
+SCORES = {
+    "1.mp4": {"cat": 0.9, "dog": 0.1},
+    "2.mp4": {"cat": 0.6, "dog": 0.4},
+    "3.mp4": {"cat": 0.3, "dog": 0.7},
+    "4.mp4": {"cat": 0.8, "dog": 0.2},
+    "5.mp4": {"cat": 0.5, "dog": 0.5},
+}
+LABELS = {video: [max(found, key=lambda name: found[name])] for video, found in SCORES.items()}
+TRUTHS = {"1.mp4": ["cat"], "2.mp4": ["dog"], "3.mp4": ["dog"], "4.mp4": ["fox"]}
+
+
+def test_one_class_a_video_by_hand():
+    """Four videos count: the first and third are right. F1 of cat 2 * 1 / (3 + 1), of dog 2 * 1 / (1 + 2), of the unknown fox 0."""
+    guesses = gather_guesses(SCORES, LABELS, TRUTHS)
+    assert guesses.classes == ("cat", "dog", "fox")
+    scores = score_classes(guesses)
+    assert scores["accuracy"] == 0.5
+    assert scores["macro F1"] == pytest.approx((0.5 + 2 / 3 + 0) / 3)
+    # By tenths: 0.6 and 0.7 and 0.8 and 0.9, each alone: |0 - 0.6|, |1 - 0.7|, |0 - 0.8|, |1 - 0.9|.
+    assert scores["calibration error"] == pytest.approx((0.6 + 0.3 + 0.8 + 0.1) / 4)
+    assert confusions(guesses).tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
+    assert [(b.n_videos, b.accuracy) for b in reliability(guesses)] == [(1, 0.0), (1, 1.0), (1, 0.0), (1, 1.0)]
+
+
+def test_any_number_of_classes_by_hand():
+    scores = {"1": {"a": 0.9, "b": 0.8}, "2": {"a": 0.2, "b": 0.6}, "3": {"a": 0.7, "b": 0.1}}
+    labels = {"1": ["a", "b"], "2": ["b"], "3": ["a"]}
+    truths = {"1": ["a", "b"], "2": ["a"], "3": ["a"]}
+    found = score_classes(gather_guesses(scores, labels, truths))
+    # Exact: the first and the third. F1: a 2 * 2 / (2 + 3), b 2 * 1 / (2 + 1). Precision: a always 1; b is first of three: 1.
+    assert found == pytest.approx({"exact match": 2 / 3, "macro F1": (0.8 + 2 / 3) / 2, "mean average precision": 1.0})
+
+
+@given(st.integers(0, 10_000))
+def test_the_right_class_among_the_first_five_as_in_scikit_learn(seed: int):
+    rng = np.random.default_rng(seed)
+    names = [f"c{i}" for i in range(8)]
+    probabilities = rng.dirichlet(np.ones(8), 30)
+    truths = rng.integers(0, 8, 30)
+    scores = {str(v): dict(zip(names, row, strict=True)) for v, row in enumerate(probabilities.tolist())}
+    labels = {str(v): [names[i]] for v, i in enumerate(probabilities.argmax(1))}
+    found = score_classes(gather_guesses(scores, labels, {str(v): [names[i]] for v, i in enumerate(truths)}))
+    assert found["accuracy of 5"] == pytest.approx(top_k_accuracy_score(truths, probabilities, k=5, labels=range(8)))
+    assert found["accuracy"] == pytest.approx((probabilities.argmax(1) == truths).mean())
+    assert 0 <= found["calibration error"] <= 1
+
+
+def test_probabilities_that_are_right_as_often_as_they_say_have_no_error():
+    """Of ten videos at 0.7 seven are right."""
+    scores = {str(v): {"a": 0.7, "b": 0.3} for v in range(10)}
+    labels = {str(v): ["a"] for v in range(10)}
+    truths = {str(v): ["a" if v < 7 else "b"] for v in range(10)}
+    assert score_classes(gather_guesses(scores, labels, truths))["calibration error"] == pytest.approx(0, abs=1e-12)

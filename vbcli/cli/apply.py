@@ -1,0 +1,144 @@
+"""caption and classify: trained models over a folder of videos, one video, or a tokens dataset."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    AsJson,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    RetryFailed,
+    Seed,
+    Threads,
+    Workers,
+    Workspace,
+)
+from vbcli.cli.runs import finish_run, run_options
+from vbcli.errors import UsageError
+from vbcli.workspace import Workspace as Places
+
+N_SHOWN = 10
+
+
+class CaptionFormat(StrEnum):
+    """Files written beside the Parquet dataset."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+    csv = "csv"
+    srt = "srt"
+    vtt = "vtt"
+
+
+def caption(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    captions_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's captions/<folder>-<key> if left out.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A captioner; the workspace's checkpoints/caption if left out.")] = None,
+    file_format: Annotated[CaptionFormat, typer.Option("--format", help="Also write the captions in this format.")] = CaptionFormat.parquet,
+    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 64,
+    min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 0,
+    length_penalty: Annotated[float, typer.Option(help="Power of the length that a score is divided by.")] = 1.0,
+    no_repeat_ngram: Annotated[int, typer.Option(help="No sequence of so many tokens twice; 0 allows all.")] = 3,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of searching.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample among so many tokens; 0 is all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample among the tokens that make up this probability.")] = 1.0,
+    seed: Seed = 0,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Caption a folder of videos, straight from video to sentence, or a tokens dataset."""
+    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.models.decoding import DecodingConfig
+    from vbcli.pipeline import caption_dataset, caption_identity
+
+    places = Places(workspace)
+    model_dir = checkpoint or places.checkpoints_dir / "caption"
+    decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
+    _check_split(source, split)
+    sha256 = read_checkpoint_config(model_dir, "caption")["model_sha256"]
+    target = captions_dir or places.captions_dir(source, caption_identity(sha256, decoding, split))
+    with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
+        report = caption_dataset(source, target, model_dir, decoding, split=split, threads=threads, options=options)
+    _after_captioning(target, file_format)
+    finish_run(report, "captions", as_json)
+
+
+def _after_captioning(target: Path, file_format: CaptionFormat) -> None:
+    from vbcli.exports import export_captions
+    from vbcli.metrics.captions import caption_alarms
+
+    if file_format is not CaptionFormat.parquet:
+        console.note(f"caption: wrote {export_captions(target, file_format.value)}")
+    rows = _caption_rows(target)
+    for sentence in caption_alarms([text for _, text in rows]):
+        console.warn(sentence)
+    if console.out().is_terminal:
+        console.print_table("Captions", ("video", "caption"), rows[:N_SHOWN], f"{len(rows)} in all" if len(rows) > N_SHOWN else "")
+
+
+def _caption_rows(target: Path) -> list[tuple[str, str]]:
+    from vbcli.shards import list_shards, read_shard
+
+    tables = [read_shard(path, columns=["video_id", "caption"]).to_pylist() for path in list_shards(target)]
+    return [(row["video_id"], row["caption"]) for rows in tables for row in rows]
+
+
+def classify(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    classes_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's classes/<folder>-<key> if left out.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A classifier; the workspace's checkpoints/classify if left out.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the classes of a folder of videos, straight from video to class, or of a tokens dataset."""
+    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.pipeline import classify_dataset, classify_identity
+
+    places = Places(workspace)
+    model_dir = checkpoint or places.checkpoints_dir / "classify"
+    _check_split(source, split)
+    sha256 = read_checkpoint_config(model_dir, "classify")["model_sha256"]
+    target = classes_dir or places.classes_dir(source, classify_identity(sha256, split))
+    with run_options("classify", executor, workers, retry_failed, ffmpeg) as options:
+        report = classify_dataset(source, target, model_dir, split=split, threads=threads, options=options)
+    if not as_json:
+        _show_classes(target)
+    finish_run(report, "classified videos", as_json)
+
+
+def _show_classes(target: Path) -> None:
+    from vbcli.shards import list_shards, read_shard
+
+    found = [row for path in list_shards(target) for row in read_shard(path, columns=["video_id", "labels", "scores"]).to_pylist()]
+    rows = [(row["video_id"], ", ".join(row["labels"]) or "-", f"{row['scores'][0]['probability']:.2f}") for row in found[:N_SHOWN]]
+    caption = f"{len(found)} in all: {target}" if len(found) > N_SHOWN else str(target)
+    console.print_table("Classes", ("video", "classes", "probability of the first"), rows, caption)
+
+
+def _check_split(source: Path, split: str | None) -> None:
+    from vbcli.pipeline import dataset_kind
+
+    if split is not None and source.exists() and dataset_kind(source) != "tokens":
+        raise UsageError("--split is for a tokens dataset")

@@ -1,0 +1,60 @@
+"""A VideoBERT whose [CLS] position is read by a classification head.
+
+Notation, with shapes at line ends:
+
+    B  batch        S  sequence length
+    C  classes      D  width
+
+Source: Devlin et al. 2019 (BERT), section 4.1; Sun et al. 2019 (VideoBERT), section 3.2, for the joint sequence.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vbcli.models.heads import ClassificationHead
+from vbcli.models.videobert import VideoBert
+
+
+class VideoClassifier(nn.Module):
+    """Classes of a sequence of text and video.
+
+    Args:
+        encoder: VideoBERT of width D.
+        classes: names of the C classes.
+        is_multi_label: whether a sequence may have any number of classes.
+        class_weights: float (C,), as `ClassificationHead` takes them.
+    """
+
+    def __init__(
+        self, encoder: VideoBert, classes: tuple[str, ...], *, is_multi_label: bool = False, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classes = classes
+        config = encoder.config
+        self.head = ClassificationHead(
+            config.hidden_size,
+            len(classes),
+            is_multi_label=is_multi_label,
+            class_weights=class_weights,
+            dropout=config.dropout,
+            initializer_range=config.initializer_range,
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        attention_mask: Tensor,
+        features: Tensor | None = None,
+        feature_mask: Tensor | None = None,
+        residual_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Scores the classes of sequences; arguments as `VideoBert.forward`.
+
+        Returns:
+            float (B, C) logits.
+        """
+        hidden = self.encoder(input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids)  # (B, S, D)
+        return self.head(self.encoder.pool(hidden))  # (B, C)

@@ -1,0 +1,67 @@
+"""Classification: tokens of a video, and its transcript where the classifier learned with it, to probabilities of classes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from vbcli.models.checkpoint import Checkpoint
+from vbcli.schemas import CLASSES
+from vbcli.stages.model import ModelStage, run_windows, video_windows
+from vbcli.training.batches import VideoTokens
+
+THRESHOLD = 0.5
+"""Of a class of which a video may have any number: it has those that are likelier than not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify(ModelStage):
+    """The classes of each video, with the probability of every class."""
+
+    name: ClassVar[str] = "classify"
+    version: ClassVar[int] = 1
+    output_kind: ClassVar[str] = "classes"
+    tasks: ClassVar[tuple[str, ...]] = ("classify",)
+
+    def output_schema(self) -> pa.Schema:
+        return CLASSES
+
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
+        classifier = checkpoint.classifier
+        return [class_row(row, classifier.classes, classifier.head.is_multi_label) for row in class_probabilities(checkpoint, videos)]
+
+
+def class_row(probabilities: np.ndarray, classes: Sequence[str], is_multi_label: bool) -> dict[str, Any]:
+    """The row of a video: its `labels`, and the `scores` of all classes, the likeliest first.
+
+    Args:
+        probabilities: float (C,).
+    """
+    order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
+    chosen = [i for i in order if probabilities[i] > THRESHOLD] if is_multi_label else order[:1]
+    scores = [{"label": classes[i], "probability": float(probabilities[i])} for i in order]
+    return {"labels": [classes[i] for i in chosen], "scores": scores}
+
+
+def class_probabilities(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> np.ndarray:
+    """Probabilities of the classes of each video, float64 (V, C).
+
+    Those of a video that is read in several windows are the mean over them.
+
+    Args:
+        videos: at least one.
+    """
+    import torch
+
+    classifier = checkpoint.classifier
+    windows = [video_windows(video, checkpoint) for video in videos]
+    with torch.inference_mode():
+        logits = run_windows(checkpoint, [window for of_video in windows for window in of_video], classifier)  # (W, C)
+        found = classifier.head.probabilities(logits.double()).cpu().numpy()  # (W, C)
+    edges = np.cumsum([0, *map(len, windows)])
+    return np.stack([found[a:b].mean(0) for a, b in itertools.pairwise(edges)])

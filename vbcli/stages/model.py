@@ -1,0 +1,152 @@
+"""What the stages share that run a trained model over whole videos: batches of videos, and the windows of long ones."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import pyarrow as pa
+
+from vbcli.config import to_dict
+from vbcli.errors import ItemFailure, VbcliError
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint
+from vbcli.runner import Process, Rows, Stage
+from vbcli.stages.tokenize import VideoRows
+from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
+from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BATCH_VIDEOS = 16
+WINDOW_OVERLAP_CLIPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStage(Stage):
+    """One row a video, by a trained model.
+
+    Args:
+        checkpoint_dir: of the model; its hash, not its place, is part of the identity.
+        model_sha256: of the model's weights.
+        videos_dir: the videos dataset, for the paths of the videos.
+        split: the videos of this split only.
+        threads: of a worker; part of the identity.
+    """
+
+    checkpoint_dir: str
+    model_sha256: str
+    videos_dir: str
+    split: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+    tasks: ClassVar[tuple[str, ...]]
+    """Tasks that a checkpoint must have been trained for."""
+    is_batched: ClassVar[bool] = True
+
+    def identity(self) -> dict[str, Any]:
+        return {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
+
+    @abstractmethod
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
+        """What the model says of each video: the columns of its row but for `video_id`, `path`, `start_s`, `end_s` and `checkpoint`.
+
+        Args:
+            videos: at least one.
+        """
+
+    def open(self) -> Process:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        checkpoint = load_checkpoint(Path(self.checkpoint_dir), *self.tasks)
+        checkpoint.model.to(self.device)
+        paths = VideoRows(Path(self.videos_dir))
+
+        def table_of(videos: Sequence[VideoTokens]) -> pa.Table:
+            rows = [
+                {
+                    "video_id": video.video_id,
+                    "path": paths.get(video.video_id)["path"],
+                    "start_s": video.segments[0].start_s,
+                    "end_s": video.segments[-1].end_s,
+                    "checkpoint": self.model_sha256[:16],
+                    **answer,
+                }
+                for video, answer in zip(videos, self.answer(checkpoint, videos), strict=True)
+            ]
+            return pa.Table.from_pylist(rows, schema=self.output_schema())
+
+        def process(rows: Rows) -> Rows:
+            waiting: list[VideoTokens] = []
+            for table in rows:
+                if isinstance(table, ItemFailure):
+                    yield table
+                    continue
+                video = tokens_from_table(table)
+                if self.split is None or video.split == self.split:
+                    waiting.append(video)
+                if len(waiting) == BATCH_VIDEOS:
+                    yield table_of(waiting)
+                    waiting = []
+            if waiting:
+                yield table_of(waiting)
+
+        return process
+
+
+class VideoWindow(NamedTuple):
+    """A part of a video that the encoder reads at once.
+
+    Attributes:
+        packed: what it is shown.
+        kept: the positions whose vectors are taken from this window; each text token and clip of a video is kept once.
+    """
+
+    packed: PackedSequence
+    kept: list[int]
+
+
+def video_windows(video: VideoTokens, checkpoint: Checkpoint) -> list[VideoWindow]:
+    """The windows of a video, as many as a model needs that has seen no longer sequences in training: nothing of it is cut off.
+
+    What is said, where the model learned with transcripts, is shown in the window of its time.
+
+    Raises:
+        VbcliError: the model was trained without clips.
+    """
+    chosen = choose_clips(len(video.visual_tokens), checkpoint.n_clips)
+    text_ids = [checkpoint.text.encode(s.text) if checkpoint.reads_text else [] for s in video.segments]
+    timeline, said = video_timeline(video, text_ids, chosen), list(itertools.chain.from_iterable(text_ids))
+    config, size = checkpoint.encoder.config, checkpoint.window_size
+    if size < 1 and timeline.n_tokens:
+        raise VbcliError(f"the checkpoint {checkpoint.vocab_dir.parent} was trained without video clips, and cannot see any")
+    overlap = size // OVERLAP_SHARE if checkpoint.reads_text else min(WINDOW_OVERLAP_CLIPS, size // 2)
+    windows = []
+    spans = timeline.windows(max(size, 1), overlap)
+    for window in spans:
+        clips = chosen[window.clips]
+        packed = pack(said[window.text], video.visual_tokens[clips], video.features[clips, : config.feature_dim], checkpoint.text, config)
+        places = range(len(packed.input_ids))
+        text, shown = places[window.text_positions], places[window.clip_positions]
+        # [CLS] and [>] of the first window and [SEP] of the last frame the whole.
+        boundary = 1 + window.text.stop - window.text.start
+        kept = [0, *text, boundary, *shown] if window is spans[0] else [*text, *shown]
+        windows.append(VideoWindow(packed, [*kept, places[-1]] if window is spans[-1] else kept))
+    return windows
+
+
+def run_windows(checkpoint: Checkpoint, windows: Sequence[VideoWindow], run: nn.Module) -> Tensor:
+    """What a part of the model makes of windows, all in one batch.
+
+    Args:
+        run: called with the arguments of `VideoBert.forward`.
+    """
+    device = next(checkpoint.model.parameters()).device
+    batch = collate([window.packed for window in windows], checkpoint.encoder.config.feature_dim, checkpoint.text.pad_id).to(device)
+    return run(**batch.arguments())
