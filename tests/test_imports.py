@@ -24,6 +24,7 @@ LAYERS = [
     {"training", "stages"},
     {"evaluation", "class_evaluation", "exports", "inspection", "demo", "cloze"},
     {"pipeline"},
+    {"inference"},
     {"cli"},
 ]
 ONLY_IN = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vbcli import captionfiles, shards
+from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.metrics.classes import ReliabilityBin, confusions, gather_guesses, reliability, score_classes
-from vbcli.runner import read_videos
 from vbcli.training.batches import VideoTokens, read_tokens
 from vbcli.vocab.probe import linear_probe
 
@@ -59,38 +58,20 @@ def read_classes(classes_dir: Path) -> ClassRows:
     return ClassRows(labels, {row["video_id"]: {s["label"]: s["probability"] for s in row["scores"]} for row in rows})
 
 
-@dataclass(frozen=True)
-class TrueClasses:
-    """Labels of people by video, and the split of each video (None where none is named)."""
-
-    labels: dict[str, list[str]]
-    splits: dict[str, str | None]
-
-
-def read_true_classes(path: Path, video_ids: Sequence[str]) -> TrueClasses:
-    """Labels of any dataset, or of a caption file with the column `label`.
-
-    Args:
-        video_ids: the classified videos; the names in a file are matched to them.
-    """
-    if path.is_dir():
-        rows = read_videos(path).select(["video_id", "labels", "split"]).to_pylist()
-        return TrueClasses({r["video_id"]: r["labels"] or [] for r in rows}, {r["video_id"]: r["split"] for r in rows})
-    texts = captionfiles.match_rows(captionfiles.read_caption_file(path), video_ids, str(path)).texts
-    return TrueClasses({v: list(text.labels) for v, text in texts.items()}, {v: text.split for v, text in texts.items()})
-
-
-def evaluate_classes(rows: ClassRows, truths: TrueClasses, video_ids: Sequence[str], tokens_dir: Path | None = None) -> ClassEvaluation:
+def evaluate_classes(
+    rows: ClassRows, truths: Mapping[str, Sequence[str]], video_ids: Sequence[str], tokens_dir: Path | None = None
+) -> ClassEvaluation:
     """Scores classes and baselines.
 
     Args:
+        truths: video to labels of people.
         video_ids: the videos to score; those without a label are left out, and counted.
         tokens_dir: tokens dataset with the training videos, for the baselines.
 
     Raises:
         VbcliError: nothing to score.
     """
-    labelled = {v: list(dict.fromkeys(truths.labels[v])) for v in video_ids if truths.labels.get(v)}
+    labelled = {v: list(dict.fromkeys(truths[v])) for v in video_ids if truths.get(v)}
     if not labelled:
         raise VbcliError(f"none of the {len(video_ids)} videos has a label", hint="both sides must name the same videos")
     guesses = gather_guesses(rows.scores, rows.labels, labelled)
@@ -133,15 +114,3 @@ def _baselines(labelled: dict[str, list[str]], videos: Sequence[VideoTokens], no
 def _score_names(truths: dict[str, list[str]], scores: dict[str, dict[str, float]]) -> dict[str, float]:
     best = {video: [max(found, key=lambda name: found[name])] for video, found in scores.items()}
     return score_classes(gather_guesses(scores, best, truths))
-
-
-def held_out(rows: ClassRows, truths: TrueClasses, split: str | None) -> list[str]:
-    """The videos to score: those of `split`; without one those that are not for training, or all where all are.
-
-    Raises:
-        VbcliError: none is of `split`.
-    """
-    chosen = [v for v in rows.scores if (truths.splits.get(v) == split if split else truths.splits.get(v) != "train")]
-    if split and not chosen:
-        raise VbcliError(f"no classified video is in the split '{split}'")
-    return chosen or list(rows.scores)

@@ -184,9 +184,10 @@ def read_captions(path: Path, references: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class References:
-    """Captions of people by video, and the split of each video (None where none is named)."""
+    """What people say of videos: captions and labels by video, and the split of each (None where none is named)."""
 
     captions: dict[str, list[str]]
+    labels: dict[str, list[str]]
     splits: dict[str, str | None]
 
     def held_out(self, video_ids: Sequence[str], split: str | None) -> list[str]:
@@ -199,21 +200,29 @@ class References:
             held = [v for v in video_ids if self.splits.get(v) == split]
             if not held:
                 known = ", ".join(sorted({s for s in self.splits.values() if s})) or "none"
-                raise VbcliError(f"no captioned video is in the split '{split}'", hint=f"the references name: {known}")
+                raise VbcliError(f"no video to score is in the split '{split}'", hint=f"the references name: {known}")
             return held
         return [v for v in video_ids if self.splits.get(v) != "train"] or list(video_ids)
 
 
 def read_references(path: Path, video_ids: Sequence[str]) -> References:
-    """References of any dataset (its videos carry the captions), or of a caption file.
+    """References of any dataset (its videos carry them), or of a caption file.
 
     Args:
-        video_ids: the captioned videos; the names in a file are matched to them.
+        video_ids: the videos that were captioned or classified; the names in a file are matched to them.
     """
     if path.is_dir() and not (path / "manifest.json").is_file():
         raise VbcliError(f"{path} is neither a dataset nor a caption file", hint="name a dataset of vbcli or a caption file as REFERENCES")
     if path.is_dir():
-        rows = read_videos(path).select(["video_id", "captions", "split"]).to_pylist()
-        return References({r["video_id"]: [c["text"] for c in r["captions"]] for r in rows}, {r["video_id"]: r["split"] for r in rows})
+        rows = read_videos(path).select(["video_id", "captions", "labels", "split"]).to_pylist()
+        return References(
+            {r["video_id"]: [c["text"] for c in r["captions"]] for r in rows},
+            {r["video_id"]: r["labels"] or [] for r in rows},
+            {r["video_id"]: r["split"] for r in rows},
+        )
     texts = captionfiles.match_rows(captionfiles.read_caption_file(path), video_ids, str(path)).texts
-    return References({v: [c[0] for c in text.captions] for v, text in texts.items()}, {v: text.split for v, text in texts.items()})
+    return References(
+        {v: [c[0] for c in text.captions] for v, text in texts.items()},
+        {v: list(text.labels) for v, text in texts.items()},
+        {v: text.split for v, text in texts.items()},
+    )

@@ -3,9 +3,8 @@
 extract_videos    videos -> frames
 encode_dataset    frames or videos -> features
 tokenize_dataset  features -> tokens
-fuse_dataset      tokens -> fused
-caption_dataset   tokens or videos -> captions
-classify_dataset  tokens or videos -> classes
+
+What a trained model does to datasets is in inference.py.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vbcli import shards
-from vbcli.config import config_hash
-from vbcli.encoderfolders import carried_encoder, carry_encoder
+from vbcli.encoderfolders import carry_encoder
 from vbcli.errors import VbcliError
 from vbcli.executors import ExecutorName, open_executor
 from vbcli.media import ffmpeg_build, find_ffmpeg
 from vbcli.runner import (
-    Chain,
     Executor,
     Progress,
     RunReport,
@@ -46,10 +43,6 @@ from vbcli.stages.scan import Probe, scan_videos
 if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
     from vbcli.encoders import EncoderSpec
-    from vbcli.models.checkpoint import Checkpoint
-    from vbcli.models.decoding import DecodingConfig
-    from vbcli.stages.model import ModelStage
-
 
 TRUNCATED_S = 1.0
 """A video that lacks so much, and a tenth of its length, was cut off."""
@@ -99,9 +92,9 @@ def extract_videos(
     """
     options = options or RunOptions()
     with options.open() as executor:
-        gone = _scan(videos_dir, frames_dir, caption_files, stage, executor, options)
+        gone = scan_folder(videos_dir, frames_dir, caption_files, stage, executor, options)
         inputs = dataset_inputs(frames_dir / "videos", stage, gone)
-        report = _run(stage, inputs, frames_dir, executor, options, parents=_parents(frames_dir / "videos"))
+        report = run_noted(stage, inputs, frames_dir, executor, options, parents=parents_of(frames_dir / "videos"))
     if report.n_done:
         _note_truncated(frames_dir, "pts_s", 1 / stage.fps, options)
     return report
@@ -122,7 +115,7 @@ def _note_truncated(dataset_dir: Path, time_column: str, step_s: float, options:
         options.on_note(f"{len(short)} videos end long before their containers say, first {short[0]}: what there is of them is used")
 
 
-def _scan(
+def scan_folder(
     videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, executor: Executor, options: RunOptions
 ) -> frozenset[str]:
     """Writes the videos dataset below `dataset_dir`, once the folder is known to be free for `stage`.
@@ -138,12 +131,12 @@ def _scan(
     return scan.gone
 
 
-def _parents(dataset_dir: Path) -> list[dict[str, Any]]:
+def parents_of(dataset_dir: Path) -> list[dict[str, Any]]:
     manifest = shards.read_manifest(dataset_dir).as_dict()
     return [{k: v for k, v in manifest.items() if k != "parents"}, *manifest["parents"]]
 
 
-def _run(
+def run_noted(
     stage: Stage,
     inputs: list[ShardInput],
     output_dir: Path,
@@ -206,20 +199,20 @@ def encode_dataset(
     stage = replace(stage, encoder_dir=None if copy is None else str(copy))
     with options.open() as executor:
         if kind is None:
-            gone = _scan(source_dir, features_dir, caption_files, stage, executor, options)
+            gone = scan_folder(source_dir, features_dir, caption_files, stage, executor, options)
             inputs = dataset_inputs(features_dir / "videos", stage, gone)
-            report = _run(stage, inputs, features_dir, executor, options, parents=_parents(features_dir / "videos"))
+            report = run_noted(stage, inputs, features_dir, executor, options, parents=parents_of(features_dir / "videos"))
             if report.n_done:
                 _note_truncated(features_dir, "end_s", encoder.clip_s, options)
             return report
         if caption_files:
             raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
-        _note_missing(source_dir, options)
+        note_missing(source_dir, options)
         inputs = dataset_inputs(source_dir, stage)
-        return _run(stage, inputs, features_dir, executor, options, parents=_parents(source_dir), videos_dir=source_dir / "videos")
+        return run_noted(stage, inputs, features_dir, executor, options, parents=parents_of(source_dir), videos_dir=source_dir / "videos")
 
 
-def _note_missing(dataset_dir: Path, options: RunOptions) -> None:
+def note_missing(dataset_dir: Path, options: RunOptions) -> None:
     n_made, n_planned = len(shards.list_shards(dataset_dir)), len(shards.list_shards(dataset_dir / "videos"))
     if n_made < n_planned:
         options.on_note(f"{dataset_dir} is incomplete: {n_made} of {n_planned} shards; run the command that makes it again")
@@ -264,53 +257,17 @@ def tokenize_dataset(
         shutil.rmtree(own_videos)
     videos_dir = own_videos if is_own else features_dir / "videos"
     stage = replace(stage, videos_dir=str(videos_dir))
-    _note_missing(features_dir, options)
+    note_missing(features_dir, options)
     with options.open() as executor:
         if relabelled:
-            run_stage(Relabel(), relabelled, videos_dir, executor, parents=_parents(features_dir / "videos"))
+            run_stage(Relabel(), relabelled, videos_dir, executor, parents=parents_of(features_dir / "videos"))
         inputs = tokenize_inputs(features_dir, stage, videos_dir)
         carried = None if is_own else videos_dir
-        report = _run(stage, inputs, tokens_dir, executor, options, parents=_parents(features_dir), videos_dir=carried)
+        report = run_noted(stage, inputs, tokens_dir, executor, options, parents=parents_of(features_dir), videos_dir=carried)
     if report.n_done:
         _note_lost_captions(tokens_dir, options)
     if vocab_dir.resolve() != (tokens_dir / "vocab").resolve():
         shutil.copytree(vocab_dir, tokens_dir / "vocab", dirs_exist_ok=True)
-    return report
-
-
-def fuse_dataset(
-    tokens_dir: Path, fused_dir: Path, checkpoint_dir: Path, *, device: str = "cpu", threads: int = 1, options: RunOptions | None = None
-) -> RunReport:
-    """Writes the fused representation h = f(V, T) of each segment of a tokens dataset.
-
-    Raises:
-        VbcliError: no checkpoint that knows video in `checkpoint_dir`, or tokens of another vocabulary.
-    """
-    from vbcli.models.checkpoint import read_checkpoint_config
-    from vbcli.stages.fuse import Fuse
-
-    options = options or RunOptions()
-    values = read_checkpoint_config(checkpoint_dir)
-    if values["visual_vocabulary_sha256"] is None:
-        raise VbcliError(
-            f"the checkpoint {checkpoint_dir} is a published model that knows no video",
-            hint=f"pre-train from it: vbcli train --task pretrain --init {checkpoint_dir}",
-        )
-    check_vocabulary(tokens_dir, checkpoint_dir, values["visual_vocabulary_sha256"])
-    if values["task"] == "caption" and values.get("window_text") is None:
-        if values["n_clips"] == 0:
-            raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")
-        options.on_note(f"the captioner {checkpoint_dir} learned without transcripts: its encoder is shown no text, and `textual` is empty")
-    stage = Fuse(str(checkpoint_dir), values["model_sha256"], values["encoder"]["hidden_size"], device, threads)
-    _note_missing(tokens_dir, options)
-    with options.open() as executor:
-        inputs = dataset_inputs(tokens_dir, stage)
-        report = _run(stage, inputs, fused_dir, executor, options, parents=_parents(tokens_dir), videos_dir=tokens_dir / "videos")
-    if report.n_done:
-        tables = [shards.read_shard(p, columns=["n_windows"]) for p in shards.list_shards(fused_dir)]
-        n_long = sum(n > 1 for table in tables for n in table.column("n_windows").to_pylist())
-        if n_long:
-            options.on_note(f"{n_long} of {report.n_rows} segments are longer than the encoder can read: encoded in overlapping windows")
     return report
 
 
@@ -335,146 +292,3 @@ def refresh_text(frames_dir: Path, features_dir: Path) -> None:
     """Brings captions, labels and splits that were given to a later extraction to the features made of its frames."""
     if dataset_kind(frames_dir) == "frames" and dataset_kind(features_dir) == "features":
         carry_videos(frames_dir / "videos", features_dir / "videos")
-
-
-def caption_identity(model_sha256: str, decoding: DecodingConfig, split: str | None) -> str:
-    """What decides captions, for the name of their folder."""
-    return config_hash([model_sha256, vars(decoding), split])
-
-
-def classify_identity(model_sha256: str, split: str | None) -> str:
-    """What decides classes, for the name of their folder."""
-    return config_hash([model_sha256, split])
-
-
-def caption_dataset(
-    source: Path,
-    captions_dir: Path,
-    checkpoint_dir: Path,
-    decoding: DecodingConfig,
-    *,
-    split: str | None = None,
-    device: str = "cpu",
-    threads: int = 1,
-    options: RunOptions | None = None,
-) -> RunReport:
-    """Captions a tokens dataset, or a folder of videos, streaming from video to sentence.
-
-    Raises:
-        VbcliError: no captioner in `checkpoint_dir`, or tokens of another vocabulary.
-    """
-    from vbcli.models.checkpoint import load_checkpoint
-    from vbcli.models.decoding import check_decoding
-    from vbcli.stages.caption import Caption
-
-    # Whole and fit for the decoding, before a folder is bound to them.
-    checkpoint = load_checkpoint(checkpoint_dir, "caption")
-    check_decoding(checkpoint.captioner.decoder.config, decoding)
-
-    def stage(videos_dir: Path) -> ModelStage:
-        return Caption(
-            checkpoint_dir=str(checkpoint_dir),
-            model_sha256=checkpoint.sha256,
-            videos_dir=str(videos_dir),
-            split=split,
-            device=device,
-            threads=threads,
-            decoding=decoding,
-        )
-
-    return _ask_model(source, captions_dir, checkpoint, stage, options or RunOptions())
-
-
-def classify_dataset(
-    source: Path,
-    classes_dir: Path,
-    checkpoint_dir: Path,
-    *,
-    split: str | None = None,
-    device: str = "cpu",
-    threads: int = 1,
-    options: RunOptions | None = None,
-) -> RunReport:
-    """Classifies a tokens dataset, or a folder of videos, streaming from video to class.
-
-    Raises:
-        VbcliError: no classifier in `checkpoint_dir`, or tokens of another vocabulary.
-    """
-    from vbcli.models.checkpoint import load_checkpoint
-    from vbcli.stages.classify import Classify
-
-    # Whole, before a folder is bound to it.
-    checkpoint = load_checkpoint(checkpoint_dir, "classify")
-
-    def stage(videos_dir: Path) -> ModelStage:
-        return Classify(
-            checkpoint_dir=str(checkpoint_dir),
-            model_sha256=checkpoint.sha256,
-            videos_dir=str(videos_dir),
-            split=split,
-            device=device,
-            threads=threads,
-        )
-
-    return _ask_model(source, classes_dir, checkpoint, stage, options or RunOptions())
-
-
-def _ask_model(
-    source: Path, output_dir: Path, checkpoint: Checkpoint, build: Callable[[Path], ModelStage], options: RunOptions
-) -> RunReport:
-    """Runs a trained model over a tokens dataset, or over a folder of videos without storing anything on the way.
-
-    Args:
-        build: the stage, for the folder of the videos dataset.
-    """
-    from vbcli.encoders import EncoderSpec
-    from vbcli.stages.encode import Encode
-    from vbcli.stages.tokenize import Tokenize, tokenize_inputs
-
-    if not source.exists():
-        raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
-    kind = dataset_kind(source)
-    own_videos = output_dir / "videos"
-    ask = build(own_videos if kind is None else source / "videos")
-    if kind not in (None, "tokens"):
-        raise VbcliError(f"{source} is a {kind} dataset: {ask.name} takes a folder of videos or a tokens dataset")
-    if kind == "tokens":
-        check_vocabulary(source, checkpoint.vocab_dir.parent, checkpoint.visual.sha256)
-        _check_split(source, ask.split)
-    with options.open() as executor:
-        if kind == "tokens":
-            inputs = dataset_inputs(source, ask)
-            return _run(ask, inputs, output_dir, executor, options, parents=_parents(source), videos_dir=source / "videos")
-        vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
-        encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
-        stage = Chain(
-            (
-                Encode(encoder, "videos", ask.device, ask.threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
-                Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(own_videos)),
-                ask,
-            )
-        )
-        gone = _scan(source, output_dir, (), stage, executor, options)
-        is_told = checkpoint.reads_text
-        inputs = tokenize_inputs(own_videos, stage, own_videos, gone) if is_told else dataset_inputs(own_videos, stage, gone)
-        return _run(stage, inputs, output_dir, executor, options, parents=_parents(own_videos))
-
-
-def _check_split(tokens_dir: Path, split: str | None) -> None:
-    tables = [shards.read_shard(p, columns=["split"]) for p in shards.list_shards(tokens_dir)]
-    known = {s for table in tables for s in table.column("split").to_pylist() if s}
-    if split is not None and split not in known:
-        raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'", hint=f"there is: {', '.join(sorted(known)) or 'none'}")
-
-
-def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) -> None:
-    """Refuses tokens of another visual vocabulary than a checkpoint's.
-
-    Raises:
-        VbcliError: they are of another, or `tokens_dir` is no tokens dataset.
-    """
-    if shards.read_manifest(tokens_dir, "tokens").fact("vocab_sha256") != vocab_sha256:
-        raise VbcliError(
-            f"{tokens_dir} was tokenised with another visual vocabulary than the checkpoint {checkpoint_dir} knows",
-            hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}; vbcli caption takes the folder of videos, too",
-        )

@@ -64,7 +64,7 @@ CASES = [
     (["caption", "videos", "--beams", "0"], 2, "--beams is 0"),
     (["evaluate"], 1, "has no captions"),
     (["evaluate", "broken.csv", "broken.csv"], 1, "broken.csv"),
-    (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no captioned video is in the split 'dev'"),
+    (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no video to score is in the split 'dev'"),
     (["evaluate", "good.csv", "good.csv", "--baselines", "videos"], 1, "videos is not a tokens dataset"),
     (["evaluate", "good.csv", "good.csv", "--also", "good.csv", "--also", "good.csv"], 1, "the same captions twice"),
     (["evaluate", "empty", "good.csv"], 1, "empty is not a captions dataset"),

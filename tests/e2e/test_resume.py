@@ -21,9 +21,11 @@ from vbcli import shards
 from vbcli.encoders import load_encoder
 from vbcli.errors import VbcliError
 from vbcli.executors import ExecutorName
+from vbcli.inference import ask_model
 from vbcli.models.decoding import DecodingConfig
-from vbcli.pipeline import RunOptions, caption_dataset, encode_dataset, extract_videos, refresh_text, tokenize_dataset
+from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, refresh_text, tokenize_dataset
 from vbcli.runner import read_videos
+from vbcli.stages.caption import Caption
 from vbcli.stages.extract import Extract
 from vbcli.training.batches import read_tokens
 
@@ -473,7 +475,7 @@ def test_a_caption_command_that_cannot_work_binds_no_folder(checkpoints: Path, t
         (tmp_path / "nowhere", captioner, DecodingConfig(), "nowhere does not exist"),
     ):
         with pytest.raises(VbcliError, match=sentence):
-            caption_dataset(source, tmp_path / "captions", checkpoint, decoding, options=RunOptions("serial"))
+            ask_model(source, tmp_path / "captions", Caption(checkpoint_dir=str(checkpoint), decoding=decoding), RunOptions("serial"))
         assert not (tmp_path / "captions").exists()
 
 
@@ -490,6 +492,6 @@ def test_captions_given_to_a_later_extraction_reach_the_features(videos: Path, c
 
 def test_a_split_that_no_video_is_in_is_refused(tokens: Path, checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(VbcliError, match=r"no video of .* is in the split 'bogus'") as caught:
-        caption_dataset(tokens, tmp_path / "out", checkpoints / "caption", DecodingConfig(), split="bogus")
+        ask_model(tokens, tmp_path / "out", Caption(checkpoint_dir=str(checkpoints / "caption"), decoding=DecodingConfig(), split="bogus"))
     assert caught.value.hint == "there is: train, val"
     assert not (tmp_path / "out").exists()

@@ -16,10 +16,11 @@ import torch
 from vbcli import shards
 from vbcli.config import BartConfig, VideoBertConfig
 from vbcli.errors import ItemFailure, VbcliError
+from vbcli.inference import fuse_dataset
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, save_checkpoint
 from vbcli.models.videobert import VideoBert
-from vbcli.pipeline import RunOptions, fuse_dataset
+from vbcli.pipeline import RunOptions
 from vbcli.schemas import VIDEOS, tokens_schema
 from vbcli.stages.fuse import Fuse, fuse_segments
 from vbcli.textvocab import train_text_vocabulary

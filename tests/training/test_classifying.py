@@ -53,18 +53,23 @@ def task(train: list[VideoTokens], validation: list[VideoTokens], weights: bool 
     )
     balanced = balanced_class_weights(torch.tensor(classes.counts)) if weights else None
     model = VideoClassifier(VideoBert(shape), classes.names, is_multi_label=classes.is_multi_label, class_weights=balanced)
-    return ClassifyTask(model, TEXT, train, validation, classes, showing=showing)
+    return ClassifyTask(model, TEXT, train, validation, showing=showing)
 
 
 def test_the_classes_of_training_videos():
     single = ClassSet.of([video(0), video(1), video(4), replace(video(2), labels=[])])
     assert (single.names, single.counts, single.is_multi_label) == (("green", "red"), (1, 2), False)
-    assert (single.targets(["red"]), single.targets(["blue"])) == ([1], [])
     several = ClassSet.of([video(0, "red", "round"), video(1, "red")])
     assert (several.names, several.counts, several.is_multi_label) == (("red", "round"), (2, 1), True)
-    assert several.targets(["round", "unknown"]) == [0, 1]
     # The same label twice is one.
     assert not ClassSet.of([video(0, "red", "red"), video(1)]).is_multi_label
+
+
+def test_targets_of_labels():
+    single, several = (task([video(0), video(1, *more)], []).model for more in ((), ("green", "round")))
+    assert (single.targets(["red"]), single.targets(["blue"])) == ([1], [])
+    assert several.classes == ("green", "red", "round")
+    assert several.targets(["round", "unknown", "green"]) == [1, 0, 1]
 
 
 @pytest.mark.parametrize(("labels", "found"), [([[], []], "no labels"), ([["red"], ["red"]], "the one label 'red'")])

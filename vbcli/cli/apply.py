@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,11 @@ from vbcli.cli.options import (
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError
 from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.pipeline import RunOptions
+    from vbcli.runner import RunReport
+    from vbcli.stages.model import ModelStage
 
 N_SHOWN = 10
 
@@ -63,18 +68,16 @@ def caption(
     as_json: AsJson = False,
 ) -> None:
     """Caption a folder of videos, straight from video to sentence, or a tokens dataset."""
-    from vbcli.models.checkpoint import read_checkpoint_config
     from vbcli.models.decoding import DecodingConfig
-    from vbcli.pipeline import caption_dataset, caption_identity
+    from vbcli.stages.caption import Caption
 
     places = Places(workspace)
-    model_dir = checkpoint or places.checkpoints_dir / "caption"
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
-    _check_split(source, split)
-    sha256 = read_checkpoint_config(model_dir, "caption")["model_sha256"]
-    target = captions_dir or places.captions_dir(source, caption_identity(sha256, decoding, split))
+    model_dir = checkpoint or places.checkpoints_dir / "caption"
+    stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding)
+    target = captions_dir or places.captions_dir(source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
-        report = caption_dataset(source, target, model_dir, decoding, split=split, threads=threads, options=options)
+        report = _ask(source, target, stage, options)
     _after_captioning(target, file_format)
     finish_run(report, "captions", as_json)
 
@@ -113,16 +116,14 @@ def classify(
     as_json: AsJson = False,
 ) -> None:
     """Tell the classes of a folder of videos, straight from video to class, or of a tokens dataset."""
-    from vbcli.models.checkpoint import read_checkpoint_config
-    from vbcli.pipeline import classify_dataset, classify_identity
+    from vbcli.stages.classify import Classify
 
     places = Places(workspace)
     model_dir = checkpoint or places.checkpoints_dir / "classify"
-    _check_split(source, split)
-    sha256 = read_checkpoint_config(model_dir, "classify")["model_sha256"]
-    target = classes_dir or places.classes_dir(source, classify_identity(sha256, split))
+    stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads)
+    target = classes_dir or places.classes_dir(source, stage.identity())
     with run_options("classify", executor, workers, retry_failed, ffmpeg) as options:
-        report = classify_dataset(source, target, model_dir, split=split, threads=threads, options=options)
+        report = _ask(source, target, stage, options)
     if not as_json:
         _show_classes(target)
     finish_run(report, "classified videos", as_json)
@@ -137,8 +138,10 @@ def _show_classes(target: Path) -> None:
     console.print_table("Classes", ("video", "classes", "probability of the first"), rows, caption)
 
 
-def _check_split(source: Path, split: str | None) -> None:
+def _ask(source: Path, target: Path, stage: ModelStage, options: RunOptions) -> RunReport:
+    from vbcli.inference import ask_model
     from vbcli.pipeline import dataset_kind
 
-    if split is not None and source.exists() and dataset_kind(source) != "tokens":
+    if stage.split is not None and source.exists() and dataset_kind(source) != "tokens":
         raise UsageError("--split is for a tokens dataset")
+    return ask_model(source, target, stage, options)

@@ -41,8 +41,8 @@ def predict(
     With --verbs or --objects and labelled videos, the share of videos whose label is the best guess is printed, too.
     """
     from vbcli.cloze import TEMPLATE, fill_clips, fill_text, forecast, label_shares
+    from vbcli.inference import check_vocabulary
     from vbcli.models.checkpoint import load_checkpoint
-    from vbcli.pipeline import check_vocabulary
 
     if sum(bool(given) for given in (mask_clips, future, text or verbs or objects)) > 1:
         raise UsageError("words, --mask-clips and --future are three questions: ask one at a time")

@@ -127,7 +127,7 @@ def _refuse_encoder_options(context: typer.Context) -> None:
 def _fuse(
     tokens_dir: Path, out_dir: Path, model_dir: Path, executor: ExecutorName, workers: int, threads: int, is_retry: bool, as_json: bool
 ) -> None:
-    from vbcli.pipeline import fuse_dataset
+    from vbcli.inference import fuse_dataset
 
     with run_options("encode", executor, workers, is_retry, "bundled") as options:
         report = fuse_dataset(tokens_dir, out_dir, model_dir, threads=threads, options=options)

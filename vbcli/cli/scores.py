@@ -85,16 +85,17 @@ def _first_tokens(against: Path, places: Places) -> Path | None:
 def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir: Path | None, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from vbcli.class_evaluation import evaluate_classes, held_out, read_classes, read_true_classes
+    from vbcli.class_evaluation import evaluate_classes, read_classes
+    from vbcli.evaluation import read_references
 
     rows = read_classes(given)
-    truths = read_true_classes(against, list(rows.scores))
-    scored = held_out(rows, truths, split)
+    truths = read_references(against, list(rows.scores))
+    scored = truths.held_out(list(rows.scores), split)
     if len(scored) < len(rows.scores):
         console.note(
             f"evaluate: {len(rows.scores) - len(scored)} videos in other splits are left out; --split train scores training videos"
         )
-    evaluation = evaluate_classes(rows, truths, scored, tokens_dir)
+    evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir)
     if as_json:
         console.print_json({"classes": str(given), "references": str(against), **asdict(evaluation)})
         return

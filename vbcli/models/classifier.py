@@ -10,6 +10,8 @@ Source: Devlin et al. 2019 (BERT), section 4.1; Sun et al. 2019 (VideoBERT), sec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from vbcli.models.heads import ClassificationHead
@@ -41,6 +43,11 @@ class VideoClassifier(nn.Module):
             dropout=config.dropout,
             initializer_range=config.initializer_range,
         )
+
+    def targets(self, labels: Sequence[str]) -> list[int]:
+        """Of the labels of a sequence: 0 or 1 for each class, or the number of the one; labels that are no class are left out."""
+        numbers = [self.classes.index(label) for label in labels if label in self.classes]
+        return [int(i in numbers) for i in range(len(self.classes))] if self.head.is_multi_label else numbers[:1]
 
     def forward(
         self,

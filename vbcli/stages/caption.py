@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from vbcli.config import config_hash, to_dict
 from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.decoding import DecodingConfig, Hypothesis, generate
+from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, generate
 from vbcli.schemas import CAPTIONS
 from vbcli.stages.model import ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
@@ -34,6 +34,9 @@ class Caption(ModelStage):
 
     def output_schema(self) -> pa.Schema:
         return CAPTIONS
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
         decoding = json.dumps(to_dict(self.decoding), sort_keys=True)

@@ -15,8 +15,9 @@ from vbcli.errors import ItemFailure
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint
 from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import fused_schema
+from vbcli.stages.model import batch_videos
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, Timeline, Window, pack
-from vbcli.training.batches import SegmentRow, VideoTokens, collate, tokens_from_table
+from vbcli.training.batches import SegmentRow, VideoTokens, collate
 
 BATCH_WINDOWS = 16
 
@@ -85,16 +86,11 @@ class Fuse(Stage):
                 yield _table(video, [next(fused) for _ in video.segments], checkpoint, self.output_schema())
 
         def process(rows: Rows) -> Rows:
-            waiting: list[VideoTokens] = []
-            for table in rows:
-                if isinstance(table, ItemFailure):
-                    yield table
-                    continue
-                waiting.append(tokens_from_table(table))
-                if sum(len(video.segments) for video in waiting) >= BATCH_WINDOWS:
-                    yield from tables(waiting)
-                    waiting = []
-            yield from tables(waiting)
+            for batch in batch_videos(rows, size=lambda video: len(video.segments)):
+                if isinstance(batch, ItemFailure):
+                    yield batch
+                else:
+                    yield from tables(batch)
 
         return process
 

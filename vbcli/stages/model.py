@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.models.checkpoint import Checkpoint, load_checkpoint
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.runner import Process, Rows, Stage
 from vbcli.stages.tokenize import VideoRows
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
@@ -22,7 +23,7 @@ from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_fr
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-BATCH_VIDEOS = 16
+BATCH_SIZE = 16
 WINDOW_OVERLAP_CLIPS = 4
 
 
@@ -32,15 +33,13 @@ class ModelStage(Stage):
 
     Args:
         checkpoint_dir: of the model; its hash, not its place, is part of the identity.
-        model_sha256: of the model's weights.
-        videos_dir: the videos dataset, for the paths of the videos.
+        videos_dir: the videos dataset, for the paths of the videos; set where the stage is run.
         split: the videos of this split only.
         threads: of a worker; part of the identity.
     """
 
     checkpoint_dir: str
-    model_sha256: str
-    videos_dir: str
+    videos_dir: str = ""
     split: str | None = None
     device: str = "cpu"
     threads: int = 1
@@ -49,8 +48,25 @@ class ModelStage(Stage):
     """Tasks that a checkpoint must have been trained for."""
     is_batched: ClassVar[bool] = True
 
+    @cached_property
+    def model_sha256(self) -> str:
+        """Of the model's weights, as its folder says.
+
+        Raises:
+            VbcliError: no checkpoint of one of the tasks in the folder.
+        """
+        return read_checkpoint_config(Path(self.checkpoint_dir), *self.tasks)["model_sha256"]
+
     def identity(self) -> dict[str, Any]:
-        return {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
+        kept = {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
+        return {**kept, "model_sha256": self.model_sha256}
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Refuses a model that cannot answer as it is asked to.
+
+        Raises:
+            VbcliError: why not.
+        """
 
     @abstractmethod
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
@@ -83,21 +99,33 @@ class ModelStage(Stage):
             return pa.Table.from_pylist(rows, schema=self.output_schema())
 
         def process(rows: Rows) -> Rows:
-            waiting: list[VideoTokens] = []
-            for table in rows:
-                if isinstance(table, ItemFailure):
-                    yield table
-                    continue
-                video = tokens_from_table(table)
-                if self.split is None or video.split == self.split:
-                    waiting.append(video)
-                if len(waiting) == BATCH_VIDEOS:
-                    yield table_of(waiting)
-                    waiting = []
-            if waiting:
-                yield table_of(waiting)
+            for batch in batch_videos(rows, lambda video: self.split is None or video.split == self.split):
+                yield batch if isinstance(batch, ItemFailure) else table_of(batch)
 
         return process
+
+
+def batch_videos(
+    rows: Rows, is_wanted: Callable[[VideoTokens], bool] = lambda video: True, size: Callable[[VideoTokens], int] = lambda video: 1
+) -> Iterator[ItemFailure | list[VideoTokens]]:
+    """The videos of a tokens dataset in batches of `BATCH_SIZE`; failures on the way pass through.
+
+    Args:
+        size: what a video adds to its batch.
+    """
+    waiting: list[VideoTokens] = []
+    for table in rows:
+        if isinstance(table, ItemFailure):
+            yield table
+            continue
+        video = tokens_from_table(table)
+        if is_wanted(video):
+            waiting.append(video)
+        if sum(map(size, waiting)) >= BATCH_SIZE:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 class VideoWindow(NamedTuple):

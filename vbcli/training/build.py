@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,8 +101,9 @@ def build_checkpoint(
     """
 
     def finish(encoder: VideoBert, text: TextVocabulary) -> Checkpoint:
-        return Checkpoint(options.task, _with_head(encoder, text, train, options), text, visual, vocab_dir, n_clips=options.n_clips)
+        return Checkpoint(options.task, _with_head(encoder, text, classes, options), text, visual, vocab_dir, n_clips=options.n_clips)
 
+    classes = ClassSet.of(train) if options.task == "classify" else None
     if init is None:
         text = train_text_vocabulary(t for v in train for t in (*v.caption_texts, *(s.text for s in v.segments)))
         encoder = _with_centroids(VideoBert(_encoder_config(options, visual, text)), visual, options)
@@ -121,31 +122,29 @@ def build_checkpoint(
         encoder = _with_centroids(encoder_from_bert(source.encoder, config), visual, options)
         return finish(encoder, source.text)
     _check_start(options, init, source, visual)
-    if _goes_on(options, source, train):
-        if isinstance(source.model, VideoClassifier):
-            source.model.head.class_weights = _class_weights(ClassSet.of(train), options)
+    if _goes_on(options, source, classes):
+        if classes and isinstance(source.model, VideoClassifier):
+            source.model.head.class_weights = _class_weights(classes, options)
         return Checkpoint(options.task, source.model.train(), source.text, visual, vocab_dir, n_clips=options.n_clips)
     if options.task != "pretrain":
         _shrink(source.encoder, options)
     return finish(source.encoder, source.text)
 
 
-def _goes_on(options: FitOptions, source: Checkpoint, train: Sequence[VideoTokens]) -> bool:
+def _goes_on(options: FitOptions, source: Checkpoint, classes: ClassSet | None) -> bool:
     """Whether the whole model of a checkpoint is what the task trains; else only its encoder is."""
     if options.task in ("caption", "denoise"):
         return isinstance(source.model, Captioner)
-    if options.task != "classify" or not isinstance(source.model, VideoClassifier):
+    if classes is None or not isinstance(source.model, VideoClassifier):
         return False
-    classes = ClassSet.of(train)
     return (source.model.classes, source.model.head.is_multi_label) == (classes.names, classes.is_multi_label)
 
 
-def _with_head(encoder: VideoBert, text: TextVocabulary, train: Sequence[VideoTokens], options: FitOptions) -> nn.Module:
+def _with_head(encoder: VideoBert, text: TextVocabulary, classes: ClassSet | None, options: FitOptions) -> nn.Module:
     """The encoder with what its task needs beside it, fresh."""
     if options.task == "pretrain":
         return encoder
-    if options.task == "classify":
-        classes = ClassSet.of(train)
+    if classes:
         weights = _class_weights(classes, options)
         return VideoClassifier(encoder, classes.names, is_multi_label=classes.is_multi_label, class_weights=weights)
     return _build_captioner(encoder, text, options)

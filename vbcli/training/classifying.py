@@ -48,11 +48,6 @@ class ClassSet:
         names = tuple(sorted(counts))
         return cls(names, tuple(counts[name] for name in names), any(len(set(v.labels)) > 1 for v in train))
 
-    def targets(self, labels: Sequence[str]) -> list[int]:
-        """Of a video: 0 or 1 for each class, or the number of the one."""
-        numbers = [self.names.index(label) for label in labels if label in self.names]
-        return [int(i in numbers) for i in range(len(self.names))] if self.is_multi_label else numbers[:1]
-
 
 class ClassifyTask(TokensTask[VideoClassifier, list[int]]):
     """Cross-entropy of the labels of videos: every video with a label is a row.
@@ -72,13 +67,12 @@ class ClassifyTask(TokensTask[VideoClassifier, list[int]]):
         text: TextVocabulary,
         train: Sequence[VideoTokens],
         validation: Sequence[VideoTokens],
-        classes: ClassSet,
         *,
         seed: int = 0,
         showing: Showing | None = None,
     ) -> None:
-        known = set(classes.names)
-        parts = [[(v, classes.targets(v.labels)) for v in part if known.intersection(v.labels)] for part in (train, validation)]
+        known = set(model.classes)
+        parts = [[(v, model.targets(v.labels)) for v in part if known.intersection(v.labels)] for part in (train, validation)]
         super().__init__(model, text, parts, seed)
         n_unlabelled = len(train) - self.n_train
         if n_unlabelled:

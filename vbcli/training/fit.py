@@ -18,7 +18,7 @@ from vbcli.models.videobert import VideoBert
 from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
-from vbcli.training.classifying import ClassifyTask, ClassSet
+from vbcli.training.classifying import ClassifyTask
 from vbcli.training.denoising import DenoiseTask
 from vbcli.training.masking import MASK_RATE
 from vbcli.training.options import FitOptions, train_config
@@ -158,7 +158,7 @@ def _build_task(
         )
     showing = Showing(options.transcript, options.n_clips)
     if isinstance(checkpoint.model, VideoClassifier):
-        return ClassifyTask(checkpoint.model, checkpoint.text, train, validation, ClassSet.of(train), seed=options.seed, showing=showing)
+        return ClassifyTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, showing=showing)
     return CaptionTask(
         checkpoint.captioner,
         checkpoint.text,

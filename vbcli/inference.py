@@ -1,0 +1,117 @@
+"""Batch inference: a trained model over a tokens dataset, or over a folder of videos from video to answer.
+
+fuse_dataset  tokens -> fused
+ask_model     tokens or videos -> what the model's stage writes: captions, classes
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from vbcli import shards
+from vbcli.encoderfolders import carried_encoder
+from vbcli.encoders import EncoderSpec
+from vbcli.errors import VbcliError
+from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
+from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
+from vbcli.runner import Chain, RunReport, dataset_inputs
+from vbcli.stages.encode import Encode
+from vbcli.stages.fuse import Fuse
+from vbcli.stages.model import ModelStage
+from vbcli.stages.tokenize import Tokenize, tokenize_inputs
+
+
+def fuse_dataset(
+    tokens_dir: Path, fused_dir: Path, checkpoint_dir: Path, *, device: str = "cpu", threads: int = 1, options: RunOptions | None = None
+) -> RunReport:
+    """Writes the fused representation h = f(V, T) of each segment of a tokens dataset.
+
+    Raises:
+        VbcliError: no checkpoint that knows video in `checkpoint_dir`, or tokens of another vocabulary.
+    """
+    options = options or RunOptions()
+    values = read_checkpoint_config(checkpoint_dir)
+    if values["visual_vocabulary_sha256"] is None:
+        raise VbcliError(
+            f"the checkpoint {checkpoint_dir} is a published model that knows no video",
+            hint=f"pre-train from it: vbcli train --task pretrain --init {checkpoint_dir}",
+        )
+    check_vocabulary(tokens_dir, checkpoint_dir, values["visual_vocabulary_sha256"])
+    if values["task"] == "caption" and values.get("window_text") is None:
+        if values["n_clips"] == 0:
+            raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")
+        options.on_note(f"the captioner {checkpoint_dir} learned without transcripts: its encoder is shown no text, and `textual` is empty")
+    stage = Fuse(str(checkpoint_dir), values["model_sha256"], values["encoder"]["hidden_size"], device, threads)
+    note_missing(tokens_dir, options)
+    with options.open() as executor:
+        inputs = dataset_inputs(tokens_dir, stage)
+        report = run_noted(stage, inputs, fused_dir, executor, options, parents=parents_of(tokens_dir), videos_dir=tokens_dir / "videos")
+    if report.n_done:
+        tables = [shards.read_shard(p, columns=["n_windows"]) for p in shards.list_shards(fused_dir)]
+        n_long = sum(n > 1 for table in tables for n in table.column("n_windows").to_pylist())
+        if n_long:
+            options.on_note(f"{n_long} of {report.n_rows} segments are longer than the encoder can read: encoded in overlapping windows")
+    return report
+
+
+def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOptions | None = None) -> RunReport:
+    """Runs a trained model over a tokens dataset, or over a folder of videos without storing anything on the way.
+
+    Args:
+        stage: what is asked, of which model; its `videos_dir` is set here.
+
+    Raises:
+        VbcliError: no model for the stage in its `checkpoint_dir`, or tokens of another vocabulary.
+    """
+    options = options or RunOptions()
+    # Whole and fit for what is asked, before a folder is bound to it.
+    checkpoint = load_checkpoint(Path(stage.checkpoint_dir), *stage.tasks)
+    stage.check(checkpoint)
+    if not source.exists():
+        raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
+    kind = dataset_kind(source)
+    if kind not in (None, "tokens"):
+        raise VbcliError(f"{source} is a {kind} dataset: {stage.name} takes a folder of videos or a tokens dataset")
+    own_videos = output_dir / "videos"
+    stage = replace(stage, videos_dir=str(own_videos if kind is None else source / "videos"))
+    if kind == "tokens":
+        check_vocabulary(source, checkpoint.vocab_dir.parent, checkpoint.visual.sha256)
+        _check_split(source, stage.split)
+    with options.open() as executor:
+        if kind == "tokens":
+            inputs = dataset_inputs(source, stage)
+            return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
+        vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
+        encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
+        chain = Chain(
+            (
+                Encode(encoder, "videos", stage.device, stage.threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
+                Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(own_videos)),
+                stage,
+            )
+        )
+        gone = scan_folder(source, output_dir, (), chain, executor, options)
+        is_told = checkpoint.reads_text
+        inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
+        return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
+
+
+def _check_split(tokens_dir: Path, split: str | None) -> None:
+    tables = [shards.read_shard(p, columns=["split"]) for p in shards.list_shards(tokens_dir)]
+    known = {s for table in tables for s in table.column("split").to_pylist() if s}
+    if split is not None and split not in known:
+        raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'", hint=f"there is: {', '.join(sorted(known)) or 'none'}")
+
+
+def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) -> None:
+    """Refuses tokens of another visual vocabulary than a checkpoint's.
+
+    Raises:
+        VbcliError: they are of another, or `tokens_dir` is no tokens dataset.
+    """
+    if shards.read_manifest(tokens_dir, "tokens").fact("vocab_sha256") != vocab_sha256:
+        raise VbcliError(
+            f"{tokens_dir} was tokenised with another visual vocabulary than the checkpoint {checkpoint_dir} knows",
+            hint=f"tokenise with --vocab {checkpoint_dir / 'vocab'}; vbcli caption takes the folder of videos, too",
+        )
