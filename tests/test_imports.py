@@ -21,9 +21,9 @@ LAYERS = [
     {"metrics"},
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
-    {"training", "stages"},
-    {"evaluation", "class_evaluation", "exports", "inspection", "demo", "cloze"},
-    {"pipeline"},
+    {"training", "cloze", "stages"},
+    {"evaluation", "class_evaluation", "exports", "inspection", "demo"},
+    {"pipeline", "pictures"},
     {"inference"},
     {"cli"},
 ]
@@ -34,6 +34,7 @@ ONLY_IN = {
     "imageio_ffmpeg": {"media", "demo"},
     "faiss": {"vocab", "retrieval"},
     "ray": {"executors"},
+    "matplotlib": {"pictures"},
     "click": set(),
 }
 

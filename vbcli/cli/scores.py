@@ -27,6 +27,7 @@ def evaluate(
     also: Annotated[list[Path] | None, typer.Option(help="Captions of another system, for a row of their own. May be repeated.")] = None,
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Of classes: draw their confusions and calibration (.png, .svg, .pdf).")] = None,
     split: Annotated[str | None, typer.Option(help="Score the videos of this split; all but train if left out.")] = None,
     meteor: Annotated[bool, typer.Option(help="Compute METEOR, too; its Java program takes many seconds.")] = True,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -56,8 +57,10 @@ def evaluate(
     if dataset_kind(given) == "classes":
         if also or lexicon:
             raise UsageError("--also and --lexicon are for captions, not for classes")
-        _evaluate_classes(given, against, split, baselines or _first_tokens(against, places), as_json)
+        _evaluate_classes(given, against, split, baselines or _first_tokens(against, places), picture, as_json)
         return
+    if picture:
+        raise UsageError("--picture is for classes, not for captions")
     rows = read_captions(given, against)
     truths = read_references(against, list(rows))
     scored = truths.held_out(list(rows), split)
@@ -82,12 +85,16 @@ def _first_tokens(against: Path, places: Places) -> Path | None:
     return next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
 
 
-def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir: Path | None, as_json: bool) -> None:
+def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir: Path | None, picture: Path | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from vbcli.class_evaluation import evaluate_classes, read_classes
     from vbcli.evaluation import read_references
 
+    if picture:
+        from vbcli.pictures import picture_format
+
+        picture_format(picture)
     rows = read_classes(given)
     truths = read_references(against, list(rows.scores))
     scored = truths.held_out(list(rows.scores), split)
@@ -96,6 +103,13 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
             f"evaluate: {len(rows.scores) - len(scored)} videos in other splits are left out; --split train scores training videos"
         )
     evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir)
+    if picture and evaluation.classes:
+        from vbcli.pictures import draw_classes
+
+        draw_classes(evaluation, picture)
+        evaluation.notes.append(f"drawn in {picture}")
+    elif picture:
+        evaluation.notes.append("videos have several classes: no picture")
     if as_json:
         console.print_json({"classes": str(given), "references": str(against), **asdict(evaluation)})
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -15,6 +15,9 @@ from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, ge
 from vbcli.schemas import CAPTIONS
 from vbcli.stages.model import ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +52,36 @@ class Caption(ModelStage):
 def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decoding: DecodingConfig) -> list[Hypothesis]:
     """The best hypothesis for each video.
 
-    A video with more clips than the encoder has seen in training is encoded in overlapping windows; the decoder attends to
-    all of them, each shared clip taken from the window in whose middle it lies.
-
     Args:
         videos: at least one.
     """
     import torch
 
-    captioner = checkpoint.captioner
-    windows = [video_windows(video, checkpoint) for video in videos]
     with torch.inference_mode():
-        encoded = iter(run_windows(checkpoint, [window for of_video in windows for window in of_video], captioner.encoder))  # (S, D) each
-        rows = [torch.cat([next(encoded)[window.kept] for window in of_video]) for of_video in windows]
-        memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S', D)
-        lengths = torch.tensor([len(r) for r in rows], device=memory.device)
-        mask = torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]  # (B, S')
+        memory, mask = encode_videos(checkpoint, videos)
         # Of the video, not of its place in the batch: what is drawn is the same after a retry.
         seeds = [int(config_hash([decoding.seed, v.video_id])[:15], 16) for v in videos] if decoding.is_sampled else None
-        return [found[0] for found in generate(captioner.decoder, memory, mask, decoding, seeds=seeds)]
+        return [found[0] for found in generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)]
+
+
+def encode_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> tuple[Tensor, Tensor]:
+    """What the decoder attends to of each video.
+
+    A video with more clips than the encoder has seen in training is encoded in overlapping windows; the decoder attends to
+    all of them, each shared clip taken from the window in whose middle it lies.
+
+    Args:
+        videos: at least one.
+
+    Returns:
+        memory float (B, S, D) and its mask bool (B, S).
+    """
+    import torch
+
+    windows = [video_windows(video, checkpoint) for video in videos]
+    flat = [window for of_video in windows for window in of_video]
+    encoded = iter(run_windows(checkpoint, flat, checkpoint.captioner.encoder))  # (S', D) each
+    rows = [torch.cat([next(encoded)[window.kept] for window in of_video]) for of_video in windows]
+    memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S, D)
+    lengths = torch.tensor([len(r) for r in rows], device=memory.device)
+    return memory, torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
