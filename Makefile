@@ -41,7 +41,9 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/pyright
 
-check: lint types test
+# Beside each other: tests often wait for processes that they start.
+check: $(VENV)/installed-dev
+	@$(MAKE) --no-print-directory --jobs 3 lint types test
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
