@@ -38,6 +38,11 @@ def fuse_dataset(
             hint=f"pre-train from it: vbcli train --task pretrain --init {checkpoint_dir}",
         )
     check_vocabulary(tokens_dir, checkpoint_dir, values["visual_vocabulary_sha256"])
+    if "bridge" in values:
+        raise VbcliError(
+            f"the captioner {checkpoint_dir} learned from text: it has no representation of clips",
+            hint="name one that was trained without --text",
+        )
     if values["task"] == "caption" and values.get("window_text") is None:
         if values["n_clips"] == 0:
             raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")

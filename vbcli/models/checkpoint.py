@@ -25,6 +25,7 @@ from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
+from vbcli.models.bridge import SentenceBridge
 from vbcli.models.classifier import VideoClassifier
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import TextVocabulary, load_text_vocabulary
@@ -100,6 +101,19 @@ class Checkpoint:
         return self.vocabulary
 
 
+def refuse_bridge(checkpoint: Checkpoint) -> None:
+    """Refuses a captioner that learned from text, where its encoder's input must be clips.
+
+    Raises:
+        VbcliError: it is one.
+    """
+    if isinstance(checkpoint.model, Captioner) and checkpoint.model.bridge is not None:
+        raise VbcliError(
+            f"the captioner {checkpoint.vocab_dir.parent} learned from text: what it is shown of a video is no sequence of clips",
+            hint="name one that was trained without --text",
+        )
+
+
 def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
     """Writes a checkpoint; `config.json` comes last and makes it whole."""
     data = save({k: v.contiguous() for k, v in checkpoint.model.state_dict().items()})
@@ -129,7 +143,8 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, Bart):
         return {"bart": to_dict(model.decoder.config)}
     if isinstance(model, Captioner):
-        return {"encoder": to_dict(model.encoder.config), "decoder": to_dict(model.decoder.config)}
+        shapes = {"encoder": to_dict(model.encoder.config), "decoder": to_dict(model.decoder.config)}
+        return shapes if model.bridge is None else {**shapes, "bridge": list(model.bridge.weight.shape)}
     if isinstance(model, VideoClassifier):
         return {
             "encoder": to_dict(model.encoder.config),
@@ -146,7 +161,10 @@ def _build_model(values: dict[str, Any], source: str) -> nn.Module:
     encoder = VideoBert(from_dict(VideoBertConfig, values["encoder"], source))
     if "classes" in values:
         return VideoClassifier(encoder, tuple(values["classes"]), is_multi_label=values["is_multi_label"])
-    return Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source))) if "decoder" in values else encoder
+    if "decoder" not in values:
+        return encoder
+    bridge = SentenceBridge(*values["bridge"]) if "bridge" in values else None
+    return Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source)), bridge)
 
 
 def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:

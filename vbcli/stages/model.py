@@ -14,11 +14,13 @@ import pyarrow as pa
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, VbcliError
+from vbcli.models.bart import Captioner
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.runner import Process, Rows, Stage
 from vbcli.stages.tokenize import VideoRows
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
 from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline
+from vbcli.training.from_text import bridge_video
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -148,6 +150,9 @@ def video_windows(video: VideoTokens, checkpoint: Checkpoint) -> list[VideoWindo
     Raises:
         VbcliError: the model was trained without clips.
     """
+    bridge = checkpoint.captioner.bridge if isinstance(checkpoint.model, Captioner) else None
+    if bridge is not None:
+        video = bridge_video(video, bridge)
     chosen = choose_clips(len(video.visual_tokens), checkpoint.n_clips)
     text_ids = [checkpoint.text.encode(s.text) if checkpoint.reads_text else [] for s in video.segments]
     timeline, said = video_timeline(video, text_ids, chosen), list(itertools.chain.from_iterable(text_ids))
