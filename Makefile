@@ -32,7 +32,7 @@ learning: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/learning.py $(LEARNING)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 8
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check vbcli tests
