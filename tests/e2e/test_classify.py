@@ -16,6 +16,7 @@ from tests.e2e.commands import rows, vbcli
 
 N_VIDEOS = 40
 N_FEW = 5
+ENCODER = ("--encoder", "timm:test_convnext/random")
 SERIAL = ("--executor", "serial")
 """Workers take seconds to start; other tests have them."""
 
@@ -32,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.DictWriter(file, ["video", "caption", "split", "label"])
         writer.writeheader()
         writer.writerows(rows.values())
-    vbcli("encode", "world/videos", "features", "--captions", "world/captions.csv", *SERIAL, cwd=folder)
+    vbcli("encode", "world/videos", "features", "--captions", "world/captions.csv", *ENCODER, *SERIAL, cwd=folder)
     vbcli("build-vocab", "features", "vocab", cwd=folder)
     vbcli("tokenize", "features", "tokens", "--vocab", "vocab", *SERIAL, cwd=folder)
     vbcli("train", "tokens", "model", "--task", "classify", "--max-steps", "20", cwd=folder)

@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.commands import rows, vbcli
 
 N_VIDEOS = 16
+ENCODER = ("--encoder", "timm:test_convnext/random")
 SERIAL = ("--executor", "serial")
 """Workers take seconds to start; other tests have them."""
 
@@ -20,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sentences.txt").write_text(
         "".join(f"a {c} {s} {v}\n" for c in ("red", "blue") for s in ("ball", "star") for v in ("falls", "rises"))
     )
-    vbcli("encode", "world/videos", "features", "--captions", "world/captions.csv", "--pool", "names", *SERIAL, cwd=folder)
+    vbcli("encode", "world/videos", "features", "--captions", "world/captions.csv", *ENCODER, *SERIAL, cwd=folder)
     vbcli("build-vocab", "features", "vocab", cwd=folder)
     vbcli("tokenize", "features", "tokens", "--vocab", "vocab", *SERIAL, cwd=folder)
     vbcli("train", "tokens", "model", "--task", "caption", "--text", "sentences.txt", "--max-steps", "30", cwd=folder)
