@@ -79,7 +79,7 @@ def caption(
     stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding)
     target = captions_dir or places.captions_dir(source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
-        report = _ask(source, target, stage, options)
+        report = ask(source, target, stage, options)
     _after_captioning(target, file_format)
     finish_run(report, "captions", as_json)
 
@@ -144,7 +144,7 @@ def classify(
         stage = ZeroShot(checkpoint_dir=str(model_dir), split=split, threads=threads, classes=_read_classes(classes), template=template)
     target = classes_dir or places.classes_dir(source, stage.identity())
     with run_options("classify", executor, workers, retry_failed, ffmpeg) as options:
-        report = _ask(source, target, stage, options)
+        report = ask(source, target, stage, options)
     if not as_json:
         _show_classes(target)
     finish_run(report, "classified videos", as_json)
@@ -172,7 +172,8 @@ def _show_classes(target: Path) -> None:
     console.print_table("Classes", ("video", "classes", "probability of the first"), rows, caption)
 
 
-def _ask(source: Path, target: Path, stage: ModelStage, options: RunOptions) -> RunReport:
+def ask(source: Path, target: Path, stage: ModelStage, options: RunOptions) -> RunReport:
+    """Runs a model's stage; `--split` wants tokens."""
     from vbcli.inference import ask_model
     from vbcli.pipeline import dataset_kind
 

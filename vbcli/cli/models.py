@@ -36,6 +36,8 @@ class TaskName(StrEnum):
     denoise = "denoise"
     caption = "caption"
     classify = "classify"
+    retrieve = "retrieve"
+    answer = "answer"
     encoder = "encoder"
 
 

@@ -27,6 +27,7 @@ from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
 from vbcli.models.bridge import SentenceBridge
 from vbcli.models.classifier import VideoClassifier
+from vbcli.models.retriever import VideoRetriever
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.tokens import N_FRAMING_TOKENS
@@ -35,7 +36,7 @@ from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 _KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
 IMPORTED = "import"
 """The task of a published model that was only read."""
-WINDOWED = ("caption", "classify")
+WINDOWED = ("caption", "classify", "retrieve", "answer")
 """Tasks that show the encoder a whole video, and text beside it only where they learned with transcripts."""
 
 
@@ -44,7 +45,8 @@ class Checkpoint:
     """A model with its vocabularies.
 
     Args:
-        task: `pretrain` (a VideoBert), `denoise` or `caption` (a Captioner), `classify` (a VideoClassifier), or `import` (a VideoBert
+        task: `pretrain` (a VideoBert), `denoise`, `caption` or `answer` (a Captioner), `classify` (a VideoClassifier), `retrieve` (a
+            VideoRetriever), or `import` (a VideoBert
             without visual rows, or a Bart).
         vocabulary: the visual one; None of an imported model.
         n_clips: clips of a video that the model is shown; None means all.
@@ -67,7 +69,7 @@ class Checkpoint:
     @property
     def encoder(self) -> VideoBert:
         """The VideoBERT of the model."""
-        encoder = self.model.encoder if isinstance(self.model, Captioner | VideoClassifier) else self.model
+        encoder = self.model.encoder if isinstance(self.model, Captioner | VideoClassifier | VideoRetriever) else self.model
         assert isinstance(encoder, VideoBert)
         return encoder
 
@@ -81,6 +83,12 @@ class Checkpoint:
     def classifier(self) -> VideoClassifier:
         """The model as a classifier."""
         assert isinstance(self.model, VideoClassifier)
+        return self.model
+
+    @property
+    def retriever(self) -> VideoRetriever:
+        """The model as a retriever."""
+        assert isinstance(self.model, VideoRetriever)
         return self.model
 
     @property
@@ -151,6 +159,8 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
             "classes": list(model.classes),
             "is_multi_label": model.head.is_multi_label,
         }
+    if isinstance(model, VideoRetriever):
+        return {"encoder": to_dict(model.encoder.config), "space": model.width}
     assert isinstance(model, VideoBert)
     return {"encoder": to_dict(model.config)}
 
@@ -161,6 +171,8 @@ def _build_model(values: dict[str, Any], source: str) -> nn.Module:
     encoder = VideoBert(from_dict(VideoBertConfig, values["encoder"], source))
     if "classes" in values:
         return VideoClassifier(encoder, tuple(values["classes"]), is_multi_label=values["is_multi_label"])
+    if "space" in values:
+        return VideoRetriever(encoder, values["space"])
     if "decoder" not in values:
         return encoder
     bridge = SentenceBridge(*values["bridge"]) if "bridge" in values else None

@@ -29,9 +29,9 @@ class Classify(ModelStage):
     def output_schema(self) -> pa.Schema:
         return CLASSES
 
-    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
         classifier = checkpoint.classifier
-        return [class_row(row, classifier.classes, classifier.head.is_multi_label) for row in class_probabilities(checkpoint, videos)]
+        return [[class_row(row, classifier.classes, classifier.head.is_multi_label)] for row in class_probabilities(checkpoint, videos)]
 
 
 def class_row(probabilities: np.ndarray, classes: Sequence[str], is_multi_label: bool) -> dict[str, Any]:

@@ -19,12 +19,10 @@ from vbcli.cloze import answer_log_probs
 from vbcli.errors import VbcliError
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.schemas import CLASSES
-from vbcli.stages.caption import encode_videos
+from vbcli.stages.caption import encode_videos, sentence_log_probs
 from vbcli.stages.classify import class_row
 from vbcli.stages.model import ModelStage
 from vbcli.training.batches import VideoTokens
-from vbcli.training.tasks import IGNORED
-from vbcli.training.writing import decoder_rows
 
 MASK = "[MASK]"
 
@@ -64,12 +62,12 @@ class ZeroShot(ModelStage):
             if not ids or checkpoint.text.unk_id in ids:
                 raise VbcliError(f"the text vocabulary does not know '{words}', the words of class '{name}'", hint="give it others")
 
-    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
         ask = cloze_log_probs if checkpoint.task == "pretrain" else caption_log_probs
         scores = ask(checkpoint, videos, self.template, [words for _, words in self.classes])  # (V, C)
         odds = np.exp(scores - scores.max(1, keepdims=True))
         names = [name for name, _ in self.classes]
-        return [class_row(row, names, is_multi_label=False) for row in odds / odds.sum(1, keepdims=True)]
+        return [[class_row(row, names, is_multi_label=False)] for row in odds / odds.sum(1, keepdims=True)]
 
 
 def cloze_log_probs(checkpoint: Checkpoint, videos: Sequence[VideoTokens], template: str, answers: Sequence[str]) -> np.ndarray:
@@ -83,16 +81,6 @@ def caption_log_probs(checkpoint: Checkpoint, videos: Sequence[VideoTokens], tem
     """Mean log-probabilities of the tokens, and of the end, of the sentence with each answer as a caption of each video, float64 (V, C)."""
     import torch
 
-    decoder = checkpoint.captioner.decoder
-    inputs, targets = decoder_rows([checkpoint.text.encode(template.replace(MASK, answer)) for answer in answers], decoder.config)  # (C, T)
-    is_asked = targets != IGNORED
-    found = []
     with torch.inference_mode():
         memory, mask = encode_videos(checkpoint, videos)  # (V, S, D), (V, S)
-        inputs, targets, is_asked = (each.to(memory.device) for each in (inputs, targets.clamp_min(0), is_asked))
-        for of_video, is_real in zip(memory, mask, strict=True):
-            n = len(answers)
-            logits = decoder(inputs, of_video.expand(n, -1, -1), is_real.expand(n, -1))  # (C, T, R)
-            each = logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (C, T)
-            found.append(((each * is_asked).sum(1) / is_asked.sum(1)).cpu().numpy())
-    return np.stack(found)
+    return sentence_log_probs(checkpoint, memory, mask, [template.replace(MASK, answer) for answer in answers])

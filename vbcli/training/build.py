@@ -28,6 +28,7 @@ from vbcli.models.published import (
     is_published,
     shape_of,
 )
+from vbcli.models.retriever import VideoRetriever
 from vbcli.models.sentences import minilm_dir
 from vbcli.models.transformer import shrink_and_perturb
 from vbcli.models.videobert import VideoBert
@@ -42,6 +43,8 @@ DEFAULT_MODEL = "videobert-tiny"
 # A captioner's norm: BERT's 1e-12 becomes BART's 1e-5 when it is initialised, before it is fine-tuned.
 BART_LAYER_NORM_EPS = 1e-5
 PERTURBATION = 0.01
+SPACE = 256
+"""Most dimensions of the space that text and video share."""
 SENTENCE_DIM = 384
 """Of MiniLM's vectors, which a captioner learns to write from."""
 
@@ -141,8 +144,10 @@ def build_checkpoint(
 
 def _goes_on(options: FitOptions, source: Checkpoint, classes: ClassSet | None) -> bool:
     """Whether the whole model of a checkpoint is what the task trains; else only its encoder is."""
-    if options.task in ("caption", "denoise"):
+    if options.task in ("caption", "denoise", "answer"):
         return isinstance(source.model, Captioner)
+    if options.task == "retrieve":
+        return isinstance(source.model, VideoRetriever)
     if classes is None or not isinstance(source.model, VideoClassifier):
         return False
     return (source.model.classes, source.model.head.is_multi_label) == (classes.names, classes.is_multi_label)
@@ -152,6 +157,8 @@ def _with_head(encoder: VideoBert, text: TextVocabulary, visual: Vocabulary, cla
     """The encoder with what its task needs beside it, fresh."""
     if options.task == "pretrain":
         return encoder
+    if options.task == "retrieve":
+        return VideoRetriever(encoder, min(SPACE, encoder.config.hidden_size))
     if classes:
         weights = _class_weights(classes, options)
         return VideoClassifier(encoder, classes.names, is_multi_label=classes.is_multi_label, class_weights=weights)

@@ -14,8 +14,10 @@ from vbcli.errors import VbcliError
 from vbcli.files import check_free
 from vbcli.models.checkpoint import WINDOWED, Checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.classifier import VideoClassifier
+from vbcli.models.retriever import VideoRetriever
 from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 from vbcli.models.videobert import VideoBert
+from vbcli.training.answering import AnswerTask
 from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
@@ -25,6 +27,7 @@ from vbcli.training.from_text import SENTENCE_NOISE, teach_from_text
 from vbcli.training.masking import MASK_RATE
 from vbcli.training.options import FitOptions, max_steps, train_config
 from vbcli.training.pretrain import PretrainTask
+from vbcli.training.retrieving import RetrieveTask
 from vbcli.training.runs import (
     FitReport,
     check_same_run,
@@ -88,7 +91,7 @@ def fit(
     trainer = Trainer(task, config, checkpoint_dir, identity, on_progress, accelerator)
     result = trainer.run()
     note_overfitting(result, on_note)
-    if isinstance(task, CaptionTask | ClassifyTask):
+    if isinstance(task, CaptionTask | ClassifyTask | RetrieveTask | AnswerTask):
         checkpoint.window_clips, checkpoint.window_text = task.shown.longest_clips, task.shown.longest_text
     checkpoint.trained_on = record_run(options, identity, manifest.facts, task, result, train, validation)
     checkpoint.model.to("cpu")
@@ -183,6 +186,18 @@ def _build_task(
         showing = Showing(feature_noise=SENTENCE_NOISE, clip_drop=0.0)
     if isinstance(checkpoint.model, VideoClassifier):
         return ClassifyTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, showing=showing)
+    if options.task == "answer":
+        return AnswerTask(
+            checkpoint.captioner,
+            checkpoint.text,
+            train,
+            validation,
+            seed=options.seed,
+            showing=showing,
+            label_smoothing=options.label_smoothing,
+        )
+    if isinstance(checkpoint.model, VideoRetriever):
+        return RetrieveTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, showing=showing)
     return CaptionTask(
         checkpoint.captioner,
         checkpoint.text,

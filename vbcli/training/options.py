@@ -10,7 +10,7 @@ from vbcli.errors import UsageError
 from vbcli.training.masking import MASK_RATE
 from vbcli.training.trainer import Schedule, TrainConfig
 
-TaskName = Literal["pretrain", "denoise", "caption", "classify", "encoder"]
+TaskName = Literal["pretrain", "denoise", "caption", "classify", "retrieve", "answer", "encoder"]
 ObjectiveChoice = Literal["auto", "labels", "words", "order"]
 VisualInput = Literal["tokens", "features", "both"]
 TextInput = Literal["tokens", "features"]
@@ -19,7 +19,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
 KEPT_OF_PRETRAINING = 0.4
 # Of the running mean of the weights: a captioner's is about the last 500 steps.
-DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "classify": 0.99, "encoder": 0.99}
+DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "classify": 0.99, "retrieve": 0.99, "answer": 0.998, "encoder": 0.99}
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,14 @@ class FitOptions:
                 "not negative, finite, and one of them above 0",
             ),
             ("seed", self.seed >= 0, "0 or more"),
+            ("accumulation", self.accumulation == 1 or self.task != "retrieve", "1: what a row loses depends on the rows beside it"),
         ):
             if not is_valid:
                 value = getattr(self, name.replace("-", "_"))
                 raise UsageError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "classify": 1000, "encoder": 1000}
+DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "classify": 1000, "retrieve": 2000, "answer": 2000, "encoder": 1000}
 
 
 def max_steps(options: FitOptions) -> int:
