@@ -21,10 +21,9 @@ LAYERS = [
     {"metrics"},
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
-    {"training", "cloze", "stages"},
-    {"retrieval"},
-    {"evaluation", "class_evaluation", "answer_evaluation", "exports", "inspection", "demo"},
-    {"pipeline", "pictures"},
+    {"training", "stages"},
+    {"evaluation", "class_evaluation", "exports", "inspection", "demo", "cloze"},
+    {"pipeline"},
     {"inference"},
     {"cli"},
 ]
@@ -35,7 +34,6 @@ ONLY_IN = {
     "imageio_ffmpeg": {"media", "demo"},
     "faiss": {"vocab", "retrieval"},
     "ray": {"executors"},
-    "matplotlib": {"pictures"},
     "click": set(),
 }
 

@@ -29,7 +29,6 @@ class Pool(StrEnum):
     mean = "mean"
     grid2 = "grid2"
     grid3 = "grid3"
-    names = "names"
 
 
 class Precision(StrEnum):

@@ -1,1 +1,0 @@
-"""Search in videos: an index of vectors, and re-ranking of what it finds."""
