@@ -32,7 +32,7 @@ learning: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/learning.py $(LEARNING)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 8
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 8
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check vbcli tests
@@ -41,7 +41,9 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/pyright
 
-check: lint types test
+# Beside each other: tests often wait for processes that they start.
+check: $(VENV)/installed-dev
+	@$(MAKE) --no-print-directory --jobs 3 lint types test
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.commands import vbcli
 
 N_VIDEOS = 40
+SMALL = ("--encoder", "timm:test_convnext/random", "--executor", "serial")
+"""What is tried here is not the encoder, and workers take seconds to start."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.DictWriter(file, ["video", "caption", "split", "label"])
         writer.writeheader()
         writer.writerows(rows.values())
-    vbcli("encode", "world/videos", "features", "--captions", "world/captions.csv", cwd=folder)
+    vbcli("encode", "world/videos", "features", "--captions", "world/captions.csv", *SMALL, cwd=folder)
     vbcli("build-vocab", "features", "vocab", cwd=folder)
     vbcli("tokenize", "features", "tokens", "--vocab", "vocab", cwd=folder)
     vbcli("train", "tokens", "model", "--task", "classify", "--max-steps", "20", cwd=folder)
