@@ -13,6 +13,7 @@ from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.videobert import VideoBert
+from vbcli.stages.zero_shot import NamedClass, ZeroShot
 from vbcli.textvocab import train_text_vocabulary
 from vbcli.tokens import pack
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
@@ -59,6 +60,16 @@ def test_the_video_tells_what_its_text_says(trained: Checkpoint):
         assert colours[0].probability > colours[0].prior + 0.2
         assert sum(g.probability for g in colours) == pytest.approx(1)
         assert sum(g.prior for g in colours) == pytest.approx(1)
+
+
+def test_classes_that_nothing_was_trained_for_by_cloze(trained: Checkpoint):
+    stage = ZeroShot(checkpoint_dir="none", classes=tuple(NamedClass(c.upper(), c) for c in COLOURS), template="here is a [MASK] ball")
+    videos = [video(i) for i in range(8)]
+    for i, row in enumerate(stage.answer(trained, videos)):
+        assert row["labels"] == [COLOURS[i % 4].upper()]
+        (guesses,) = fill_text(trained, videos[i], "here is a [MASK] ball", [COLOURS])
+        expected = {guess.answer.upper(): guess.probability for guess in guesses}
+        assert {s["label"]: s["probability"] for s in row["scores"]} == pytest.approx(expected, abs=1e-6)
 
 
 def test_probabilities_are_the_model_s(trained: Checkpoint):

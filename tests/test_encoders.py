@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.data.imagenet_info import ImageNetInfo
 from torchvision.models import video
 
 from vbcli.encoders import Encoder, EncoderSpec, load_encoder
 from vbcli.errors import VbcliError
 from vbcli.media import Geometry, find_ffmpeg, iter_images, probe_video
+from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 
 SMALL = "timm:test_convnext"
 
@@ -68,6 +71,30 @@ def test_the_embedded_encoder_is_a_plain_forward_of_timm(lite0: torch.nn.Module)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
     assert (spec.clip_s, spec.preprocessing.geometry) == (0.5, Geometry((224, 224), 224))
+
+
+@torch.inference_mode()
+def test_names_are_those_of_the_likeliest_classes(lite0: torch.nn.Module) -> None:
+    """Against the whole network of timm, its classes sorted, and the names read one by one."""
+    encoder = load_encoder("timm:tf_efficientnet_lite0", pool="names", precision="float32")
+    clips = random_clips(encoder.spec, 2)
+    pictures = normalised(clips, encoder.spec)[:, :, 0]
+    network: Any = lite0
+    pooled = network.forward_head(network.forward_features(pictures), pre_logits=True)
+    probabilities = lite0(pictures).softmax(-1)
+    reader, info = load_sentence_encoder(minilm_dir()), ImageNetInfo()
+    for found, means, each in zip(encoder.encode(clips), pooled, probabilities, strict=True):
+        likeliest = each.argsort(descending=True)[:10].tolist()
+        vectors = reader.encode([info.index_to_description(i, detailed=True) for i in likeliest])
+        named = (each[likeliest].numpy()[:, None] * vectors).sum(0)
+        expected = np.concatenate([means / means.norm(), named / np.linalg.norm(named)])
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert encoder.spec.weights_sha256 != load_encoder("timm:tf_efficientnet_lite0", pool="mean").spec.weights_sha256
+
+
+def test_encoders_without_known_classes_have_no_names() -> None:
+    with pytest.raises(VbcliError, match="tells no classes"):
+        load_encoder("torchvision:r3d_18/random", pool="names")
 
 
 @torch.inference_mode()

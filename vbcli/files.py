@@ -100,6 +100,21 @@ def write_json(path: Path, value: Any, *, is_exclusive: bool = False) -> bool:
     return write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), is_exclusive=is_exclusive)
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without the space around them.
+
+    Raises:
+        VbcliError: it cannot be read, or there are none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise VbcliError(f"{path} cannot be read: {error}", hint="it must be a text file") from error
+    if not any(lines):
+        raise VbcliError(f"{path} is empty", hint="write one answer on each line")
+    return [line for line in lines if line]
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file; a damaged one is a `VbcliError` that names it."""
     try:

@@ -2,10 +2,12 @@
 
 fuse_dataset  tokens -> fused
 ask_model     tokens or videos -> what the model's stage writes: captions, classes
+index_videos  tokens or videos -> an index to search in
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from vbcli import shards
 from vbcli.encoderfolders import carried_encoder
 from vbcli.encoders import EncoderSpec
 from vbcli.errors import VbcliError
+from vbcli.files import check_free, write_json
 from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
 from vbcli.runner import Chain, RunReport, dataset_inputs
+from vbcli.retrieval.index import INDEX
+from vbcli.stages.embed import Embed
 from vbcli.stages.encode import Encode
 from vbcli.stages.fuse import Fuse
 from vbcli.stages.model import ModelStage
@@ -38,6 +43,11 @@ def fuse_dataset(
             hint=f"pre-train from it: vbcli train --task pretrain --init {checkpoint_dir}",
         )
     check_vocabulary(tokens_dir, checkpoint_dir, values["visual_vocabulary_sha256"])
+    if "bridge" in values:
+        raise VbcliError(
+            f"the captioner {checkpoint_dir} learned from text: it has no representation of clips",
+            hint="name one that was trained without --text",
+        )
     if values["task"] == "caption" and values.get("window_text") is None:
         if values["n_clips"] == 0:
             raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")
@@ -102,6 +112,35 @@ def _check_split(tokens_dir: Path, split: str | None) -> None:
     known = {s for table in tables for s in table.column("split").to_pylist() if s}
     if split is not None and split not in known:
         raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'", hint=f"there is: {', '.join(sorted(known)) or 'none'}")
+
+
+def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads: int = 1, options: RunOptions | None = None) -> RunReport:
+    """Makes an index of a tokens dataset or a folder of videos, or brings one up to date: videos that came are added, those gone removed.
+
+    Raises:
+        VbcliError: no retriever in `checkpoint_dir`, tokens of another vocabulary, or the folder holds something else.
+    """
+    check_free_or_index(index_dir)
+    values = read_checkpoint_config(checkpoint_dir, "retrieve")
+    encoder = values["encoder"]
+    stage = Embed(
+        checkpoint_dir=str(checkpoint_dir),
+        threads=threads,
+        width=values["space"],
+        feature_dim=load_checkpoint(checkpoint_dir, "retrieve").visual.feature_dim,
+        n_codebooks=1 + len(encoder["n_residual_tokens"]),
+    )
+    report = ask_model(source, index_dir / "vectors", stage, options)
+    copy = index_dir / "checkpoint"
+    if checkpoint_dir.resolve() != copy.resolve():
+        shutil.copytree(checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl"))
+    write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, "model_sha256": stage.model_sha256})
+    return report
+
+
+def check_free_or_index(index_dir: Path) -> None:
+    """Refuses a folder that holds neither nothing nor an index that was begun."""
+    check_free(index_dir, ("vectors", "checkpoint", "config.json"))
 
 
 def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) -> None:

@@ -89,6 +89,22 @@ CLASSES = pa.schema(
 )
 
 
+ANSWERS = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("probability", pa.float64()),
+        pa.field("is_sure", pa.bool_()),
+        pa.field("candidates", pa.list_(pa.struct([("answer", pa.string()), ("probability", pa.float64())])), nullable=False),
+        pa.field("checkpoint", pa.string()),
+    ]
+)
+
+
 def features_schema(width: int, dtype: pa.DataType) -> pa.Schema:
     """Schema of a features dataset.
 
@@ -148,5 +164,28 @@ def fused_schema(width: int) -> pa.Schema:
             pa.field("textual", pa.list_(vector), nullable=False),
             pa.field("tokens", pa.list_(pa.string()), nullable=False),
             pa.field("n_windows", pa.int32(), nullable=False),
+        ]
+    )
+
+
+def vectors_schema(width: int, feature_dim: int, n_codebooks: int) -> pa.Schema:
+    """Schema of a vectors dataset: unit vectors of videos (`segment_index` -1) and of their segments, and the tokens that they are of.
+
+    Args:
+        width: P, of the space that text and video share.
+        feature_dim: of the clips' features.
+        n_codebooks: M, tokens of a clip.
+    """
+    return pa.schema(
+        [
+            pa.field("video_id", pa.string(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("segment_index", pa.int32(), nullable=False),
+            pa.field("start_s", pa.float64()),
+            pa.field("end_s", pa.float64()),
+            pa.field("vector", pa.list_(pa.float32(), width), nullable=False),
+            pa.field("visual_tokens", pa.list_(pa.list_(pa.int32(), n_codebooks)), nullable=False),
+            pa.field("features", pa.list_(pa.list_(pa.float32(), feature_dim)), nullable=False),
+            pa.field("checkpoint", pa.string()),
         ]
     )

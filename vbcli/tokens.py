@@ -76,6 +76,21 @@ def pack(
     return PackedSequence(ids, types, is_visual, np.asarray(features, np.float32), residual_ids)
 
 
+def beside(text_ids: Sequence[int], video: PackedSequence, text: TextVocabulary, max_positions: int) -> PackedSequence:
+    """A sequence of video alone with text put before it; clips that do not fit are left out at the end."""
+    n_shown = min(len(video.features), max_positions - N_FRAMING_TOKENS - len(text_ids))
+    # [CLS] [>] clips [SEP]
+    kept = np.r_[0, 1, 2 : 2 + n_shown, len(video.input_ids) - 1]
+    place, n = 1, len(text_ids)
+    return PackedSequence(
+        np.insert(video.input_ids[kept], place, text_ids),
+        np.insert(video.token_type_ids[kept], place, [0] * n),
+        np.insert(video.feature_mask[kept], place, [False] * n),
+        video.features[:n_shown],
+        np.insert(video.residual_ids[kept], place, np.full((n, video.residual_ids.shape[1]), text.pad_id), 0),
+    )
+
+
 def split_windows(n: int, size: int, overlap: int) -> list[tuple[int, int]]:
     """Covers 0..n by windows of at most `size`, each sharing at least `overlap` with the one before, evenly spaced.
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ fused/ captions/<folder>-<key8>/ classes/<folder>-<key8>/`."""
+    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ fused/ captions/<folder>-<key8>/ classes/<folder>-<key8>/
+    answers/<folder>-<key8>/`."""
 
     root: Path
 
@@ -44,6 +45,10 @@ class Workspace:
     def classes_dir(self, source: Path, identity: object) -> Path:
         """Where the classes of `source` go: its name and a key of what makes them."""
         return self._named_after(source, "classes", identity)
+
+    def answers_dir(self, source: Path, identity: object) -> Path:
+        """Where the answers about `source` go: its name and a key of what makes them."""
+        return self._named_after(source, "answers", identity)
 
     def _named_after(self, source: Path, kind: str, identity: object) -> Path:
         from vbcli.config import config_hash

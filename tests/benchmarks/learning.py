@@ -16,7 +16,9 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,13 +26,12 @@ from functools import partial
 from pathlib import Path
 
 SHARES = (10, 30, 100)
-PRETRAIN_STEPS, CAPTION_STEPS, DENOISE_STEPS, ENCODER_STEPS = 4000, 1500, 1500, 400
-SLOTS = {
-    "colour": "you can see a [MASK] ball in front of the wall.",
-    "shape": "you can see a red [MASK] in front of the wall.",
-    "action": "now the ball [MASK], just like that.",
-}
-"""Sentences as the narrator says them, each with one word to fill in: zero-shot classification by cloze."""
+PRETRAIN_STEPS, CAPTION_STEPS, DENOISE_STEPS, ENCODER_STEPS = 2000, 1000, 1000, 400
+MASK_RATE = "0.3"
+SLOTS = ("colour", "shape", "action")
+AS_CAPTIONED, AS_NARRATED = "we see how a [MASK] [MASK] [MASK]", "and there we go, the [MASK] [MASK] [MASK], just like that."
+"""Zero-shot classification by cloze: a sentence of the form that pre-training has read, with a word of each slot to fill in."""
+TOGETHER = ("1", "0", "0")
 Scores = dict[str, float]
 
 
@@ -49,7 +50,7 @@ class Place:
         return self.root / "vocab"
 
     def tokens(self, name: str) -> Path:
-        """Tokens of the world: `all`, or with so many per cent of the captions or of the training videos."""
+        """Tokens of the silent world: `all`, or with so many per cent of the captions or of the training videos; or of the narrated one."""
         return self.root / "tokens" / name
 
     def checkpoint(self, name: str, seed: int) -> Path:
@@ -77,22 +78,31 @@ def vbcli(*arguments: str | Path) -> str:
 
 
 def make_data(place: Place, n_videos: int) -> None:
-    """The world, its features and vocabulary, and tokens with fewer captions or fewer training videos."""
+    """The world with and without its narration, its vocabulary, and tokens with fewer captions or fewer training videos."""
     if not (place.world / "README.txt").exists():
         vbcli("demo-data", place.world, "--n-videos", str(n_videos))
-    frames, features = place.root / "frames", place.root / "features"
-    vbcli("extract", place.world / "videos", frames, "--captions", place.world / "captions.csv")
+    silent, frames, features, narrated = (place.root / name for name in ("silent", "frames", "features", "narrated-features"))
+    silent.mkdir(exist_ok=True)
+    for video in (place.world / "videos").glob("*.mp4"):
+        if not (silent / video.name).exists():
+            os.link(video, silent / video.name)
+    vbcli("extract", silent, frames, "--captions", place.world / "captions.csv")
     vbcli("encode", frames, features)
+    vbcli("encode", place.world / "videos", narrated, "--captions", place.world / "captions.csv")
     vbcli("build-vocab", features, place.vocab)
     vbcli("tokenize", features, place.tokens("all"), "--vocab", place.vocab)
     rows = list(csv.DictReader((place.world / "captions.csv").open(encoding="utf-8")))
     for share in SHARES[:-1]:
         few_captions = [{**row, "caption": row["caption"] if row["split"] != "train" or _is_within(row, share) else ""} for row in rows]
         few_videos = [{**row, "split": row["split"] if row["split"] != "train" or _is_within(row, share) else "unused"} for row in rows]
-        for name, changed in ((f"captions-{share}", few_captions), (f"videos-{share}", few_videos)):
+        for name, source, changed in (
+            (f"captions-{share}", features, few_captions),
+            (f"narrated-captions-{share}", narrated, few_captions),
+            (f"videos-{share}", features, few_videos),
+        ):
             table = place.root / f"{name}.csv"
             _write_csv(table, changed)
-            vbcli("tokenize", features, place.tokens(name), "--vocab", place.vocab, "--captions", table)
+            vbcli("tokenize", source, place.tokens(name), "--vocab", place.vocab, "--captions", table)
 
 
 def _is_within(row: dict[str, str], share: int) -> bool:
@@ -110,15 +120,22 @@ def _write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
 # ---------------------------------------------------------------- cells
 
 
-def pretrain(place: Place, seed: int, *, name: str, tokens: str = "all", options: Sequence[str] = ()) -> Path:
-    """A VideoBERT, trained once and kept."""
+def pretrain(place: Place, seed: int, *, name: str, tokens: str = "all", regimes: Sequence[str] = TOGETHER) -> Path:
+    """A VideoBERT, trained once and kept.
+
+    Args:
+        regimes: how often it is shown video and text, text alone, video alone.
+    """
     target = place.checkpoint(f"pretrain-{name}", seed)
-    common = ("--task", "pretrain", "--max-steps", str(PRETRAIN_STEPS), "--patience", "1000", "--threads", "1", "--seed", str(seed))
-    vbcli("train", place.tokens(tokens), target, *common, *options)
+    common = ("--task", "pretrain", "--max-steps", str(PRETRAIN_STEPS), "--patience", "1000", "--mask-rate", MASK_RATE)
+    with ONE_AT_A_TIME[target]:
+        vbcli("train", place.tokens(tokens), target, *common, "--threads", "1", "--seed", str(seed), "--regime-weights", *regimes)
     return target
 
 
-def cloze(place: Place, seed: int, *, name: str, tokens: str = "all", options: Sequence[str] = ()) -> Scores:
+def cloze(
+    place: Place, seed: int, *, name: str, tokens: str = "all", regimes: Sequence[str] = TOGETHER, sentence: str = AS_CAPTIONED
+) -> Scores:
     """Zero-shot accuracy of a VideoBERT's guesses about unseen videos in which one thing happens, and of its guesses without the video."""
     from vbcli.cloze import fill_text
     from vbcli.demo.language import NOUNS, VERBS
@@ -126,21 +143,18 @@ def cloze(place: Place, seed: int, *, name: str, tokens: str = "all", options: S
     from vbcli.models.checkpoint import load_checkpoint
     from vbcli.training.batches import read_tokens
 
-    forms = {"colour": {c: (c,) for c in COLOURS}, "shape": NOUNS, "action": VERBS}
-    checkpoint = load_checkpoint(pretrain(place, seed, name=name, tokens=tokens, options=options), "pretrain")
-    labels = {row["video"]: row["label"] for row in csv.DictReader((place.world / "captions.csv").open(encoding="utf-8"))}
+    forms: dict[str, dict[str, tuple[str, ...]]] = {"colour": {c: (c,) for c in COLOURS}, "shape": NOUNS, "action": VERBS}
+    values = {slot: {words[0]: value for value, words in forms[slot].items()} for slot in SLOTS}
+    checkpoint = load_checkpoint(pretrain(place, seed, name=name, tokens=tokens, regimes=regimes), "pretrain")
     videos = [v for v in read_tokens(place.tokens("all")) if v.split == "test" and len(v.labels) == 1]
-    scores: Scores = {}
-    for slot, sentence in SLOTS.items():
-        values = {words[0]: value for value, words in forms[slot].items()}
-        hits = prior_hits = 0
-        for video in videos:
-            truth = labels[video.video_id] if slot == "action" else _value_in(video.captions[0], forms[slot])
-            guesses = fill_text(checkpoint, video, sentence, [list(values)])[0]
-            hits += values[guesses[0].answer] == truth
-            prior_hits += values[max(guesses, key=lambda guess: guess.prior).answer] == truth
-        scores |= {slot: hits / len(videos), f"{slot}, text-only prior": prior_hits / len(videos)}
-    return scores
+    hits: Scores = defaultdict(float)
+    for video in videos:
+        truth = {slot: _value_in(video.captions[0], forms[slot]) for slot in SLOTS[:2]} | {"action": video.labels[0]}
+        for slot, guesses in zip(SLOTS, fill_text(checkpoint, video, sentence, [list(values[slot]) for slot in SLOTS]), strict=True):
+            blind = max(guesses, key=lambda guess: guess.prior)
+            hits[slot] += values[slot][guesses[0].answer] == truth[slot]
+            hits[f"{slot}, text-only prior"] += values[slot][blind.answer] == truth[slot]
+    return {slot: n / len(videos) for slot, n in hits.items()}
 
 
 def _value_in(caption: str, forms: dict[str, tuple[str, ...]]) -> str | None:
@@ -162,8 +176,8 @@ def caption(
 
 
 def probe_frames(place: Place, seed: int) -> Scores:
-    """Labels told by a linear probe of frame features, beside what a captioner of them says."""
-    return {"actions, linear probe": _probed_labels(place.vocab), **caption(place, seed, name="joint-both", tokens="all")}
+    """Actions told by a linear probe of frame features, beside what a captioner of them says."""
+    return {"actions, linear probe": _probed_labels(place.vocab), **run_cell(place, JOINT_BOTH, seed)}
 
 
 def probe_clips(place: Place, seed: int) -> Scores:
@@ -186,36 +200,61 @@ def denoise(place: Place, seed: int) -> Path:
     """An encoder-decoder that restores narration and captions."""
     target = place.checkpoint("denoise", seed)
     common = ("--task", "denoise", "--max-steps", str(DENOISE_STEPS), "--threads", "1", "--seed", str(seed))
-    vbcli("train", place.tokens("captions-10"), target, *common)
+    vbcli("train", place.tokens("narrated-captions-10"), target, *common)
     return target
 
 
-VIDEO_TEXT = partial(pretrain, name="video-text")
 Cell = partial[Scores]
 """Called with a place and a seed."""
+ONE_AT_A_TIME: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""Cells share what they start from."""
+NARRATED = {"name": "narration", "tokens": "narrated-captions-10"}
+SCRATCH_10 = partial(caption, name="scratch-10", tokens="captions-10")
+VIDEO_TEXT = partial(cloze, name="video-text")
+JOINT_BOTH = partial(caption, name="joint-both", tokens="all")
 GROUPS: dict[str, dict[str, Cell]] = {
     "a. A captioner on 10 % of the captions": {
-        "from scratch": partial(caption, name="scratch-10", tokens="captions-10"),
-        "from a pre-trained VideoBERT": partial(caption, name="pretrained-10", tokens="captions-10", start=VIDEO_TEXT),
+        "from scratch": SCRATCH_10,
+        "from a VideoBERT of all videos and their narration": partial(
+            caption, name="narrated-10", tokens="captions-10", start=partial(pretrain, **NARRATED)
+        ),
+        "from a VideoBERT of all videos and these captions": partial(
+            caption, name="pretrained-10", tokens="captions-10", start=partial(pretrain, name="captions-10", tokens="captions-10")
+        ),
+        "from a VideoBERT of these videos and captions, its weights as they are": partial(
+            caption,
+            name="same-10",
+            tokens="captions-10",
+            options=("--keep-init", "1"),
+            start=partial(pretrain, name="videos-10", tokens="videos-10"),
+        ),
+        "from a VideoBERT of all videos and all captions": partial(
+            caption, name="captioned-10", tokens="captions-10", start=partial(pretrain, name="video-text")
+        ),
+        "the same, its weights as they are": partial(
+            caption, name="kept-10", tokens="captions-10", options=("--keep-init", "1"), start=partial(pretrain, name="video-text")
+        ),
     },
     "b. Zero-shot cloze after pre-training on": {
-        "video and text": partial(cloze, name="video-text"),
-        "text only": partial(cloze, name="text-only", options=("--regime-weights", "0", "1", "0")),
-        "video only": partial(cloze, name="video-only", options=("--regime-weights", "0", "0", "1")),
+        "video and captions": VIDEO_TEXT,
+        "video and narration": partial(cloze, **NARRATED, sentence=AS_NARRATED),
+        "text only": partial(cloze, name="text-only", regimes=("0", "1", "0")),
+        "all three, as `train` does": partial(cloze, name="mixed", regimes=("0.6", "0.2", "0.2")),
+        "video only": partial(cloze, name="video-only", regimes=("0", "0", "1")),
     },
     "c. Zero-shot cloze after pre-training on so much of the data": {
         "10 %": partial(cloze, name="videos-10", tokens="videos-10"),
         "30 %": partial(cloze, name="videos-30", tokens="videos-30"),
-        "100 %": partial(cloze, name="video-text"),
+        "100 %": VIDEO_TEXT,
     },
     "d. A captioner from scratch on all captions": {
         "joint, tokens": partial(caption, name="joint-tokens", tokens="all", options=("--visual-input", "tokens")),
         "joint, features": partial(caption, name="joint-features", tokens="all", options=("--visual-input", "features")),
-        "joint, both": partial(caption, name="joint-both", tokens="all"),
+        "joint, both": JOINT_BOTH,
         "cross, both": partial(caption, name="cross-both", tokens="all", options=("--fusion", "cross")),
     },
     "e. A captioner on 10 % of the captions, after denoising": {
-        "none": partial(caption, name="scratch-10", tokens="captions-10"),
+        "none": SCRATCH_10,
         "narration and captions": partial(caption, name="denoised-10", tokens="captions-10", start=denoise),
     },
     "f. Actions from": {
@@ -229,14 +268,15 @@ def run_cell(place: Place, cell: Cell, seed: int) -> Scores:
     """The scores of a cell; those of an earlier run are read."""
     key = key_of(cell)
     path = place.cell(key, seed)
-    if not path.exists():
-        started = time.monotonic()
-        scores = cell(place, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**scores, "minutes": (time.monotonic() - started) / 60}))
-        temporary.replace(path)
-        sys.stderr.write(f"{key}, seed {seed}: {scores}\n")
+    with ONE_AT_A_TIME[path]:
+        if not path.exists():
+            started = time.monotonic()
+            scores = cell(place, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps({**scores, "minutes": (time.monotonic() - started) / 60}))
+            temporary.replace(path)
+            sys.stderr.write(f"{key}, seed {seed}: {scores}\n")
     return json.loads(path.read_text())
 
 
@@ -275,9 +315,7 @@ def main() -> None:
     make_data(place, arguments.n_videos)
     wanted = {group: rows for group, rows in GROUPS.items() if not arguments.only or group[0] in arguments.only}
     seeds = range(arguments.seeds)
-    # What several cells start from is trained first, so that no two of them train it at once.
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(lambda seed: VIDEO_TEXT(place, seed), seeds))
         cells = {key_of(cell): cell for rows in wanted.values() for cell in rows.values()}
         jobs = {(key, seed): pool.submit(run_cell, place, cell, seed) for seed in seeds for key, cell in cells.items()}
         results = {g: {row: [jobs[key_of(cell), s].result() for s in seeds] for row, cell in rows.items()} for g, rows in wanted.items()}

@@ -7,6 +7,9 @@ import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import duckdb
 
 from vbcli.cli.app import main
 
@@ -39,3 +42,9 @@ def vbcli(*arguments: str | Path, cwd: Path, status: int = 0) -> Ended:
     ended = run(*arguments, cwd=cwd)
     assert ended.status == status, f"{arguments} ended with {ended.status}\n{ended.stdout}\n{ended.stderr}"
     return ended
+
+
+def rows(query: str) -> list[tuple[Any, ...]]:
+    """What DuckDB answers."""
+    with duckdb.connect() as connection:
+        return connection.execute(query).fetchall()

@@ -32,7 +32,7 @@ CASES = [
     (["train", "empty", "--task", "denoise", "--n-clips", "2"], 2, "--n-clips is for --task caption"),
     (["train", "--task", "encoder"], 1, "vbcli-work/frames is not a frames dataset"),
     (["train", "empty", "--task", "encoder", "--init", "minilm"], 2, "--init is not for --task encoder"),
-    (["train", "empty", "--task", "caption", "--text", "good.csv"], 2, "--text is not for --task caption"),
+    (["train", "empty", "--task", "classify", "--text", "good.csv"], 2, "--text is not for --task classify"),
     (["train", "empty", "--task", "denoise", "--text", "none.txt"], 1, "none.txt does not exist"),
     (["train", "empty", "--objective", "words"], 2, "--objective is for --task encoder"),
     (["train", "empty", "--text-input", "features"], 2, "--text-input features needs --init"),

@@ -24,14 +24,16 @@ def blocks(language: str) -> list[str]:
 def place(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
     """An empty directory but for what the README says that a user has."""
     folder = tmp_path_factory.mktemp("readme")
-    lines = ["video,caption"]
+    lines = ["video,caption,label"]
     # Captions that nothing can be learned from: training sees that soon, and stops.
     rng = random.Random(0)
     for i in range(12):
         make_video(folder / "videos" / f"v{i}.mp4", hue=30 * i, duration_s=3)
-        lines.append(f"v{i}.mp4,{' '.join(rng.choices(WORDS, k=6))}")
+        lines.append(f"v{i}.mp4,{' '.join(rng.choices(WORDS, k=6))},{rng.choice(WORDS[:4])}")
     make_video(folder / "folder" / "new.mp4", hue=90, duration_s=2)
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+    (folder / "labels.csv").write_text("video,label\nnew,green\n")
+    (folder / "classes.txt").write_text("\n".join(WORDS[4:8]) + "\n")
     (folder / "references.csv").write_text("video,caption\nnew,a green ball falls\n")
     return folder
 

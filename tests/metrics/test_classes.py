@@ -43,6 +43,12 @@ def test_any_number_of_classes_by_hand():
     assert found == pytest.approx({"exact match": 2 / 3, "macro F1": (0.8 + 2 / 3) / 2, "mean average precision": 1.0})
 
 
+def test_one_class_chosen_of_any_number_is_not_one_class_a_video():
+    """Where videos may have any number of classes, the scores are of that even if none has two here."""
+    guesses = gather_guesses(SCORES, LABELS, TRUTHS, is_single_label=False)
+    assert score_classes(guesses).keys() == {"exact match", "macro F1", "mean average precision"}
+
+
 @given(st.integers(0, 10_000))
 def test_the_right_class_among_the_first_five_as_in_scikit_learn(seed: int):
     rng = np.random.default_rng(seed)

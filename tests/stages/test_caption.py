@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from vbcli.config import BartConfig, VideoBertConfig
+from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.videobert import VideoBert
-from vbcli.stages.caption import caption_videos
+from vbcli.stages.caption import caption_videos, encode_videos
 from vbcli.stages.model import video_windows
+from vbcli.stages.zero_shot import NamedClass, ZeroShot
 from vbcli.textvocab import train_text_vocabulary
 from vbcli.tokens import split_windows
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
@@ -135,3 +137,34 @@ def test_a_transcript_changes_the_caption_of_a_captioner_that_is_shown_it_alone(
         memory, mask = checkpoint.captioner.encode(**collate([packed], 6, TEXT.pad_id).arguments())
         expected = generate(checkpoint.captioner.decoder, memory, mask, decoding)[0][0]
     assert scores[3] == pytest.approx(expected.score, abs=1e-5)
+
+
+def test_classes_by_the_likelihood_of_their_sentences(checkpoint):
+    """Against one sentence after the other, a token at a time as generation reads them."""
+    classes = (NamedClass("down", "falls"), NamedClass("both", "grows and then it shrinks"), NamedClass("up", "shrinks"))
+    stage = ZeroShot(checkpoint_dir="none", classes=classes, template="the red ball [MASK]")
+    videos = [video("short", 5), video("long", 30)]
+    decoder = checkpoint.captioner.decoder
+    for shown, row in zip(videos, stage.answer(checkpoint, videos), strict=True):
+        memory, mask = encode_videos(checkpoint, [shown])
+        scores = []
+        for _, words in classes:
+            cache, previous, found = decoder.start(memory, mask, 1, 12), TEXT.cls_id, []
+            for token in (*TEXT.encode(f"the red ball {words}"), TEXT.sep_id):
+                found.append(float(decoder.step(torch.tensor([[previous]]), cache)[0, 0].log_softmax(-1)[token].detach()))
+                previous = token
+            scores.append(np.mean(found))
+        expected = np.exp(scores) / np.exp(scores).sum()
+        assert {s["label"]: s["probability"] for s in row["scores"]} == pytest.approx(
+            dict(zip(("down", "both", "up"), expected, strict=True)), abs=1e-5
+        )
+        assert row["labels"] == [("down", "both", "up")[int(expected.argmax())]]
+
+
+@pytest.mark.parametrize(
+    ("template", "words", "message"),
+    [("the ball", "falls", "has 0 times"), ("[MASK] and [MASK]", "falls", "has 2 times"), ("[MASK]", "\u4e2d", "does not know '\u4e2d'")],
+)
+def test_sentences_without_a_place_and_unknown_words_are_refused(checkpoint, template: str, words: str, message: str):
+    with pytest.raises(VbcliError, match=message):
+        ZeroShot(checkpoint_dir="none", classes=(NamedClass("a", words), NamedClass("b", "grows")), template=template).check(checkpoint)

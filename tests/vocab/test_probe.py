@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 
 from vbcli.vocab.build import fit_vocabulary
 from vbcli.vocab.config import VocabConfig
-from vbcli.vocab.probe import MAX_VIDEOS, N_STRETCHES, ProbeVideo, _folds, _stretches, choose_videos, probe_report
+from vbcli.vocab.probe import MAX_VIDEOS, N_STRETCHES, ProbeVideo, _folds, _stretches, choose_videos, linear_probe, probe_report
 
 N_VIDEOS = 200
 
@@ -41,6 +42,24 @@ def test_what_is_faint_is_lost_in_one_small_codebook_and_survives_in_many():
         for found in (lost[name], kept[name]):
             assert found["share"] == pytest.approx(found["tokens"] / found["features"])
             assert (found["n_learned"], found["n_asked"], found["n_folds"]) == (150, 50, 1)
+
+
+def test_a_linear_probe_of_several_labels_is_one_of_each():
+    """Against scikit-learn's one-vs-rest, on the rows that the probe makes of clips."""
+    rng = np.random.default_rng(2)
+    sides = rng.integers(0, 2, (60, 2))
+    clips = [(s - 0.5 + rng.normal(0, 0.4, (9, 2))).astype(np.float32) for s in sides]
+    labels = [["any", *(name for name, has in zip(("b", "a"), s, strict=True) if has)] for s in sides]
+    names, found = linear_probe(clips[:40], labels[:40], clips[40:])
+    assert names == ["a", "any", "b"]
+    rows = np.stack([_stretches(c) for c in clips])
+    rows = (rows - rows[:40].mean(0)) / np.sqrt(((rows[:40] - rows[:40].mean(0)) ** 2).sum(1).mean())
+    expected = OneVsRestClassifier(LogisticRegression(C=10)).fit(rows[:40], sides[:40, ::-1]).predict_proba(rows[40:])
+    np.testing.assert_allclose(found[:, [0, 2]], expected, atol=1e-4)
+    assert (found[:, 1] == 1).all()
+    single, one = linear_probe(clips[:40], [[str(s[0])] for s in sides[:40]], clips[40:])
+    assert single == ["0", "1"]
+    assert (one.argmax(1) == sides[40:, 0]).mean() > 0.9
 
 
 def test_the_paper_s_vocabulary_does_not_see_where_things_are():

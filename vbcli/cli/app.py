@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import apply, ask, console, data, models, scores, weights
+from vbcli.cli import answers, apply, ask, console, data, find, models, scores, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -45,6 +45,9 @@ app.command("tokenize")(data.tokenize)
 app.command("train")(models.train)
 app.command("caption")(apply.caption)
 app.command("classify")(apply.classify)
+app.command("index")(find.index)
+app.command("search")(find.search)
+app.command("answer")(answers.answer)
 app.command("predict")(ask.predict)
 app.command("import")(weights.import_model)
 app.command("export")(weights.export)

@@ -22,13 +22,15 @@ from vbcli.cli.options import (
     Workspace,
 )
 from vbcli.cli.runs import finish_run, run_options
-from vbcli.errors import UsageError
+from vbcli.errors import UsageError, VbcliError
+from vbcli.files import read_lines
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
     from vbcli.pipeline import RunOptions
     from vbcli.runner import RunReport
     from vbcli.stages.model import ModelStage
+    from vbcli.stages.zero_shot import NamedClass
 
 N_SHOWN = 10
 
@@ -77,7 +79,7 @@ def caption(
     stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding)
     target = captions_dir or places.captions_dir(source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
-        report = _ask(source, target, stage, options)
+        report = ask(source, target, stage, options)
     _after_captioning(target, file_format)
     finish_run(report, "captions", as_json)
 
@@ -105,7 +107,15 @@ def _caption_rows(target: Path) -> list[tuple[str, str]]:
 def classify(
     source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
     classes_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's classes/<folder>-<key> if left out.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A classifier; the workspace's checkpoints/classify if left out.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A classifier; the workspace's checkpoints/classify if left out. With --classes, a VideoBERT or a captioner."),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Classes that nothing was trained for, one a line; the words to look for after a tab, if they are not the name."),
+    ] = None,
+    template: Annotated[str, typer.Option(help="With --classes, the sentence that the words belong in, at [MASK].")] = "[MASK]",
     split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
@@ -115,18 +125,42 @@ def classify(
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
-    """Tell the classes of a folder of videos, straight from video to class, or of a tokens dataset."""
-    from vbcli.stages.classify import Classify
+    """Tell the classes of a folder of videos, straight from video to class, or of a tokens dataset.
 
+    With --classes nothing need have been trained for them: they are told by how well a sentence with each fits the video, which a
+    pre-trained VideoBERT (masked words) or a captioner (the captions it would write) says.
+    """
+    from vbcli.stages.classify import Classify
+    from vbcli.stages.zero_shot import MASK, ZeroShot
+
+    if classes is None and template != MASK:
+        raise UsageError("--template goes with --classes")
     places = Places(workspace)
-    model_dir = checkpoint or places.checkpoints_dir / "classify"
-    stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads)
+    if classes is None:
+        model_dir = checkpoint or places.checkpoints_dir / "classify"
+        stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads)
+    else:
+        model_dir = checkpoint or places.checkpoints_dir / "caption"
+        stage = ZeroShot(checkpoint_dir=str(model_dir), split=split, threads=threads, classes=_read_classes(classes), template=template)
     target = classes_dir or places.classes_dir(source, stage.identity())
     with run_options("classify", executor, workers, retry_failed, ffmpeg) as options:
-        report = _ask(source, target, stage, options)
+        report = ask(source, target, stage, options)
     if not as_json:
         _show_classes(target)
     finish_run(report, "classified videos", as_json)
+
+
+def _read_classes(path: Path) -> tuple[NamedClass, ...]:
+    from vbcli.stages.zero_shot import NamedClass
+
+    parts = [[part.strip() for part in line.split("\t")] for line in read_lines(path)]
+    too_many = next((row for row in parts if len(row) > 2), None)
+    if too_many:
+        raise VbcliError(f"{path} has a line of {len(too_many)} columns: {too_many[0]}", hint="write the class, a tab, and its words")
+    found = tuple(NamedClass(row[0], row[-1]) for row in parts)
+    if len({name for name, _ in found}) < max(2, len(found)):
+        raise VbcliError(f"{path} must name two classes or more, each once")
+    return found
 
 
 def _show_classes(target: Path) -> None:
@@ -138,7 +172,8 @@ def _show_classes(target: Path) -> None:
     console.print_table("Classes", ("video", "classes", "probability of the first"), rows, caption)
 
 
-def _ask(source: Path, target: Path, stage: ModelStage, options: RunOptions) -> RunReport:
+def ask(source: Path, target: Path, stage: ModelStage, options: RunOptions) -> RunReport:
+    """Runs a model's stage; `--split` wants tokens."""
     from vbcli.inference import ask_model
     from vbcli.pipeline import dataset_kind
 

@@ -10,6 +10,7 @@ import typer
 from vbcli.cli import console
 from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Workspace
 from vbcli.errors import UsageError, VbcliError
+from vbcli.files import read_lines
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -101,17 +102,7 @@ def _answers(template: str, verbs: Path | None, objects: Path | None) -> Answers
     files = [verbs, objects]
     if any(files[n_masks:]):
         raise UsageError(f"'{template}' has {n_masks} times [MASK]: there is no place for the words of {files[-1]}")
-    return [_read_words(path) if path else None for path in (*files, *[None] * n_masks)[:n_masks]]
-
-
-def _read_words(path: Path) -> list[str]:
-    try:
-        words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise VbcliError(f"{path} cannot be read: {error}", hint="it must be a text file with a word on each line") from error
-    if not any(words):
-        raise VbcliError(f"{path} holds no words", hint="write one on each line")
-    return [word for word in words if word]
+    return [read_lines(path) if path else None for path in (*files, *[None] * n_masks)[:n_masks]]
 
 
 def _exemplars(model_dir: Path) -> dict[str, str]:

@@ -78,7 +78,9 @@ def encode(
         str, typer.Option(help="timm:ARCH, open_clip:ARCH/TAG_OR_PATH, torchvision:ARCH/TAG_OR_PATH, or the folder of a trained encoder.")
     ] = "timm:tf_efficientnet_lite0",
     clip_s: Annotated[float | None, typer.Option(help="Seconds of a clip; what the encoder declares if left out.")] = None,
-    pool: Annotated[Pool, typer.Option(help="Average over the frame, or over a 2x2 or 3x3 grid of cells.")] = Pool.grid3,
+    pool: Annotated[
+        Pool, typer.Option(help="Average over the frame, or a 2x2 or 3x3 grid; names: the average, and the names of what is found.")
+    ] = Pool.grid3,
     precision: Annotated[Precision, typer.Option(help="auto is bfloat16 where the hardware computes with it.")] = Precision.auto,
     captions: Captions = None,
     executor: Executor = ExecutorName.processes,

@@ -36,6 +36,8 @@ class TaskName(StrEnum):
     denoise = "denoise"
     caption = "caption"
     classify = "classify"
+    retrieve = "retrieve"
+    answer = "answer"
     encoder = "encoder"
 
 
@@ -96,7 +98,9 @@ def train(
     split: Annotated[str, typer.Option(help="Learn from the videos of this split.")] = "train",
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="Text to learn from, too, in pretrain and denoise: a caption file, or a text a line. May be repeated."),
+        typer.Option(
+            help="Text to learn from, too: a caption file, or a text a line. May be repeated. A captioner of few videos learns to write."
+        ),
     ] = None,
     visual_input: Annotated[VisualInput, typer.Option(help="What the model sees of a clip.")] = VisualInput.both,
     text_input: Annotated[
@@ -151,8 +155,10 @@ def train(
         raise UsageError("--balance is for --task classify")
     if objective is not Objective.auto and task is not TaskName.encoder:
         raise UsageError("--objective is for --task encoder")
-    if text and task is not None and task not in (TaskName.pretrain, TaskName.denoise):
-        raise UsageError(f"--text is not for --task {task.value}", hint="it is learned in pretrain and denoise")
+    if text and task is not None and task in (TaskName.classify, TaskName.encoder):
+        raise UsageError(f"--text is not for --task {task.value}", hint="it is learned in pretrain, denoise and caption")
+    if text and task is TaskName.caption and (transcript or n_clips is not None or visual_input is not VisualInput.both):
+        raise UsageError("with --text a captioner is shown where a video lies among sentences, and nothing else of it")
     for path in text or ():
         if not path.is_file():
             raise VbcliError(f"{path} does not exist", hint="--text takes a caption file, or a file with a text on each line")
@@ -172,7 +178,7 @@ def train(
             model=model,
             init=start,
             split=split,
-            texts=() if wanted is TaskName.caption else tuple(str(path) for path in text or ()),
+            texts=() if wanted is not task and wanted is TaskName.caption else tuple(str(path) for path in text or ()),
             visual_input=visual_input.value,
             text_input=text_input.value,
             fusion=fusion.value,

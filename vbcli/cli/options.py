@@ -29,6 +29,7 @@ class Pool(StrEnum):
     mean = "mean"
     grid2 = "grid2"
     grid3 = "grid3"
+    names = "names"
 
 
 class Precision(StrEnum):

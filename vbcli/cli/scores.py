@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def evaluate(
     captions: Annotated[
         Path | None,
-        typer.Argument(help="Captions dataset or file, or a classes dataset; the workspace's newest captions if left out."),
+        typer.Argument(help="Captions dataset or file, an answers or classes dataset, or an index; the workspace's newest captions if left out."),
     ] = None,
     references: Annotated[
         Path | None, typer.Argument(help="Caption file (of labels for classes) or dataset; the workspace's tokens/ if left out.")
@@ -27,6 +27,7 @@ def evaluate(
     also: Annotated[list[Path] | None, typer.Option(help="Captions of another system, for a row of their own. May be repeated.")] = None,
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Of classes: draw their confusions and calibration (.png, .svg, .pdf).")] = None,
     split: Annotated[str | None, typer.Option(help="Score the videos of this split; all but train if left out.")] = None,
     meteor: Annotated[bool, typer.Option(help="Compute METEOR, too; its Java program takes many seconds.")] = True,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -42,6 +43,7 @@ def evaluate(
     from vbcli.evaluation import evaluate_captions, name_systems, read_captions, read_references
     from vbcli.metrics.mentions import load_lexicon
     from vbcli.pipeline import dataset_kind
+    from vbcli.retrieval.index import is_index
     from vbcli.shards import read_manifest
 
     places = Places(workspace)
@@ -53,11 +55,19 @@ def evaluate(
     against = references or places.tokens_dir
     if not against.exists():
         raise VbcliError(f"{against} does not exist", hint="name a caption file or a dataset as REFERENCES")
+    if is_index(given):
+        _evaluate_index(given, against, split, as_json)
+        return
+    if dataset_kind(given) == "answers":
+        _evaluate_answers(given, against, split, baselines or _first_tokens(against, places), as_json)
+        return
     if dataset_kind(given) == "classes":
         if also or lexicon:
             raise UsageError("--also and --lexicon are for captions, not for classes")
-        _evaluate_classes(given, against, split, baselines or _first_tokens(against, places), as_json)
+        _evaluate_classes(given, against, split, baselines or _first_tokens(against, places), picture, as_json)
         return
+    if picture:
+        raise UsageError("--picture is for classes, not for captions")
     rows = read_captions(given, against)
     truths = read_references(against, list(rows))
     scored = truths.held_out(list(rows), split)
@@ -82,12 +92,16 @@ def _first_tokens(against: Path, places: Places) -> Path | None:
     return next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
 
 
-def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir: Path | None, as_json: bool) -> None:
+def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir: Path | None, picture: Path | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from vbcli.class_evaluation import evaluate_classes, read_classes
     from vbcli.evaluation import read_references
 
+    if picture:
+        from vbcli.pictures import picture_format
+
+        picture_format(picture)
     rows = read_classes(given)
     truths = read_references(against, list(rows.scores))
     scored = truths.held_out(list(rows.scores), split)
@@ -96,6 +110,13 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
             f"evaluate: {len(rows.scores) - len(scored)} videos in other splits are left out; --split train scores training videos"
         )
     evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir)
+    if picture and evaluation.classes:
+        from vbcli.pictures import draw_classes
+
+        draw_classes(evaluation, picture)
+        evaluation.notes.append(f"drawn in {picture}")
+    elif picture:
+        evaluation.notes.append("videos have several classes: no picture")
     if as_json:
         console.print_json({"classes": str(given), "references": str(against), **asdict(evaluation)})
         return
@@ -110,6 +131,48 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
             (f"{b.low:.1f} to {b.high:.1f}", str(b.n_videos), f"{b.confidence:.3f}", f"{b.accuracy:.3f}") for b in evaluation.reliability
         ]
         console.print_table("Calibration", ("probability of the first guess", "videos", "mean probability", "right"), bins)
+    for sentence in evaluation.notes:
+        console.note(sentence)
+
+
+def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir: Path | None, as_json: bool) -> None:
+    from vbcli.answer_evaluation import evaluate_answers, read_answers
+    from vbcli.evaluation import read_references
+
+    rows = read_answers(given)
+    video_ids = list(dict.fromkeys(video for video, _ in rows))
+    truths = read_references(against, video_ids)
+    evaluation = evaluate_answers(rows, truths, truths.held_out(video_ids, split), tokens_dir)
+    if as_json:
+        console.print_json({"answers": str(given), "references": str(against), **vars(evaluation)})
+        return
+    names = list(next(iter(evaluation.scores.values())))
+    table = [(name, *(f"{scores[name]:.3f}" for scores in evaluation.scores.values())) for name in names]
+    console.print_table(f"{given} against {against}", ("", *evaluation.scores), table)
+    kinds = [(kind, str(int(s["questions"])), *(f"{s[name]:.3f}" for name in names)) for kind, s in evaluation.kinds.items()]
+    console.print_table("By the first words of the question", ("", "questions", *names), kinds)
+    for sentence in evaluation.notes:
+        console.note(sentence)
+
+
+def _evaluate_index(given: Path, against: Path, split: str | None, as_json: bool) -> None:
+    from vbcli.evaluation import read_references
+    from vbcli.models.checkpoint import load_checkpoint
+    from vbcli.retrieval.evaluate import evaluate_index
+    from vbcli.retrieval.index import VideoIndex
+
+    index = VideoIndex(given)
+    video_ids = [item.video_id for item in index.items("video")]
+    truths = read_references(against, video_ids)
+    scored = truths.held_out(video_ids, split)
+    captions = {v: truths.captions[v] for v in scored if truths.captions.get(v)}
+    evaluation = evaluate_index(index, load_checkpoint(index.checkpoint_dir, "retrieve"), captions)
+    if as_json:
+        console.print_json({"index": str(given), "references": str(against), **vars(evaluation)})
+        return
+    names = list(next(iter(evaluation.scores.values())))
+    rows = [(system, *(f"{scores[name]:.3f}" for name in names)) for system, scores in evaluation.scores.items()]
+    console.print_table(f"{given} against {against}", ("", *names), rows)
     for sentence in evaluation.notes:
         console.note(sentence)
 

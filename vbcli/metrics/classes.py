@@ -26,21 +26,22 @@ class ClassGuesses:
         truths: bool (V, C).
         probabilities: float (V, C).
         chosen: bool (V, C), the classes that a video is said to have.
+        is_single_label: whether every video has one class and is said to have one.
     """
 
     classes: tuple[str, ...]
     truths: np.ndarray
     probabilities: np.ndarray
     chosen: np.ndarray
-
-    @property
-    def is_single_label(self) -> bool:
-        """Whether every video has one class and is said to have one."""
-        return bool((self.truths.sum(1) == 1).all() and (self.chosen.sum(1) == 1).all())
+    is_single_label: bool
 
 
 def gather_guesses(
-    scores: Mapping[str, Mapping[str, float]], labels: Mapping[str, Sequence[str]], truths: Mapping[str, Sequence[str]]
+    scores: Mapping[str, Mapping[str, float]],
+    labels: Mapping[str, Sequence[str]],
+    truths: Mapping[str, Sequence[str]],
+    *,
+    is_single_label: bool | None = None,
 ) -> ClassGuesses:
     """Guesses and truths of the same videos as arrays; classes that only the truths know get a probability of 0.
 
@@ -48,6 +49,7 @@ def gather_guesses(
         scores: video to class to probability.
         labels: video to the classes that it is said to have.
         truths: video to the classes that it has; its videos are those that count.
+        is_single_label: whether a video has one class; None looks at `labels` and `truths`.
     """
     names = {name for video in truths for name in (*scores[video], *truths[video])}
     classes = tuple(sorted(names))
@@ -56,7 +58,9 @@ def gather_guesses(
         return np.array([[name in of[video] for name in classes] for video in truths], bool).reshape(len(truths), len(classes))
 
     probabilities = np.array([[scores[video].get(name, 0.0) for name in classes] for video in truths]).reshape(len(truths), len(classes))
-    return ClassGuesses(classes, table(truths), probabilities, table(labels))
+    if is_single_label is None:
+        is_single_label = all(len(labels[video]) == len(truths[video]) == 1 for video in truths)
+    return ClassGuesses(classes, table(truths), probabilities, table(labels), is_single_label)
 
 
 def score_classes(guesses: ClassGuesses) -> dict[str, float]:

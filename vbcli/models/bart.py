@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vbcli.config import BartConfig
 from vbcli.errors import VbcliError
+from vbcli.models.bridge import SentenceBridge
 from vbcli.models.dropout import RowDropout
 from vbcli.models.transformer import LayerCache, TransformerBlock, causal_mask, init_weights, key_mask
 from vbcli.models.videobert import VideoBert
@@ -196,12 +197,13 @@ class Captioner(nn.Module):
     Args:
         encoder: VideoBERT of width D.
         decoder: BART decoder of the same width D.
+        bridge: where it learned to write from the vectors of sentences, what makes such vectors of videos, for the encoder.
 
     Raises:
         VbcliError: the widths differ.
     """
 
-    def __init__(self, encoder: VideoBert, decoder: BartDecoder) -> None:
+    def __init__(self, encoder: VideoBert, decoder: BartDecoder, bridge: SentenceBridge | None = None) -> None:
         super().__init__()
         if encoder.config.hidden_size != decoder.config.hidden_size:
             raise VbcliError(
@@ -210,6 +212,7 @@ class Captioner(nn.Module):
             )
         self.encoder = encoder
         self.decoder = decoder
+        self.bridge = bridge
 
     def encode(
         self,

@@ -25,7 +25,9 @@ from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
+from vbcli.models.bridge import SentenceBridge
 from vbcli.models.classifier import VideoClassifier
+from vbcli.models.retriever import VideoRetriever
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.tokens import N_FRAMING_TOKENS
@@ -34,7 +36,7 @@ from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 _KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
 IMPORTED = "import"
 """The task of a published model that was only read."""
-WINDOWED = ("caption", "classify")
+WINDOWED = ("caption", "classify", "retrieve", "answer")
 """Tasks that show the encoder a whole video, and text beside it only where they learned with transcripts."""
 
 
@@ -43,7 +45,8 @@ class Checkpoint:
     """A model with its vocabularies.
 
     Args:
-        task: `pretrain` (a VideoBert), `denoise` or `caption` (a Captioner), `classify` (a VideoClassifier), or `import` (a VideoBert
+        task: `pretrain` (a VideoBert), `denoise`, `caption` or `answer` (a Captioner), `classify` (a VideoClassifier), `retrieve` (a
+            VideoRetriever), or `import` (a VideoBert
             without visual rows, or a Bart).
         vocabulary: the visual one; None of an imported model.
         n_clips: clips of a video that the model is shown; None means all.
@@ -66,7 +69,7 @@ class Checkpoint:
     @property
     def encoder(self) -> VideoBert:
         """The VideoBERT of the model."""
-        encoder = self.model.encoder if isinstance(self.model, Captioner | VideoClassifier) else self.model
+        encoder = self.model.encoder if isinstance(self.model, Captioner | VideoClassifier | VideoRetriever) else self.model
         assert isinstance(encoder, VideoBert)
         return encoder
 
@@ -80,6 +83,12 @@ class Checkpoint:
     def classifier(self) -> VideoClassifier:
         """The model as a classifier."""
         assert isinstance(self.model, VideoClassifier)
+        return self.model
+
+    @property
+    def retriever(self) -> VideoRetriever:
+        """The model as a retriever."""
+        assert isinstance(self.model, VideoRetriever)
         return self.model
 
     @property
@@ -98,6 +107,19 @@ class Checkpoint:
         """The visual vocabulary."""
         assert self.vocabulary is not None
         return self.vocabulary
+
+
+def refuse_bridge(checkpoint: Checkpoint) -> None:
+    """Refuses a captioner that learned from text, where its encoder's input must be clips.
+
+    Raises:
+        VbcliError: it is one.
+    """
+    if isinstance(checkpoint.model, Captioner) and checkpoint.model.bridge is not None:
+        raise VbcliError(
+            f"the captioner {checkpoint.vocab_dir.parent} learned from text: what it is shown of a video is no sequence of clips",
+            hint="name one that was trained without --text",
+        )
 
 
 def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
@@ -129,13 +151,16 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, Bart):
         return {"bart": to_dict(model.decoder.config)}
     if isinstance(model, Captioner):
-        return {"encoder": to_dict(model.encoder.config), "decoder": to_dict(model.decoder.config)}
+        shapes = {"encoder": to_dict(model.encoder.config), "decoder": to_dict(model.decoder.config)}
+        return shapes if model.bridge is None else {**shapes, "bridge": list(model.bridge.weight.shape)}
     if isinstance(model, VideoClassifier):
         return {
             "encoder": to_dict(model.encoder.config),
             "classes": list(model.classes),
             "is_multi_label": model.head.is_multi_label,
         }
+    if isinstance(model, VideoRetriever):
+        return {"encoder": to_dict(model.encoder.config), "space": model.width}
     assert isinstance(model, VideoBert)
     return {"encoder": to_dict(model.config)}
 
@@ -146,7 +171,12 @@ def _build_model(values: dict[str, Any], source: str) -> nn.Module:
     encoder = VideoBert(from_dict(VideoBertConfig, values["encoder"], source))
     if "classes" in values:
         return VideoClassifier(encoder, tuple(values["classes"]), is_multi_label=values["is_multi_label"])
-    return Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source))) if "decoder" in values else encoder
+    if "space" in values:
+        return VideoRetriever(encoder, values["space"])
+    if "decoder" not in values:
+        return encoder
+    bridge = SentenceBridge(*values["bridge"]) if "bridge" in values else None
+    return Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source)), bridge)
 
 
 def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:

@@ -10,12 +10,21 @@ Source: Devlin et al. 2019 (BERT), section 4.1; Sun et al. 2019 (VideoBERT), sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from vbcli.models.heads import ClassificationHead
 from vbcli.models.videobert import VideoBert
+
+THRESHOLD = 0.5
+"""Of a class of which a video may have any number: it has those that are likelier than not."""
+
+
+def chosen_classes(probabilities: Mapping[str, float], *, is_multi_label: bool) -> list[str]:
+    """The classes that a video is said to have, the likeliest first: all that are likelier than not, or the likeliest one."""
+    order = sorted(probabilities, key=lambda name: -probabilities[name])
+    return [name for name in order if probabilities[name] > THRESHOLD] if is_multi_label else order[:1]
 
 
 class VideoClassifier(nn.Module):

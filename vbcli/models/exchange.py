@@ -19,7 +19,7 @@ from torch import Tensor
 from vbcli.config import BartConfig
 from vbcli.files import check_free, write_atomic, write_json
 from vbcli.models.bart import POSITION_OFFSET, Bart, Captioner, bart_block_name, decoder_to_bart_state, to_bart_state
-from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.checkpoint import Checkpoint, refuse_bridge
 from vbcli.models.videobert import VideoBert, check_embeds_text, check_has_one_stream, to_bert_state
 from vbcli.textvocab import SPECIAL_TOKENS, TextVocabulary
 
@@ -39,6 +39,7 @@ def export_transformers(checkpoint: Checkpoint, out_dir: Path) -> str:
         VbcliError: the model has no equal in transformers, or the folder is not empty.
     """
     check_free(out_dir)
+    refuse_bridge(checkpoint)
     model, text = checkpoint.model, checkpoint.text
     if isinstance(model, Bart):
         state, config = to_bart_state(model), _published_bart_config(model.decoder.config)

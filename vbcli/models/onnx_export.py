@@ -24,7 +24,7 @@ from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.files import check_free, write_atomic, write_json
 from vbcli.models.bart import Bart
-from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.checkpoint import Checkpoint, refuse_bridge
 from vbcli.models.transformer import key_mask
 from vbcli.models.videobert import VideoBert, stream_masks
 
@@ -48,6 +48,7 @@ def export_onnx(checkpoint: Checkpoint, out_dir: Path) -> float:
         VbcliError: the extra `onnx` is not installed; the encoder is a BART's or too large; the outputs differ; the folder is not empty.
     """
     check_free(out_dir)
+    refuse_bridge(checkpoint)
     _check_installed()
     if isinstance(checkpoint.model, Bart):
         raise VbcliError("the encoder of a BART is not written as ONNX", hint="vbcli export --to transformers writes the whole BART")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from vbcli.config import config_hash, to_dict
@@ -15,6 +16,11 @@ from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, ge
 from vbcli.schemas import CAPTIONS
 from vbcli.stages.model import ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
+from vbcli.training.tasks import IGNORED
+from vbcli.training.writing import decoder_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +44,10 @@ class Caption(ModelStage):
     def check(self, checkpoint: Checkpoint) -> None:
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 
-    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
         decoding = json.dumps(to_dict(self.decoding), sort_keys=True)
         return [
-            {"caption": checkpoint.text.decode(found.token_ids), "score": found.score, "decoding": decoding}
+            [{"caption": checkpoint.text.decode(found.token_ids), "score": found.score, "decoding": decoding}]
             for found in caption_videos(checkpoint, videos, self.decoding)
         ]
 
@@ -49,22 +55,59 @@ class Caption(ModelStage):
 def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decoding: DecodingConfig) -> list[Hypothesis]:
     """The best hypothesis for each video.
 
-    A video with more clips than the encoder has seen in training is encoded in overlapping windows; the decoder attends to
-    all of them, each shared clip taken from the window in whose middle it lies.
-
     Args:
         videos: at least one.
     """
     import torch
 
-    captioner = checkpoint.captioner
-    windows = [video_windows(video, checkpoint) for video in videos]
     with torch.inference_mode():
-        encoded = iter(run_windows(checkpoint, [window for of_video in windows for window in of_video], captioner.encoder))  # (S, D) each
-        rows = [torch.cat([next(encoded)[window.kept] for window in of_video]) for of_video in windows]
-        memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S', D)
-        lengths = torch.tensor([len(r) for r in rows], device=memory.device)
-        mask = torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]  # (B, S')
+        memory, mask = encode_videos(checkpoint, videos)
         # Of the video, not of its place in the batch: what is drawn is the same after a retry.
         seeds = [int(config_hash([decoding.seed, v.video_id])[:15], 16) for v in videos] if decoding.is_sampled else None
-        return [found[0] for found in generate(captioner.decoder, memory, mask, decoding, seeds=seeds)]
+        return [found[0] for found in generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)]
+
+
+def encode_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> tuple[Tensor, Tensor]:
+    """What the decoder attends to of each video.
+
+    A video with more clips than the encoder has seen in training is encoded in overlapping windows; the decoder attends to
+    all of them, each shared clip taken from the window in whose middle it lies.
+
+    Args:
+        videos: at least one.
+
+    Returns:
+        memory float (B, S, D) and its mask bool (B, S).
+    """
+    import torch
+
+    windows = [video_windows(video, checkpoint) for video in videos]
+    flat = [window for of_video in windows for window in of_video]
+    encoded = iter(run_windows(checkpoint, flat, checkpoint.captioner.encoder))  # (S', D) each
+    rows = [torch.cat([next(encoded)[window.kept] for window in of_video]) for of_video in windows]
+    memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S, D)
+    lengths = torch.tensor([len(r) for r in rows], device=memory.device)
+    return memory, torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
+
+
+def sentence_log_probs(checkpoint: Checkpoint, memory: Tensor, mask: Tensor, sentences: Sequence[str]) -> np.ndarray:
+    """Mean log-probabilities of the tokens of each sentence, the end included, float64 (B, C).
+
+    Args:
+        memory: float (B, S, D), and its `mask` bool (B, S), of `encode_videos`.
+        sentences: C texts that the decoder might write.
+    """
+    import torch
+
+    decoder = checkpoint.captioner.decoder
+    inputs, targets = decoder_rows([checkpoint.text.encode(sentence) for sentence in sentences], decoder.config)  # (C, T)
+    is_asked = (targets != IGNORED).to(memory.device)
+    inputs, targets = inputs.to(memory.device), targets.clamp_min(0).to(memory.device)
+    found = []
+    with torch.inference_mode():
+        for of_row, is_real in zip(memory, mask, strict=True):
+            n = len(sentences)
+            logits = decoder(inputs, of_row.expand(n, -1, -1), is_real.expand(n, -1))  # (C, T, R)
+            each = logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (C, T)
+            found.append(((each * is_asked).sum(1) / is_asked.sum(1)).cpu().numpy())
+    return np.stack(found)

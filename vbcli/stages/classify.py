@@ -11,12 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.classifier import chosen_classes
 from vbcli.schemas import CLASSES
 from vbcli.stages.model import ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
-
-THRESHOLD = 0.5
-"""Of a class of which a video may have any number: it has those that are likelier than not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +29,9 @@ class Classify(ModelStage):
     def output_schema(self) -> pa.Schema:
         return CLASSES
 
-    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
         classifier = checkpoint.classifier
-        return [class_row(row, classifier.classes, classifier.head.is_multi_label) for row in class_probabilities(checkpoint, videos)]
+        return [[class_row(row, classifier.classes, classifier.head.is_multi_label)] for row in class_probabilities(checkpoint, videos)]
 
 
 def class_row(probabilities: np.ndarray, classes: Sequence[str], is_multi_label: bool) -> dict[str, Any]:
@@ -43,9 +41,9 @@ def class_row(probabilities: np.ndarray, classes: Sequence[str], is_multi_label:
         probabilities: float (C,).
     """
     order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
-    chosen = [i for i in order if probabilities[i] > THRESHOLD] if is_multi_label else order[:1]
-    scores = [{"label": classes[i], "probability": float(probabilities[i])} for i in order]
-    return {"labels": [classes[i] for i in chosen], "scores": scores}
+    found = {classes[i]: float(probabilities[i]) for i in order}
+    scores = [{"label": name, "probability": probability} for name, probability in found.items()]
+    return {"labels": chosen_classes(found, is_multi_label=is_multi_label), "scores": scores}
 
 
 def class_probabilities(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> np.ndarray:

@@ -14,14 +14,16 @@ import pyarrow as pa
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, VbcliError
+from vbcli.models.bart import Captioner
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.runner import Process, Rows, Stage
 from vbcli.stages.tokenize import VideoRows
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
 from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline
+from vbcli.training.from_text import bridge_video
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 BATCH_SIZE = 16
 WINDOW_OVERLAP_CLIPS = 4
@@ -29,7 +31,7 @@ WINDOW_OVERLAP_CLIPS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStage(Stage):
-    """One row a video, by a trained model.
+    """Rows of each video, by a trained model.
 
     Args:
         checkpoint_dir: of the model; its hash, not its place, is part of the identity.
@@ -69,8 +71,9 @@ class ModelStage(Stage):
         """
 
     @abstractmethod
-    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[dict[str, Any]]:
-        """What the model says of each video: the columns of its row but for `video_id`, `path`, `start_s`, `end_s` and `checkpoint`.
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
+        """What the model says of each video: its rows without `video_id`, `path` and `checkpoint`; where `start_s` and `end_s` are left out,
+        the row is of the whole video.
 
         Args:
             videos: at least one.
@@ -92,9 +95,10 @@ class ModelStage(Stage):
                     "start_s": video.segments[0].start_s,
                     "end_s": video.segments[-1].end_s,
                     "checkpoint": self.model_sha256[:16],
-                    **answer,
+                    **row,
                 }
                 for video, answer in zip(videos, self.answer(checkpoint, videos), strict=True)
+                for row in answer
             ]
             return pa.Table.from_pylist(rows, schema=self.output_schema())
 
@@ -148,6 +152,9 @@ def video_windows(video: VideoTokens, checkpoint: Checkpoint) -> list[VideoWindo
     Raises:
         VbcliError: the model was trained without clips.
     """
+    bridge = checkpoint.captioner.bridge if isinstance(checkpoint.model, Captioner) else None
+    if bridge is not None:
+        video = bridge_video(video, bridge)
     chosen = choose_clips(len(video.visual_tokens), checkpoint.n_clips)
     text_ids = [checkpoint.text.encode(s.text) if checkpoint.reads_text else [] for s in video.segments]
     timeline, said = video_timeline(video, text_ids, chosen), list(itertools.chain.from_iterable(text_ids))
@@ -169,7 +176,7 @@ def video_windows(video: VideoTokens, checkpoint: Checkpoint) -> list[VideoWindo
     return windows
 
 
-def run_windows(checkpoint: Checkpoint, windows: Sequence[VideoWindow], run: nn.Module) -> Tensor:
+def run_windows(checkpoint: Checkpoint, windows: Sequence[VideoWindow], run: Callable[..., Tensor]) -> Tensor:
     """What a part of the model makes of windows, all in one batch.
 
     Args:

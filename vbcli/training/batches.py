@@ -37,9 +37,23 @@ class SegmentRow:
     text: str
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a video.
+
+    Args:
+        answers: right ones, of people.
+        candidates: the closed set that the answer is chosen from; empty where it is free.
+    """
+
+    text: str
+    answers: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
+
+
 @dataclass
 class VideoTokens:
-    """The segments of one video with its captions, labels and split, and the shard that it was read from.
+    """The segments of one video with its captions, labels, questions and split, and the shard that it was read from.
 
     Args:
         captions: of the whole video.
@@ -53,6 +67,7 @@ class VideoTokens:
     labels: list[str] = field(default_factory=list)
     shard: str = ""
     timed_captions: list[tuple[str, float, float]] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
 
     @property
     def caption_texts(self) -> list[str]:
@@ -84,7 +99,8 @@ def tokens_from_table(table: pa.Table) -> VideoTokens:
     )
     captions = list(dict.fromkeys(text for text, start_s, _ in found if start_s is None))
     timed = [caption for caption in found if caption[1] is not None]
-    return VideoTokens(first["video_id"], segments, captions, first["split"], first["labels"] or [], timed_captions=timed)
+    asked = [Question(q["question"], tuple(q["answers"] or ()), tuple(q["candidates"] or ())) for q in first["questions"] or []]
+    return VideoTokens(first["video_id"], segments, captions, first["split"], first["labels"] or [], timed_captions=timed, questions=asked)
 
 
 def cut_video(video: VideoTokens, start_s: float, end_s: float) -> VideoTokens | None:

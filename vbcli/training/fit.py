@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,20 @@ from vbcli.errors import VbcliError
 from vbcli.files import check_free
 from vbcli.models.checkpoint import WINDOWED, Checkpoint, read_checkpoint_config, save_checkpoint
 from vbcli.models.classifier import VideoClassifier
+from vbcli.models.retriever import VideoRetriever
+from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 from vbcli.models.videobert import VideoBert
+from vbcli.training.answering import AnswerTask
 from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
 from vbcli.training.classifying import ClassifyTask
 from vbcli.training.denoising import DenoiseTask
+from vbcli.training.from_text import SENTENCE_NOISE, teach_from_text
 from vbcli.training.masking import MASK_RATE
-from vbcli.training.options import FitOptions, train_config
+from vbcli.training.options import FitOptions, max_steps, train_config
 from vbcli.training.pretrain import PretrainTask
+from vbcli.training.retrieving import RetrieveTask
 from vbcli.training.runs import (
     FitReport,
     check_same_run,
@@ -64,7 +69,41 @@ def fit(
     train, validation, note = split_videos(videos, options.split)
     if note:
         on_note(note)
-    if options.task == "caption" and not any(v.caption_texts for v in train):
+    _check_told(tokens_dir, options, train)
+    shown, checked = _fill_text(train, validation, on_note) if options.task == "pretrain" else (train, validation)
+    texts = [text for path in options.texts for text in read_texts(Path(path), manifest.fact("feature_dim"))]
+    prepare_process(options)
+    visual = load_vocabulary(tokens_dir / "vocab")
+    checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", shown + texts, on_note)
+    if options.learns_from_text:
+        sentences = load_sentence_encoder(minilm_dir())
+        n_shown = max_steps(options) * options.batch_size
+        shown, checked = teach_from_text(checkpoint, train, validation, texts, sentences, n_shown, on_note)
+    else:
+        shown = shown + texts
+    accelerator = open_accelerator(options)
+    checkpoint.model.to(accelerator.device)
+    checkpoint.encoder.freeze_visual_rows()
+    task = _build_task(checkpoint, shown, checked, options)
+    for sentence in task.notes:
+        on_note(sentence)
+    config = train_config(options, checkpoint.encoder.config.hidden_size, task.n_train)
+    trainer = Trainer(task, config, checkpoint_dir, identity, on_progress, accelerator)
+    result = trainer.run()
+    note_overfitting(result, on_note)
+    if isinstance(task, CaptionTask | ClassifyTask | RetrieveTask | AnswerTask):
+        checkpoint.window_clips, checkpoint.window_text = task.shown.longest_clips, task.shown.longest_text
+    checkpoint.trained_on = record_run(options, identity, manifest.facts, task, result, train, validation)
+    checkpoint.model.to("cpu")
+    if accelerator.is_main_process:
+        save_checkpoint(checkpoint, checkpoint_dir)
+        trainer.finish()
+    return FitReport(checkpoint_dir, result, checkpoint.trained_on)
+
+
+def _check_told(tokens_dir: Path, options: FitOptions, train: Sequence[VideoTokens]) -> None:
+    """Refuses training videos without what the task learns to say or is shown."""
+    if options.task == "caption" and not options.texts and not any(v.caption_texts for v in train):
         raise VbcliError(
             f"{tokens_dir} has no captions in the split '{options.split}'",
             hint="give them with: vbcli tokenize --captions FILE, or vbcli extract VIDEOS_DIR --captions FILE",
@@ -75,30 +114,6 @@ def fit(
             f"{tokens_dir} has no transcripts in the split '{options.split}'",
             hint="subtitles (.srt, .vtt) beside a video are its transcript: extract or encode again with them",
         )
-    if options.task == "pretrain":
-        _fill_text(train, validation, on_note)
-    train = train + [text for path in options.texts for text in read_texts(Path(path), manifest.fact("feature_dim"))]
-    prepare_process(options)
-    visual = load_vocabulary(tokens_dir / "vocab")
-    checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", train, on_note)
-    accelerator = open_accelerator(options)
-    checkpoint.model.to(accelerator.device)
-    checkpoint.encoder.freeze_visual_rows()
-    task = _build_task(checkpoint, train, validation, options)
-    for sentence in task.notes:
-        on_note(sentence)
-    config = train_config(options, checkpoint.encoder.config.hidden_size, task.n_train)
-    trainer = Trainer(task, config, checkpoint_dir, identity, on_progress, accelerator)
-    result = trainer.run()
-    note_overfitting(result, on_note)
-    if isinstance(task, CaptionTask | ClassifyTask):
-        checkpoint.window_clips, checkpoint.window_text = task.shown.longest_clips, task.shown.longest_text
-    checkpoint.trained_on = record_run(options, identity, manifest.facts, task, result, train, validation)
-    checkpoint.model.to("cpu")
-    if accelerator.is_main_process:
-        save_checkpoint(checkpoint, checkpoint_dir)
-        trainer.finish()
-    return FitReport(checkpoint_dir, result, checkpoint.trained_on)
 
 
 def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[str, Any]:
@@ -119,18 +134,28 @@ def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[
     return {"options": config_hash(to_dict(fixed)), "init": start, "data": config_hash([data, texts]) if texts else data}
 
 
-def _fill_text(train: list[VideoTokens], validation: list[VideoTokens], on_note: Callable[[str], None]) -> None:
+def _fill_text(
+    train: list[VideoTokens], validation: list[VideoTokens], on_note: Callable[[str], None]
+) -> tuple[list[VideoTokens], list[VideoTokens]]:
     """Where no video has a transcript, the captions take its place; where there are none either, video alone is learned."""
     if any(s.text for v in train for s in v.segments):
-        return
+        return train, validation
     if not any(v.caption_texts for v in train):
         on_note("no transcript and no captions: VideoBERT learns from video alone")
-        return
+        return train, validation
     on_note("no transcript: VideoBERT learns with the training captions as text")
-    for video in (*train, *validation):
-        for i, segment in enumerate(video.segments):
-            texts = _captions_of(video, segment) or [""]
-            segment.text = texts[i % len(texts)]
+    return [told for v in train for told in _told(v)], [told for v in validation for told in _told(v)]
+
+
+def _told(video: VideoTokens) -> list[VideoTokens]:
+    """A video as often as its segments have captions at most, each time with another as the text of each segment."""
+    texts = [_captions_of(video, segment) or [""] for segment in video.segments]
+    return [
+        replace(
+            video, segments=[replace(s, text=of[(i + k) % len(of)]) for i, (s, of) in enumerate(zip(video.segments, texts, strict=True))]
+        )
+        for k in range(max(map(len, texts)))
+    ]
 
 
 def _captions_of(video: VideoTokens, segment: SegmentRow) -> list[str]:
@@ -157,8 +182,22 @@ def _build_task(
             checkpoint.captioner, checkpoint.text, train, validation, seed=options.seed, label_smoothing=options.label_smoothing
         )
     showing = Showing(options.transcript, options.n_clips)
+    if options.learns_from_text:
+        showing = Showing(feature_noise=SENTENCE_NOISE, clip_drop=0.0)
     if isinstance(checkpoint.model, VideoClassifier):
         return ClassifyTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, showing=showing)
+    if options.task == "answer":
+        return AnswerTask(
+            checkpoint.captioner,
+            checkpoint.text,
+            train,
+            validation,
+            seed=options.seed,
+            showing=showing,
+            label_smoothing=options.label_smoothing,
+        )
+    if isinstance(checkpoint.model, VideoRetriever):
+        return RetrieveTask(checkpoint.model, checkpoint.text, train, validation, seed=options.seed, showing=showing)
     return CaptionTask(
         checkpoint.captioner,
         checkpoint.text,

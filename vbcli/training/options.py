@@ -10,7 +10,7 @@ from vbcli.errors import UsageError
 from vbcli.training.masking import MASK_RATE
 from vbcli.training.trainer import Schedule, TrainConfig
 
-TaskName = Literal["pretrain", "denoise", "caption", "classify", "encoder"]
+TaskName = Literal["pretrain", "denoise", "caption", "classify", "retrieve", "answer", "encoder"]
 ObjectiveChoice = Literal["auto", "labels", "words", "order"]
 VisualInput = Literal["tokens", "features", "both"]
 TextInput = Literal["tokens", "features"]
@@ -19,7 +19,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
 KEPT_OF_PRETRAINING = 0.4
 # Of the running mean of the weights: a captioner's is about the last 500 steps.
-DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "classify": 0.99, "encoder": 0.99}
+DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "classify": 0.99, "retrieve": 0.99, "answer": 0.998, "encoder": 0.99}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class FitOptions:
             None is the shape of what training starts from, or the smallest preset.
         init: a checkpoint of ours, a Hugging Face BERT or BART (a folder or a name on the hub), or `minilm`; None is fresh.
         split: what to learn from.
-        texts: files of text that is learned, too, in pre-training and denoising.
+        texts: files of text that is learned, too, in pre-training and denoising. A captioner learns to write from it, and is shown of a
+            video where its features lie among sentences (`from_text.py`).
         max_steps: None is the task's default.
         learning_rate: None falls with the model's width.
         keep_init: share of the pre-trained blocks' weights that a captioner or classifier starts from (`shrink_and_perturb`); 1 takes them
@@ -81,6 +82,11 @@ class FitOptions:
     threads: int = 0
     device: Literal["auto", "cpu"] = "auto"
 
+    @property
+    def learns_from_text(self) -> bool:
+        """Whether a captioner is taught to write from the vectors of sentences."""
+        return self.task == "caption" and bool(self.texts)
+
     def __post_init__(self) -> None:
         for name, is_valid, wanted in (
             ("learning-rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0"),
@@ -94,27 +100,33 @@ class FitOptions:
                 "not negative, finite, and one of them above 0",
             ),
             ("seed", self.seed >= 0, "0 or more"),
+            ("accumulation", self.accumulation == 1 or self.task != "retrieve", "1: what a row loses depends on the rows beside it"),
         ):
             if not is_valid:
                 value = getattr(self, name.replace("-", "_"))
                 raise UsageError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "classify": 1000, "encoder": 1000}
+DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "classify": 1000, "retrieve": 2000, "answer": 2000, "encoder": 1000}
+
+
+def max_steps(options: FitOptions) -> int:
+    """Most steps of a run."""
+    return options.max_steps if options.max_steps is not None else DEFAULT_STEPS[options.task]
 
 
 def train_config(options: FitOptions, hidden_size: int, n_rows: int) -> TrainConfig:
     """Training settings of a run: the learning rate falls with the width (1e-3 at 128); validation comes about every second epoch."""
-    max_steps = options.max_steps if options.max_steps is not None else DEFAULT_STEPS[options.task]
+    n_steps = max_steps(options)
     two_epochs = 2 * -(-n_rows // options.batch_size)
     return TrainConfig(
-        max_steps=max_steps,
+        max_steps=n_steps,
         batch_size=options.batch_size,
         accumulation=options.accumulation,
         learning_rate=options.learning_rate or 0.128 / hidden_size,
         schedule=options.schedule,
-        warmup_steps=min(100, max(1, max_steps // 10)),
-        eval_every=min(max(two_epochs, 20), 200, max_steps),
+        warmup_steps=min(100, max(1, n_steps // 10)),
+        eval_every=min(max(two_epochs, 20), 200, n_steps),
         patience=options.patience,
         ema_decay=options.ema_decay if options.ema_decay is not None else DEFAULT_EMA_DECAY[options.task],
         seed=options.seed,

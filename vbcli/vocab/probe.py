@@ -101,12 +101,14 @@ def probe_report(vocabulary: Vocabulary, features: Sequence[np.ndarray], videos:
     return {"labels": _probe_labels(rows, videos), "words": _probe_words(rows, videos)}
 
 
-def linear_probe(learned: Sequence[np.ndarray], answers: Sequence[str], asked: Sequence[np.ndarray]) -> tuple[list[str], np.ndarray]:
-    """What a logistic regression learns from the features of videos, and says of others.
+def linear_probe(
+    learned: Sequence[np.ndarray], answers: Sequence[Sequence[str]], asked: Sequence[np.ndarray]
+) -> tuple[list[str], np.ndarray]:
+    """What a logistic regression learns from the features of videos, and says of others; where one has several labels, one of each label.
 
     Args:
         learned: float (N, P) of each video to learn from.
-        answers: the label of each.
+        answers: the labels of each, at least one.
         asked: float (N, P) of each video to tell.
 
     Returns:
@@ -114,8 +116,13 @@ def linear_probe(learned: Sequence[np.ndarray], answers: Sequence[str], asked: S
     """
     rows = np.stack([_stretches(clips) for clips in (*learned, *asked)])
     known, others = _scaled(rows, np.arange(len(learned)), np.arange(len(learned), len(rows)))
-    model = _fit(known, np.array(answers))
-    return [str(name) for name in model.classes_], model.predict_proba(others)
+    names = sorted({name for labels in answers for name in labels})
+    if all(len(labels) == 1 for labels in answers):
+        return names, _fit(known, np.array([labels[0] for labels in answers])).predict_proba(others)
+    has_label = np.array([[name in labels for labels in answers] for name in names])  # (C, N)
+    # A label of every video cannot be learned, and needs not be.
+    columns = [_fit(known, has).predict_proba(others)[:, 1] if not has.all() else np.ones(len(others)) for has in has_label]
+    return names, np.stack(columns, 1)
 
 
 def _paper_rows(features: Sequence[np.ndarray], videos: Sequence[ProbeVideo], n_cells: int) -> np.ndarray:

@@ -1,0 +1,29 @@
+"""Recall and ranks by hand, and against sorting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vbcli.metrics.retrieval import rank_of_right, score_ranks
+
+
+def test_ranks_by_hand():
+    scores = np.array([[0.9, 0.5, 0.1], [0.2, 0.2, 0.8], [0.3, 0.4, 0.1]])
+    is_right = np.array([[True, False, False], [True, False, False], [True, False, True]])
+    # The second: one is better, and an equal one counts as better, too. The third: the better of two right ones.
+    assert rank_of_right(scores, is_right).tolist() == [1, 3, 2]
+    assert score_ranks([1, 3, 2, 30]) == {"R@1": 0.25, "R@5": 0.75, "R@10": 0.75, "median rank": 2.5}
+
+
+@given(st.integers(0, 10_000))
+def test_ranks_are_places_in_the_sorted_list(seed: int):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(6, 9))
+    right = rng.integers(0, 9, 6)
+    ranks = rank_of_right(scores, np.arange(9) == right[:, None])
+    order = np.argsort(-scores, axis=1)
+    assert ranks.tolist() == [1 + row.tolist().index(r) for row, r in zip(order, right, strict=True)]
+    assert score_ranks(ranks)["R@5"] == pytest.approx(np.mean(ranks <= 5))

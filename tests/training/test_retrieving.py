@@ -1,0 +1,100 @@
+"""A retriever in a world in which the clips show the colour that the captions name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vbcli.config import VideoBertConfig
+from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.retriever import VideoRetriever
+from vbcli.models.videobert import VideoBert
+from vbcli.retrieval.index import Item
+from vbcli.retrieval.search import alignment_logits
+from vbcli.stages.embed import embed_texts, embed_videos
+from vbcli.textvocab import train_text_vocabulary
+from vbcli.tokens import beside, pack
+from vbcli.training.batches import SegmentRow, VideoTokens
+from vbcli.training.retrieving import RetrieveTask
+from vbcli.training.showing import Showing
+from vbcli.training.trainer import TrainConfig, Trainer
+from vbcli.vocab.build import fit_vocabulary
+from vbcli.vocab.config import VocabConfig
+
+COLOURS = ["red", "green", "blue", "white", "black", "pink"]
+SHAPES = ["ball", "cube", "ring", "star"]
+N_DIMS = len(COLOURS) + len(SHAPES)
+TEXT = train_text_vocabulary([f"a {c} {s} is here" for c in COLOURS for s in SHAPES])
+WORLD = [(c, s) for c in range(len(COLOURS)) for s in range(len(SHAPES))]
+
+
+def caption(number: int) -> str:
+    colour, shape = WORLD[number % len(WORLD)]
+    return f"a {COLOURS[colour]} {SHAPES[shape]} is here"
+
+
+def video(number: int) -> VideoTokens:
+    colour, shape = WORLD[number % len(WORLD)]
+    rng = np.random.default_rng(number)
+    shown = np.eye(N_DIMS, dtype=np.float32)[[colour, len(COLOURS) + shape]].sum(0)
+    features = (shown + 0.1 * rng.normal(size=(3, N_DIMS))).astype(np.float32)
+    segment = SegmentRow(f"{number}.mp4", 0.0, 1.5, np.zeros((3, 1), np.int32), features, "")
+    return VideoTokens(f"{number}.mp4", [segment], [caption(number)], "train")
+
+
+def retriever() -> VideoRetriever:
+    torch.manual_seed(0)
+    config = VideoBertConfig(
+        1, 64, 2, 128, n_text_tokens=TEXT.n_tokens, n_visual_tokens=1, feature_dim=N_DIMS, max_positions=24, dropout=0.0, attention_dropout=0.0,
+    )  # fmt: skip
+    return VideoRetriever(VideoBert(config), 32)
+
+
+def test_held_out_videos_are_found_by_their_captions(tmp_path: Path):
+    model = retriever()
+    is_held_out = [i % 24 in (1, 6, 11, 12, 17, 22) for i in range(120)]
+    train = [video(i) for i in range(96) if not is_held_out[i]]
+    held_out = [video(i) for i in range(96, 120) if is_held_out[i]]
+    assert len(held_out) == 6
+    task = RetrieveTask(model, TEXT, train, held_out, showing=Showing(feature_noise=0.2))
+    settings = TrainConfig(max_steps=400, batch_size=24, learning_rate=2e-3, warmup_steps=20, eval_every=100)
+    Trainer(task, settings, tmp_path, {}, lambda now: None).run()
+    visual = fit_vocabulary(np.eye(N_DIMS, dtype=np.float32), VocabConfig(N_DIMS, 1, 0, min_points=1, n_codebooks=1), {"block_dims": [N_DIMS]})
+    made = Checkpoint("retrieve", model.eval(), TEXT, visual, Path("vocab"), window_clips=3)
+    videos, texts = embed_videos(made, held_out), embed_texts(made, [v.captions[0] for v in held_out])
+    np.testing.assert_allclose(np.linalg.norm(videos, axis=1), 1, atol=1e-5)
+    assert (texts @ videos.T).argmax(1).tolist() == list(range(6))
+    assert (texts @ videos.T).argmax(0).tolist() == list(range(6))
+    # Read together, the right pair is the likeliest, too.
+    items = [Item(v.video_id, "", -1, 0.0, 1.5, v.visual_tokens, v.features) for v in held_out]
+    for i, shown in enumerate(held_out):
+        logits = alignment_logits(made, shown.captions[0], items)
+        assert int((logits[:, 0] - logits[:, 1]).argmax()) == i
+
+
+def test_text_beside_a_video_is_the_two_packed_together():
+    config = retriever().encoder.config
+    shown = video(3)
+    alone = pack([], shown.visual_tokens, shown.features, TEXT, config)
+    ids = TEXT.encode("a red ball")
+    found, expected = beside(ids, alone, TEXT, config.max_positions), pack(ids, shown.visual_tokens, shown.features, TEXT, config)
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value)
+    # Where there is no room, clips at the end give way.
+    short = beside(ids, alone, TEXT, 3 + len(ids) + 2)
+    np.testing.assert_array_equal(short.features, shown.features[:2])
+    assert short.input_ids[-1] == TEXT.sep_id
+
+
+def test_half_of_the_pairs_are_read_with_the_caption_of_another_video():
+    task = RetrieveTask(retriever(), TEXT, [video(i) for i in range(24)], [])
+    drawn = task.draw(0, list(range(24)), 0, is_disturbed=False)
+    for epoch in range(1, 20):
+        more = task.draw(0, list(range(24)), epoch, is_disturbed=False).wanted["alignment"]
+        drawn.wanted["alignment"] = torch.cat([drawn.wanted["alignment"], more])
+    share = float(drawn.wanted["alignment"].float().mean())
+    # Three standard errors of 480 draws.
+    assert abs(share - 0.5) < 3 * (0.25 / 480) ** 0.5
+    assert drawn.batch.text.input_ids.shape[0] == drawn.batch.video.input_ids.shape[0] == drawn.batch.together.input_ids.shape[0] == 24

@@ -1,0 +1,104 @@
+"""answer: questions about videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Threads, Workers, Workspace
+from vbcli.cli.runs import finish_run, run_options
+from vbcli.errors import UsageError, VbcliError
+from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.stages.answer import AskedQuestion
+
+N_SHOWN = 20
+
+
+def answer(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    question: Annotated[str | None, typer.Argument(help="Asked of every video.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Table with the columns video and question, and candidates where an answer is chosen from some.")
+    ] = None,
+    choose: Annotated[list[str] | None, typer.Option(help="An answer that may be chosen; give two or more.")] = None,
+    answers_dir: Annotated[Path | None, typer.Option("--out", help="Output; the workspace's answers/<folder>-<key> if left out.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Of train --task answer; the workspace's checkpoints/answer if left out.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
+    max_length: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Answer questions about videos: one of all, those of a table, or those that a tokens dataset has."""
+    asked = _asked(source, question, questions, tuple(choose or ()))
+    from vbcli.cli.apply import ask
+    from vbcli.models.decoding import DecodingConfig
+    from vbcli.stages.answer import Answer
+
+    places = Places(workspace)
+    model_dir = checkpoint or places.checkpoints_dir / "answer"
+    decoding = DecodingConfig(beams, max_length, no_repeat_ngram_size=0)
+    stage = Answer(checkpoint_dir=str(model_dir), split=split, threads=threads, questions=asked, decoding=decoding)
+    target = answers_dir or places.answers_dir(source, stage.identity())
+    with run_options("answer", executor, workers, retry_failed, ffmpeg) as options:
+        report = ask(source, target, stage, options)
+    rows = _rows(target)
+    unknown = sorted({q.video_id for q in asked if q.video_id and not any(stage.is_of(q.video_id, r["video_id"]) for r in rows)})
+    if unknown:
+        console.warn(f"{len(unknown)} videos of {questions} are not there, first {unknown[0]}")
+    if as_json:
+        console.print_json({"answers": str(target), "rows": rows})
+        return
+    _show(rows, target)
+    finish_run(report, "answers", as_json)
+
+
+def _asked(source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...]) -> tuple[AskedQuestion, ...]:
+    from vbcli import captionfiles
+    from vbcli.pipeline import dataset_kind
+    from vbcli.stages.answer import AskedQuestion
+
+    if question is not None and questions is not None:
+        raise UsageError("give one question, or --questions FILE")
+    if choose and (question is None or len(choose) < 2):
+        raise UsageError("--choose goes with one question, and is given twice or more")
+    if question is not None:
+        if not question.strip():
+            raise UsageError("the question is empty", hint="ask something, such as: what color is the ball?")
+        return (AskedQuestion(None, question, choose),)
+    if questions is None:
+        if source.exists() and dataset_kind(source) != "tokens":
+            raise UsageError("there is no question", hint="give one after the folder, or --questions FILE")
+        return ()
+    rows = [row for row in captionfiles.read_caption_file(questions) if row.question]
+    if not rows:
+        raise VbcliError(f"{questions} holds no questions", hint="it needs the columns video and question")
+    return tuple(dict.fromkeys(AskedQuestion(row.video, row.question or "", tuple(row.candidates or ())) for row in rows))
+
+
+def _rows(target: Path) -> list[dict[str, Any]]:
+    from vbcli.shards import list_shards, read_shard
+
+    columns = ["video_id", "question", "answer", "probability", "is_sure", "candidates"]
+    return [row for path in list_shards(target) for row in read_shard(path, columns=columns).to_pylist()]
+
+
+def _show(rows: list[dict[str, Any]], target: Path) -> None:
+    table = [
+        (row["video_id"], row["question"], row["answer"] if row["is_sure"] else f"not sure: {row['answer']}", f"{row['probability']:.2f}")
+        for row in rows[:N_SHOWN]
+    ]
+    caption = f"{len(rows)} in all: {target}" if len(rows) > N_SHOWN else str(target)
+    console.print_table("Answers", ("video", "question", "answer", "probability"), table, caption)
+    if not rows:
+        console.note("no video has a question")

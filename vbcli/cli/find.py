@@ -1,0 +1,108 @@
+"""index and search: videos and segments by a sentence, or by another video."""
+
+from __future__ import annotations
+
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Threads, Workers, Workspace
+from vbcli.cli.runs import finish_run, run_options
+from vbcli.errors import UsageError
+from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.retrieval.index import VideoIndex
+    from vbcli.retrieval.search import Match
+
+
+class LevelName(StrEnum):
+    """What is found."""
+
+    video = "video"
+    segment = "segment"
+
+
+def index(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    index_dir: Annotated[Path, typer.Argument(help="Output; an index that is there is brought up to date.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="A retriever; the workspace's checkpoints/retrieve if left out.")] = None,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Make an index of videos and their segments, to search in. Videos that came or went since are added or removed."""
+    from vbcli.inference import index_videos
+
+    model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
+    with run_options("index", executor, workers, retry_failed, ffmpeg) as options:
+        report = index_videos(source, index_dir, model_dir, threads=threads, options=options)
+    finish_run(report, "videos and segments", as_json)
+
+
+def search(
+    index_dir: Annotated[Path, typer.Argument(help="That vbcli index made.")],
+    text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Look for what is like this video.")] = None,
+    level: Annotated[LevelName, typer.Option(help="Whole videos, or segments with their times.")] = LevelName.video,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many to show.")] = 10,
+    rerank: Annotated[int, typer.Option(min=0, help="Candidates that are read together with the text; 0 takes the order of the vectors.")] = 50,
+    threads: Threads = 1,
+    ffmpeg: Ffmpeg = "bundled",
+    as_json: AsJson = False,
+) -> None:
+    """Search an index by a sentence, or by a video."""
+    if (text is None) == (video is None):
+        raise UsageError("name what to look for: a sentence, or --video FILE")
+    if text is not None and not text.strip():
+        raise UsageError("there is nothing to look for in an empty sentence")
+    from vbcli.models.checkpoint import load_checkpoint
+    from vbcli.retrieval.index import VideoIndex
+    from vbcli.retrieval.search import search_text
+
+    opened = VideoIndex(index_dir)
+    if text is not None:
+        found = search_text(opened, load_checkpoint(opened.checkpoint_dir, "retrieve"), text, n, level=level.value, n_reranked=rerank)
+    else:
+        assert video is not None
+        found = _like(opened, video, n, level, threads, ffmpeg)
+    _show(found, index_dir, as_json)
+
+
+def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: int, ffmpeg: str) -> list[Match]:
+    """What is most like a video: it becomes an index of its own for a moment."""
+    from vbcli.inference import index_videos
+    from vbcli.retrieval.index import VideoIndex
+    from vbcli.retrieval.search import search_vector
+
+    with tempfile.TemporaryDirectory() as place, run_options("search", ExecutorName.serial, 1, False, ffmpeg) as options:
+        index_videos(video, Path(place) / "query", opened.checkpoint_dir, threads=threads, options=options)
+        return search_vector(opened, VideoIndex(Path(place) / "query").vectors("video")[0], n, level=level.value)
+
+
+def _show(found: list[Match], index_dir: Path, as_json: bool) -> None:
+    rows = [
+        {
+            "video_id": match.item.video_id,
+            "path": match.item.path,
+            "segment_index": match.item.segment_index,
+            "start_s": match.item.start_s,
+            "end_s": match.item.end_s,
+            "similarity": match.similarity,
+            "score": match.score,
+        }
+        for match in found
+    ]
+    if as_json:
+        console.print_json({"index": str(index_dir), "found": rows})
+        return
+    table = [(str(r["video_id"]), f"{r['start_s']:.1f} to {r['end_s']:.1f} s", f"{r['similarity']:.3f}", f"{r['score']:.2f}") for r in rows]
+    console.print_table("Found", ("video", "time", "similarity", "score"), table, str(index_dir))

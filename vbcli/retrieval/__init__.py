@@ -1,0 +1,1 @@
+"""Search in videos: an index of vectors, and re-ranking of what it finds."""

@@ -1,0 +1,124 @@
+"""Answers: tokens of a video and a question to words, free or of a closed set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.decoding import DecodingConfig, check_decoding, generate
+from vbcli.schemas import ANSWERS
+from vbcli.stages.caption import sentence_log_probs
+from vbcli.stages.model import ModelStage, VideoWindow, run_windows, video_windows
+from vbcli.tokens import beside
+from vbcli.training.answering import MAX_QUESTION_TOKENS
+from vbcli.training.batches import Question, VideoTokens
+
+UNSURE = 0.3
+"""An answer whose tokens are less likely than this, in the geometric mean, is a guess."""
+
+
+class AskedQuestion(NamedTuple):
+    """A question of one video, or of all (`video_id` None), and the closed set of its answers, if it has one."""
+
+    video_id: str | None
+    question: str
+    candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(ModelStage):
+    """An answer to each question of each video.
+
+    Args:
+        questions: what is asked; none asks what the dataset asks of its videos.
+        decoding: how free answers are written.
+    """
+
+    questions: tuple[AskedQuestion, ...] = ()
+    decoding: DecodingConfig
+
+    name: ClassVar[str] = "answer"
+    version: ClassVar[int] = 1
+    output_kind: ClassVar[str] = "answers"
+    tasks: ClassVar[tuple[str, ...]] = ("answer",)
+
+    def output_schema(self) -> pa.Schema:
+        return ANSWERS
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        check_decoding(checkpoint.captioner.decoder.config, self.decoding)
+
+    def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
+        return [answer_questions(checkpoint, video, self._asked(video), self.decoding) for video in videos]
+
+    def _asked(self, video: VideoTokens) -> list[Question]:
+        if not self.questions:
+            return video.questions
+        return [
+            Question(q.question, candidates=q.candidates)
+            for q in self.questions
+            if q.video_id is None or self.is_of(q.video_id, video.video_id)
+        ]
+
+    @staticmethod
+    def is_of(name: str, video_id: str) -> bool:
+        """Whether a name in a table is of a video: its id, or the last part of it, with or without its suffix."""
+        return name in (video_id, PurePosixPath(video_id).name, PurePosixPath(video_id).stem)
+
+
+def answer_questions(checkpoint: Checkpoint, video: VideoTokens, questions: Sequence[Question], decoding: DecodingConfig) -> list[dict[str, Any]]:
+    """Rows of answers: `question`, `answer`, `probability`, `is_sure`, and `candidates` with the probability of each.
+
+    The probability of a free answer is the geometric mean of its tokens'; that of one of a closed set is among the set.
+    """
+    import torch
+
+    if not questions:
+        return []
+    text, decoder = checkpoint.text, checkpoint.captioner.decoder
+    windows = video_windows(video, checkpoint)
+    ids = [text.encode(q.text)[:MAX_QUESTION_TOKENS] for q in questions]
+    with torch.inference_mode():
+        read = [_asked_windows(question, windows, checkpoint) for question in ids]
+        encoded = iter(run_windows(checkpoint, [window for of_question in read for window in of_question], checkpoint.captioner.encoder))
+        rows = [torch.cat([next(encoded)[window.kept] for window in of_question]) for of_question in read]
+        memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (Q, S, D)
+        lengths = torch.tensor([len(r) for r in rows], device=memory.device)
+        mask = torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]  # (Q, S)
+        written = generate(decoder, memory, mask, decoding)
+    found = []
+    for i, question in enumerate(questions):
+        if question.candidates:
+            (scores,) = sentence_log_probs(checkpoint, memory[i : i + 1], mask[i : i + 1], question.candidates)
+            odds = np.exp(scores - scores.max())
+            probabilities = odds / odds.sum()
+            order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
+            candidates = [{"answer": question.candidates[k], "probability": float(probabilities[k])} for k in order]
+            best = candidates[0]
+        else:
+            candidates = []
+            best = {"answer": text.decode(written[i][0].token_ids), "probability": _mean_probability(written[i][0], decoding)}
+        found.append({"question": question.text, **best, "is_sure": best["probability"] >= UNSURE, "candidates": candidates})
+    return found
+
+
+def _mean_probability(hypothesis: Any, decoding: DecodingConfig) -> float:
+    length = len(hypothesis.token_ids) + 1
+    return float(np.exp(hypothesis.score * length**decoding.length_penalty / length))
+
+
+def _asked_windows(question: list[int], windows: Sequence[VideoWindow], checkpoint: Checkpoint) -> list[VideoWindow]:
+    """The windows of a video with a question before each; its positions are kept of the first."""
+    n = len(question)
+    found = []
+    for window in windows:
+        packed = beside(question, window.packed, checkpoint.text, checkpoint.encoder.config.max_positions)
+        kept = [place if place == 0 else place + n for place in window.kept if place == 0 or place + n < len(packed.input_ids)]
+        found.append(VideoWindow(packed, [0, *range(1, n + 1), *kept[1:]] if window is windows[0] else kept))
+    return found
