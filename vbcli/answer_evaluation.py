@@ -41,8 +41,8 @@ def read_answers(answers_dir: Path) -> dict[Pair, str]:
         VbcliError: it is no answers dataset, or empty.
     """
     shards.read_manifest(answers_dir, "answers")
-    tables = [shards.read_shard(p, columns=["video_id", "question", "answer"]).to_pylist() for p in shards.list_shards(answers_dir)]
-    found = {(row["video_id"], row["question"]): row["answer"] for table in tables for row in table}
+    rows = shards.read_rows(answers_dir, ["video_id", "question", "answer"])
+    found = {(row["video_id"], row["question"]): row["answer"] for row in rows}
     if not found:
         raise VbcliError(f"{answers_dir} holds no answers")
     return found

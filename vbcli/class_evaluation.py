@@ -51,8 +51,7 @@ def read_classes(classes_dir: Path) -> ClassRows:
         VbcliError: it is none, or holds no videos.
     """
     shards.read_manifest(classes_dir, "classes")
-    tables = [shards.read_shard(p, columns=["video_id", "labels", "scores"]).to_pylist() for p in shards.list_shards(classes_dir)]
-    rows = [row for table in tables for row in table]
+    rows = shards.read_rows(classes_dir, ["video_id", "labels", "scores"])
     if not rows:
         raise VbcliError(f"{classes_dir} holds no videos")
     labels = {row["video_id"]: row["labels"] for row in rows}

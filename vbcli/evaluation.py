@@ -11,6 +11,7 @@ import numpy as np
 
 from vbcli import captionfiles, shards
 from vbcli.errors import VbcliError
+from vbcli.exports import paragraphs
 from vbcli.metrics.baselines import best_constant_caption, nearest_captions, permutation_scores
 from vbcli.metrics.captions import score_captions
 from vbcli.metrics.mentions import Lexicon, score_mentions
@@ -155,18 +156,17 @@ def name_systems(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def read_captions(path: Path, references: Path) -> dict[str, str]:
-    """Captions by video: of a captions dataset, or of a file with the columns `video` and `caption`.
+    """Captions by video: of a captions dataset (of segments, their paragraph), or of a file with the columns `video` and `caption`.
 
     Args:
         references: where it is a dataset, the names in a file are matched to its videos.
 
     Raises:
-        VbcliError: a video has several captions.
+        VbcliError: a video has several captions in a file.
     """
     if path.is_dir():
         shards.read_manifest(path, "captions")
-        tables = [shards.read_shard(p, columns=["video_id", "caption"]).to_pylist() for p in shards.list_shards(path)]
-        pairs = [(row["video_id"], row["caption"]) for rows in tables for row in rows]
+        pairs = list(paragraphs(path).items())
     else:
         rows = captionfiles.read_caption_file(path)
         known: list[str] = read_videos(references).column("video_id").to_pylist() if (references / "manifest.json").is_file() else []

@@ -37,13 +37,17 @@ class SerialExecutor(Executor):
 
 
 class ProcessExecutor(Executor):
-    """Runs jobs in worker processes, at most one job a worker at a time."""
+    """Runs jobs in worker processes, at most one job a worker at a time; a job that is alone in this process."""
 
     def __init__(self, pool: ProcessPoolExecutor, n_workers: int) -> None:
         self.pool = pool
         self.n_workers = n_workers
 
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
+        if len(jobs) == 1:
+            # A worker would load libraries and model again, for nothing.
+            yield from SerialExecutor().run(stage, jobs)
+            return
         waiting = iter(jobs)
         running: dict[Future[ShardResult], ShardJob] = {}
         try:

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from vbcli import shards
 from vbcli.files import write_atomic
+from vbcli.segments import as_paragraph
 from vbcli.transcripts import TranscriptSegment, format_srt, format_vtt
 
 
@@ -22,11 +22,11 @@ def export_captions(captions_dir: Path, file_format: str) -> Path:
     Returns:
         The file or folder written.
     """
-    rows = [row for path in shards.list_shards(captions_dir) for row in shards.read_shard(path).to_pylist()]
+    rows = shards.read_rows(captions_dir)
     # `video` is what caption files call it: a table can be read back as captions or references.
     named = [{"video": row["video_id"], **{k: v for k, v in row.items() if k != "video_id"}} for row in rows]
     if file_format in ("srt", "vtt"):
-        return _write_subtitles(captions_dir / file_format, rows, file_format)
+        return _write_subtitles(captions_dir, file_format)
     target = captions_dir / f"captions.{file_format}"
     if file_format == "jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named)
@@ -40,11 +40,34 @@ def export_captions(captions_dir: Path, file_format: str) -> Path:
     return target
 
 
-def _write_subtitles(folder: Path, rows: list[dict[str, Any]], file_format: str) -> Path:
-    by_video: dict[str, list[TranscriptSegment]] = {}
-    for row in rows:
-        by_video.setdefault(row["video_id"], []).append(TranscriptSegment(row["start_s"], row["end_s"], row["caption"]))
-    for video_id, segments in by_video.items():
+def timed_captions(captions_dir: Path) -> dict[tuple[str, str], list[TranscriptSegment]]:
+    """The captions of each video by its id and path, in order."""
+    found: dict[tuple[str, str], list[TranscriptSegment]] = {}
+    for row in shards.read_rows(captions_dir, ["video_id", "path", "start_s", "end_s", "caption"]):
+        segment = TranscriptSegment(row["start_s"], row["end_s"], row["caption"])
+        found.setdefault((row["video_id"], row["path"]), []).append(segment)
+    return found
+
+
+def paragraphs(captions_dir: Path) -> dict[str, str]:
+    """The captions of each video as one text; where a video has one, that caption as it is."""
+    return {
+        video_id: segments[0].text if len(segments) == 1 else as_paragraph([s.text for s in segments])
+        for (video_id, _), segments in timed_captions(captions_dir).items()
+    }
+
+
+def write_paragraphs(captions_dir: Path) -> Path:
+    """Writes a paragraph a video beside the captions of its segments: `paragraphs.jsonl`."""
+    target = captions_dir / "paragraphs.jsonl"
+    rows = [{"video": video_id, "caption": text} for video_id, text in paragraphs(captions_dir).items()]
+    write_atomic(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    return target
+
+
+def _write_subtitles(captions_dir: Path, file_format: str) -> Path:
+    folder = captions_dir / file_format
+    for (video_id, _), segments in timed_captions(captions_dir).items():
         # The suffix stays in the name: a.mp4 and a.mkv may lie side by side.
         path = folder / PurePosixPath(f"{video_id}.{file_format}")
         write_atomic(path, (format_srt if file_format == "srt" else format_vtt)(segments).encode())

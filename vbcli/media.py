@@ -284,10 +284,10 @@ def _running(command: list[bytes | str], path: str) -> Iterator[IO[bytes]]:
             finally:
                 process.kill()
         if process.returncode:
-            raise MediaError(f"{path} cannot be decoded: {_first_line(messages) or f'ffmpeg ended with {process.returncode}'}")
+            raise MediaError(f"{path} cannot be decoded: {first_line(messages) or f'ffmpeg ended with {process.returncode}'}")
 
 
-def _first_line(messages: IO[bytes]) -> str:
+def first_line(messages: IO[bytes]) -> str:
     """What went wrong first, without ffmpeg's `[part @ address]`."""
     messages.seek(0)
     lines = messages.read(4096).decode(errors="replace").strip().splitlines()

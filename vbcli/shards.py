@@ -159,6 +159,11 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise _damaged(path, error) from error
 
 
+def read_rows(dataset_dir: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """All rows of a dataset, in order."""
+    return [row for path in list_shards(dataset_dir) for row in read_shard(path, columns).to_pylist()]
+
+
 def _damaged(path: Path, error: Exception) -> VbcliError:
     return VbcliError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the run that made it makes it again")
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import duckdb
 import pytest
 
@@ -109,6 +110,25 @@ def test_guesses_stand_beside_their_priors(chain: Path):
         assert [len(guesses) for guesses in row["masks"]] == [3, 3]
         assert all(0 <= int(g["answer"]) < n_tokens for guesses in row["masks"] for g in guesses)
     assert " s " in vbcli("predict", "--mask-clips", "1", "--n-best", "1", cwd=chain).stdout
+
+
+def test_segments_have_captions_of_their_own_and_videos_a_paragraph(chain: Path, clips: Path):
+    options = ("--split", "val", "--segments", "fixed", "--segment-seconds", "3", "--format", "srt", "--burn-in", "shown")
+    vbcli("caption", "vbcli-work/tokens", "dense", *options, cwd=chain)
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for video_id, start_s, end_s in query(f"select video_id, start_s, end_s from '{chain}/dense/shard-*.parquet' order by 1, 2"):
+        spans.setdefault(video_id, []).append((start_s, end_s))
+    assert len(spans) == 4
+    for video_id, parts in spans.items():
+        assert parts[0][0] == 0
+        assert [a for a, _ in parts[1:]] == pytest.approx([b for _, b in parts[:-1]])
+        assert len(parts) == max(1, round(parts[-1][1] / 3))
+        assert (chain / "dense" / "srt" / f"{video_id}.srt").read_text().count(" --> ") == len(parts)
+        with av.open(str(chain / "shown" / f"{video_id}.mp4")) as copy, av.open(str(clips / video_id)) as own:
+            assert copy.duration == pytest.approx(own.duration, abs=100_000)
+    told = [json.loads(line) for line in (chain / "dense" / "paragraphs.jsonl").read_text().splitlines()]
+    assert {row["video"] for row in told} == set(spans)
+    assert "captions" in json.loads(vbcli("evaluate", "dense", "vbcli-work/tokens", "--no-meteor", "--json", cwd=chain).stdout)["scores"]
 
 
 def test_second_runs_do_nothing(chain: Path, clips: Path):

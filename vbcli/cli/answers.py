@@ -87,10 +87,9 @@ def _asked(source: Path, question: str | None, questions: Path | None, choose: t
 
 
 def _rows(target: Path) -> list[dict[str, Any]]:
-    from vbcli.shards import list_shards, read_shard
+    from vbcli.shards import read_rows
 
-    columns = ["video_id", "question", "answer", "probability", "is_sure", "candidates"]
-    return [row for path in list_shards(target) for row in read_shard(path, columns=columns).to_pylist()]
+    return read_rows(target, ["video_id", "question", "answer", "probability", "is_sure", "candidates"])
 
 
 def _show(rows: list[dict[str, Any]], target: Path) -> None:

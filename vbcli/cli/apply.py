@@ -45,12 +45,26 @@ class CaptionFormat(StrEnum):
     vtt = "vtt"
 
 
+class SegmentName(StrEnum):
+    """How a video is cut into what is captioned."""
+
+    fixed = "fixed"
+    shots = "shots"
+    transcript = "transcript"
+
+
 def caption(
     source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
     captions_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's captions/<folder>-<key> if left out.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A captioner; the workspace's checkpoints/caption if left out.")] = None,
     file_format: Annotated[CaptionFormat, typer.Option("--format", help="Also write the captions in this format.")] = CaptionFormat.parquet,
     split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    segments: Annotated[
+        SegmentName | None,
+        typer.Option(help="A caption for each part of a video: of equal length, from shot to shot, or as people speak (subtitles)."),
+    ] = None,
+    segment_seconds: Annotated[float, typer.Option(help="Of --segments fixed, about how long a part is.")] = 10.0,
+    burn_in: Annotated[Path | None, typer.Option(help="Also write copies of the videos that show their captions, into this folder.")] = None,
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
     max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 64,
     min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 0,
@@ -71,37 +85,56 @@ def caption(
 ) -> None:
     """Caption a folder of videos, straight from video to sentence, or a tokens dataset."""
     from vbcli.models.decoding import DecodingConfig
+    from vbcli.segments import Segmentation
     from vbcli.stages.caption import Caption
 
+    if segment_seconds <= 0:
+        raise UsageError("--segment-seconds must be above 0")
     places = Places(workspace)
+    cut = None if segments is None else Segmentation(segments.value, segment_seconds)
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
     model_dir = checkpoint or places.checkpoints_dir / "caption"
-    stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding)
+    stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut)
     target = captions_dir or places.captions_dir(source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
-    _after_captioning(target, file_format)
+    _after_captioning(target, file_format, is_dense=segments is not None)
+    if burn_in is not None:
+        _burn_in(target, burn_in, ffmpeg)
     finish_run(report, "captions", as_json)
 
 
-def _after_captioning(target: Path, file_format: CaptionFormat) -> None:
-    from vbcli.exports import export_captions
+def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: bool) -> None:
+    from vbcli.exports import export_captions, write_paragraphs
     from vbcli.metrics.captions import caption_alarms
+    from vbcli.shards import read_rows
 
+    if is_dense:
+        console.note(f"caption: wrote {write_paragraphs(target)}")
     if file_format is not CaptionFormat.parquet:
         console.note(f"caption: wrote {export_captions(target, file_format.value)}")
-    rows = _caption_rows(target)
-    for sentence in caption_alarms([text for _, text in rows]):
+    rows = read_rows(target, ["video_id", "start_s", "end_s", "caption"])
+    for sentence in caption_alarms([row["caption"] for row in rows]):
         console.warn(sentence)
-    if console.out().is_terminal:
-        console.print_table("Captions", ("video", "caption"), rows[:N_SHOWN], f"{len(rows)} in all" if len(rows) > N_SHOWN else "")
+    if not console.out().is_terminal:
+        return
+    shown = [(row["video_id"], f"{row['start_s']:.1f} to {row['end_s']:.1f} s", row["caption"]) for row in rows[:N_SHOWN]]
+    caption = f"{len(rows)} in all" if len(rows) > N_SHOWN else ""
+    if is_dense:
+        console.print_table("Captions", ("video", "time", "caption"), shown, caption)
+    else:
+        console.print_table("Captions", ("video", "caption"), [(video, text) for video, _, text in shown], caption)
 
 
-def _caption_rows(target: Path) -> list[tuple[str, str]]:
-    from vbcli.shards import list_shards, read_shard
+def _burn_in(target: Path, folder: Path, ffmpeg: str) -> None:
+    from vbcli.exports import timed_captions
+    from vbcli.media import find_ffmpeg
+    from vbcli.rendering import burn_subtitles
 
-    tables = [read_shard(path, columns=["video_id", "caption"]).to_pylist() for path in list_shards(target)]
-    return [(row["video_id"], row["caption"]) for rows in tables for row in rows]
+    executable = find_ffmpeg(ffmpeg)
+    for (video_id, path), sentences in timed_captions(target).items():
+        burn_subtitles(path, sentences, folder / f"{video_id}.mp4", executable)
+    console.note(f"caption: wrote the videos with their captions: {folder}")
 
 
 def classify(
@@ -164,9 +197,9 @@ def _read_classes(path: Path) -> tuple[NamedClass, ...]:
 
 
 def _show_classes(target: Path) -> None:
-    from vbcli.shards import list_shards, read_shard
+    from vbcli.shards import read_rows
 
-    found = [row for path in list_shards(target) for row in read_shard(path, columns=["video_id", "labels", "scores"]).to_pylist()]
+    found = read_rows(target, ["video_id", "labels", "scores"])
     rows = [(row["video_id"], ", ".join(row["labels"]) or "-", f"{row['scores'][0]['probability']:.2f}") for row in found[:N_SHOWN]]
     caption = f"{len(found)} in all: {target}" if len(found) > N_SHOWN else str(target)
     console.print_table("Classes", ("video", "classes", "probability of the first"), rows, caption)

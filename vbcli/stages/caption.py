@@ -1,7 +1,8 @@
-"""Captioning: tokens of a video, and its transcript where the captioner learned with it, to a sentence."""
+"""Captioning: tokens of a video or of its segments, and the transcript where the captioner learned with it, to a sentence."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from vbcli.config import config_hash, to_dict
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, generate
 from vbcli.schemas import CAPTIONS
-from vbcli.stages.model import ModelStage, run_windows, video_windows
+from vbcli.segments import Segmentation, cut_segments
+from vbcli.stages.model import BATCH_SIZE, ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
 from vbcli.training.tasks import IGNORED
 from vbcli.training.writing import decoder_rows
@@ -25,13 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(ModelStage):
-    """One caption a video.
+    """One caption a video, or one a segment.
 
     Args:
         decoding: how sentences are generated; recorded with each caption.
+        segments: how videos are cut into what is captioned; None captions the whole.
     """
 
     decoding: DecodingConfig
+    segments: Segmentation | None = None
 
     name: ClassVar[str] = "caption"
     version: ClassVar[int] = 1
@@ -46,10 +50,17 @@ class Caption(ModelStage):
 
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
         decoding = json.dumps(to_dict(self.decoding), sort_keys=True)
-        return [
-            [{"caption": checkpoint.text.decode(found.token_ids), "score": found.score, "decoding": decoding}]
-            for found in caption_videos(checkpoint, videos, self.decoding)
-        ]
+        parts = [[video] if self.segments is None else cut_segments(video, self.segments) for video in videos]
+        flat = list(itertools.chain.from_iterable(parts))
+        batches = [flat[i : i + BATCH_SIZE] for i in range(0, len(flat), BATCH_SIZE)]
+        found = iter([hypothesis for batch in batches for hypothesis in caption_videos(checkpoint, batch, self.decoding)])
+
+        def row(part: VideoTokens) -> dict[str, Any]:
+            best = next(found)
+            times = {"start_s": part.segments[0].start_s, "end_s": part.segments[-1].end_s}
+            return {**times, "caption": checkpoint.text.decode(best.token_ids), "score": best.score, "decoding": decoding}
+
+        return [[row(part) for part in of_video] for of_video in parts]
 
 
 def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decoding: DecodingConfig) -> list[Hypothesis]:
@@ -62,8 +73,9 @@ def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decodi
 
     with torch.inference_mode():
         memory, mask = encode_videos(checkpoint, videos)
-        # Of the video, not of its place in the batch: what is drawn is the same after a retry.
-        seeds = [int(config_hash([decoding.seed, v.video_id])[:15], 16) for v in videos] if decoding.is_sampled else None
+        # Of the video and its time, not of the place in the batch: what is drawn is the same after a retry.
+        keys = [[decoding.seed, v.video_id, v.segments[0].start_s] for v in videos]
+        seeds = [int(config_hash(key)[:15], 16) for key in keys] if decoding.is_sampled else None
         return [found[0] for found in generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)]
 
 
