@@ -65,7 +65,7 @@ def test_the_video_tells_what_its_text_says(trained: Checkpoint):
 def test_classes_that_nothing_was_trained_for_by_cloze(trained: Checkpoint):
     stage = ZeroShot(checkpoint_dir="none", classes=tuple(NamedClass(c.upper(), c) for c in COLOURS), template="here is a [MASK] ball")
     videos = [video(i) for i in range(8)]
-    for i, row in enumerate(stage.answer(trained, videos)):
+    for i, (row,) in enumerate(stage.answer(trained, videos)):
         assert row["labels"] == [COLOURS[i % 4].upper()]
         (guesses,) = fill_text(trained, videos[i], "here is a [MASK] ball", [COLOURS])
         expected = {guess.answer.upper(): guess.probability for guess in guesses}

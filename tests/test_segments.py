@@ -17,7 +17,9 @@ def video_of(counts: list[int], clip_s: float = 0.5) -> VideoTokens:
     """A video whose clips' features are their own numbers, in segments of so many clips."""
     firsts = [0, *itertools.accumulate(counts)]
     rows = [
-        SegmentRow("v", a * clip_s, b * clip_s, np.arange(a, b, dtype=np.int32)[:, None], np.arange(a, b, dtype=np.float32)[:, None], f"said {a}")
+        SegmentRow(
+            "v", a * clip_s, b * clip_s, np.arange(a, b, dtype=np.int32)[:, None], np.arange(a, b, dtype=np.float32)[:, None], f"said {a}"
+        )
         for a, b in itertools.pairwise(firsts)
     ]
     return VideoTokens("v", rows)

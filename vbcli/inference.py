@@ -18,8 +18,8 @@ from vbcli.errors import VbcliError
 from vbcli.files import check_free, write_json
 from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
-from vbcli.runner import Chain, RunReport, dataset_inputs
 from vbcli.retrieval.index import INDEX
+from vbcli.runner import Chain, RunReport, dataset_inputs
 from vbcli.stages.embed import Embed
 from vbcli.stages.encode import Encode
 from vbcli.stages.fuse import Fuse
@@ -133,7 +133,9 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
     report = ask_model(source, index_dir / "vectors", stage, options)
     copy = index_dir / "checkpoint"
     if checkpoint_dir.resolve() != copy.resolve():
-        shutil.copytree(checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl"))
+        shutil.copytree(
+            checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl")
+        )
     write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, "model_sha256": stage.model_sha256})
     return report
 

@@ -64,7 +64,9 @@ def run_ffmpeg(executable: str, arguments: Sequence[str | bytes], target: Path, 
         target.parent.mkdir(parents=True, exist_ok=True)
         command = [executable, "-nostdin", "-v", "error", "-y", *arguments, "-f", "mp4", b"file:" + os.fsencode(temporary)]
         with tempfile.TemporaryFile() as messages:
-            status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, cwd=cwd, process_group=0).returncode
+            status = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, cwd=cwd, process_group=0
+            ).returncode
             if status:
                 raise MediaError(f"{target} cannot be rendered: {first_line(messages) or f'ffmpeg ended with {status}'}")
         os.replace(temporary, target)

@@ -51,7 +51,9 @@ def test_questions_of_a_dataset_and_of_a_table_get_the_same_answers(place: Path)
         writer = csv.writer(file)
         writer.writerow(["video", "question"])
         writer.writerows([r["video"].removesuffix(".mp4"), r["question"]] for r in table if r["video"] in names)
-    of_table = {(r["video_id"], r["question"]): r["answer"] for r in asked(place, "world/videos", "--questions", "asked.csv", "--out", "of-table")}
+    of_table = {
+        (r["video_id"], r["question"]): r["answer"] for r in asked(place, "world/videos", "--questions", "asked.csv", "--out", "of-table")
+    }
     assert of_table == of_tokens
     assert len(of_tokens) == len({(r["video"], r["question"]) for r in table if r["video"] in names})
 
@@ -59,7 +61,7 @@ def test_questions_of_a_dataset_and_of_a_table_get_the_same_answers(place: Path)
 def test_answers_are_scored_beside_what_the_question_suggests(place: Path):
     found = json.loads(vbcli("evaluate", "of-tokens", "tokens", "--json", cwd=place).stdout)
     assert list(found["scores"]) == ["answers", "the question alone", "most frequent answer"]
-    answers = dict(((v, q), a) for v, q, a in rows(f"select video_id, question, answer from '{place}/of-tokens/shard-*.parquet'"))
+    answers = {(v, q): a for v, q, a in rows(f"select video_id, question, answer from '{place}/of-tokens/shard-*.parquet'")}
     truths: dict[tuple[str, str], set[str]] = {}
     for line in (place / "world" / "questions.jsonl").read_text().splitlines():
         row = json.loads(line)

@@ -28,7 +28,9 @@ def test_few_vectors_are_all_compared():
 
 
 @pytest.mark.parametrize(("bounds", "kind"), [((1000, 10**6), "IVF"), ((1000, 2000), "HNSW")])
-def test_many_vectors_are_searched_in_part_and_most_of_the_nearest_found(monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int], kind: str):
+def test_many_vectors_are_searched_in_part_and_most_of_the_nearest_found(
+    monkeypatch: pytest.MonkeyPatch, bounds: tuple[int, int], kind: str
+):
     monkeypatch.setattr(module, "MAX_FLAT", bounds[0])
     monkeypatch.setattr(module, "MAX_IVF", bounds[1])
     # Vectors with neighbours, as videos have: around 200 centres.

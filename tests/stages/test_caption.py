@@ -145,7 +145,7 @@ def test_classes_by_the_likelihood_of_their_sentences(checkpoint):
     stage = ZeroShot(checkpoint_dir="none", classes=classes, template="the red ball [MASK]")
     videos = [video("short", 5), video("long", 30)]
     decoder = checkpoint.captioner.decoder
-    for shown, row in zip(videos, stage.answer(checkpoint, videos), strict=True):
+    for shown, (row,) in zip(videos, stage.answer(checkpoint, videos), strict=True):
         memory, mask = encode_videos(checkpoint, [shown])
         scores = []
         for _, words in classes:

@@ -47,7 +47,8 @@ def video(number: int) -> VideoTokens:
 def retriever() -> VideoRetriever:
     torch.manual_seed(0)
     config = VideoBertConfig(
-        1, 64, 2, 128, n_text_tokens=TEXT.n_tokens, n_visual_tokens=1, feature_dim=N_DIMS, max_positions=24, dropout=0.0, attention_dropout=0.0,
+        1, 64, 2, 128, n_text_tokens=TEXT.n_tokens, n_visual_tokens=1, feature_dim=N_DIMS, max_positions=24,
+        dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     return VideoRetriever(VideoBert(config), 32)
 
@@ -61,7 +62,9 @@ def test_held_out_videos_are_found_by_their_captions(tmp_path: Path):
     task = RetrieveTask(model, TEXT, train, held_out, showing=Showing(feature_noise=0.2))
     settings = TrainConfig(max_steps=400, batch_size=24, learning_rate=2e-3, warmup_steps=20, eval_every=100)
     Trainer(task, settings, tmp_path, {}, lambda now: None).run()
-    visual = fit_vocabulary(np.eye(N_DIMS, dtype=np.float32), VocabConfig(N_DIMS, 1, 0, min_points=1, n_codebooks=1), {"block_dims": [N_DIMS]})
+    visual = fit_vocabulary(
+        np.eye(N_DIMS, dtype=np.float32), VocabConfig(N_DIMS, 1, 0, min_points=1, n_codebooks=1), {"block_dims": [N_DIMS]}
+    )
     made = Checkpoint("retrieve", model.eval(), TEXT, visual, Path("vocab"), window_clips=3)
     videos, texts = embed_videos(made, held_out), embed_texts(made, [v.captions[0] for v in held_out])
     np.testing.assert_allclose(np.linalg.norm(videos, axis=1), 1, atol=1e-5)

@@ -64,7 +64,9 @@ def caption(
         typer.Option(help="A caption for each part of a video: of equal length, from shot to shot, or as people speak (subtitles)."),
     ] = None,
     segment_seconds: Annotated[float, typer.Option(help="Of --segments fixed, about how long a part is.")] = 10.0,
-    burn_in: Annotated[Path | None, typer.Option(help="Also write copies of the videos that show their captions, into this folder.")] = None,
+    burn_in: Annotated[
+        Path | None, typer.Option(help="Also write copies of the videos that show their captions, into this folder.")
+    ] = None,
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
     max_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 64,
     min_length: Annotated[int, typer.Option(help="Least tokens of a caption.")] = 0,

@@ -54,7 +54,9 @@ def search(
     video: Annotated[Path | None, typer.Option(help="Look for what is like this video.")] = None,
     level: Annotated[LevelName, typer.Option(help="Whole videos, or segments with their times.")] = LevelName.video,
     n: Annotated[int, typer.Option("--n", min=1, help="How many to show.")] = 10,
-    rerank: Annotated[int, typer.Option(min=0, help="Candidates that are read together with the text; 0 takes the order of the vectors.")] = 50,
+    rerank: Annotated[
+        int, typer.Option(min=0, help="Candidates that are read together with the text; 0 takes the order of the vectors.")
+    ] = 50,
     threads: Threads = 1,
     ffmpeg: Ffmpeg = "bundled",
     as_json: AsJson = False,

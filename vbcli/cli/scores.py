@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def evaluate(
     captions: Annotated[
         Path | None,
-        typer.Argument(help="Captions dataset or file, an answers or classes dataset, or an index; the workspace's newest captions if left out."),
+        typer.Argument(
+            help="Captions dataset or file, an answers or classes dataset, or an index; the workspace's newest captions if left out."
+        ),
     ] = None,
     references: Annotated[
         Path | None, typer.Argument(help="Caption file (of labels for classes) or dataset; the workspace's tokens/ if left out.")

@@ -80,7 +80,7 @@ def _reranked(
     head = checkpoint.retriever.head
     with torch.inference_mode():
         for row, text in enumerate(texts):
-            columns = np.nonzero(asked[row])[0]
+            columns: list[int] = np.nonzero(asked[row])[0].tolist()
             logits = alignment_logits(checkpoint, text, [items[i] for i in columns]).cpu()
             fused[row, columns] = head.rerank(torch.from_numpy(similarities[row, columns])[None].float(), logits[None])[0].numpy()
     return _behind(fused, similarities, to_video), _behind(fused.T, similarities.T, to_text)

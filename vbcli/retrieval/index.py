@@ -139,7 +139,9 @@ class VideoIndex:
     def search(self, vector: np.ndarray, n: int, level: Level) -> list[Found]:
         """The nearest items of a vector, float (P,), the nearest first."""
         similarities, rows = self._indexes[level].search(vector[None], min(n, self.n_items(level)))
-        return [Found(self._item(int(self._rows[level][row])), float(s)) for s, row in zip(similarities[0], rows[0], strict=True) if row >= 0]
+        return [
+            Found(self._item(int(self._rows[level][row])), float(s)) for s, row in zip(similarities[0], rows[0], strict=True) if row >= 0
+        ]
 
     def _item(self, row: int) -> Item:
         assert self._table is not None

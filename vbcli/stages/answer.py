@@ -72,7 +72,9 @@ class Answer(ModelStage):
         return name in (video_id, PurePosixPath(video_id).name, PurePosixPath(video_id).stem)
 
 
-def answer_questions(checkpoint: Checkpoint, video: VideoTokens, questions: Sequence[Question], decoding: DecodingConfig) -> list[dict[str, Any]]:
+def answer_questions(
+    checkpoint: Checkpoint, video: VideoTokens, questions: Sequence[Question], decoding: DecodingConfig
+) -> list[dict[str, Any]]:
     """Rows of answers: `question`, `answer`, `probability`, `is_sure`, and `candidates` with the probability of each.
 
     The probability of a free answer is the geometric mean of its tokens'; that of one of a closed set is among the set.

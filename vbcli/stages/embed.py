@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -80,7 +81,7 @@ def embed_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> np.nd
     with torch.inference_mode():
         found = run_windows(checkpoint, [window for of_video in windows for window in of_video], retriever.video_vectors).cpu().numpy()
     edges = np.cumsum([0, *map(len, windows)])
-    means = np.stack([found[a:b].mean(0) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    means = np.stack([found[a:b].mean(0) for a, b in itertools.pairwise(edges)])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 

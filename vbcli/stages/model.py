@@ -72,8 +72,8 @@ class ModelStage(Stage):
 
     @abstractmethod
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
-        """What the model says of each video: its rows without `video_id`, `path` and `checkpoint`; where `start_s` and `end_s` are left out,
-        the row is of the whole video.
+        """What the model says of each video: its rows without `video_id`, `path` and `checkpoint`; where `start_s` and `end_s` are left
+        out, the row is of the whole video.
 
         Args:
             videos: at least one.

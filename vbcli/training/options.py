@@ -19,7 +19,15 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
 KEPT_OF_PRETRAINING = 0.4
 # Of the running mean of the weights: a captioner's is about the last 500 steps.
-DEFAULT_EMA_DECAY: dict[str, float] = {"pretrain": 0.0, "denoise": 0.0, "caption": 0.998, "classify": 0.99, "retrieve": 0.99, "answer": 0.998, "encoder": 0.99}
+DEFAULT_EMA_DECAY: dict[str, float] = {
+    "pretrain": 0.0,
+    "denoise": 0.0,
+    "caption": 0.998,
+    "classify": 0.99,
+    "retrieve": 0.99,
+    "answer": 0.998,
+    "encoder": 0.99,
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,15 @@ class FitOptions:
                 raise UsageError(f"--{name} is {value}", hint=f"it must be {wanted}")
 
 
-DEFAULT_STEPS: dict[str, int] = {"pretrain": 1000, "denoise": 1000, "caption": 3000, "classify": 1000, "retrieve": 2000, "answer": 2000, "encoder": 1000}
+DEFAULT_STEPS: dict[str, int] = {
+    "pretrain": 1000,
+    "denoise": 1000,
+    "caption": 3000,
+    "classify": 1000,
+    "retrieve": 2000,
+    "answer": 2000,
+    "encoder": 1000,
+}
 
 
 def max_steps(options: FitOptions) -> int:

@@ -81,12 +81,16 @@ class RetrieveTask(Task[VideoRetriever, VideoTokens, list[int], Pairs]):
     def draw(self, part: int, rows: Sequence[int], epoch: int, *, is_disturbed: bool) -> DrawnRows[Pairs]:
         drawn = [self._draw(part, row, row_rng(self.seed, epoch, row), is_disturbed) for row in rows]
         config = self.model.encoder.config
-        batches = [collate(list(sequences), config.feature_dim, self.text.pad_id) for sequences in zip(*(d[:3] for d in drawn), strict=True)]
+        batches = [
+            collate(list(sequences), config.feature_dim, self.text.pad_id) for sequences in zip(*(d[:3] for d in drawn), strict=True)
+        ]
         pairs = Pairs(*batches)
         aligned = torch.tensor([d[3] for d in drawn])
         videos = torch.tensor([self.numbers[self.parts[part][row][0].video_id] for row in rows])
         n_tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
-        return DrawnRows(pairs, {"alignment": aligned, "videos": videos}, dict.fromkeys(self.loss_names, len(rows)), n_tokens, self.row_keys(rows, epoch))
+        return DrawnRows(
+            pairs, {"alignment": aligned, "videos": videos}, dict.fromkeys(self.loss_names, len(rows)), n_tokens, self.row_keys(rows, epoch)
+        )
 
     def _draw(
         self, part: int, row: int, rng: np.random.Generator, is_disturbed: bool
@@ -99,7 +103,12 @@ class RetrieveTask(Task[VideoRetriever, VideoTokens, list[int], Pairs]):
         other, other_ids = rows[(row + int(rng.integers(1, max(2, len(rows))))) % len(rows)]
         is_other = int(rng.random() < 0.5 and other.video_id != video.video_id)
         read = other_ids if is_other else ids
-        return pack(ids, *nothing, self.text, config), shown, beside(read, shown, self.text, self.model.encoder.config.max_positions), is_other
+        return (
+            pack(ids, *nothing, self.text, config),
+            shown,
+            beside(read, shown, self.text, self.model.encoder.config.max_positions),
+            is_other,
+        )
 
     def losses(self, drawn: DrawnRows[Pairs]) -> dict[str, Tensor]:
         pairs, wanted = drawn.batch, drawn.wanted
