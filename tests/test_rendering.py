@@ -31,7 +31,7 @@ def test_captions_show_at_their_times_and_only_there(
     before, after = frames(video), frames(tmp_path / "out" / "shown.mp4")
     assert [t for t, _ in after] == pytest.approx([t for t, _ in before], abs=0.001)
     for (time_s, old), (_, new) in zip(before, after, strict=True):
-        changed = np.abs(old - new) > 60
+        changed = np.abs(old - new) > 120  # coding again changes less
         assert not changed[:160].any()
         assert changed[160:].any() == (0.5 <= time_s < 1.5)
     with av.open(str(tmp_path / "out" / "shown.mp4")) as container:

@@ -24,6 +24,7 @@ from vbcli.stages.embed import Embed
 from vbcli.stages.encode import Encode
 from vbcli.stages.fuse import Fuse
 from vbcli.stages.model import ModelStage
+from vbcli.stages.scan import scan_folder as list_videos
 from vbcli.stages.tokenize import Tokenize, tokenize_inputs
 
 
@@ -136,8 +137,18 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
         shutil.copytree(
             checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl")
         )
-    write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, "model_sha256": stage.model_sha256})
+    # Datasets keep the rows of videos whose files are gone; a search must not find them.
+    known = {row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])}
+    removed = sorted(known - _videos_of(source))
+    write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, "model_sha256": stage.model_sha256, "removed": removed})
     return report
+
+
+def _videos_of(source: Path) -> set[str]:
+    """The videos that a folder or a tokens dataset holds now."""
+    if dataset_kind(source) is None:
+        return {video.video_id for video in list_videos(source)}
+    return {row["video_id"] for row in shards.read_rows(source, ["video_id"])}
 
 
 def check_free_or_index(index_dir: Path) -> None:

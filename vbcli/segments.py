@@ -56,7 +56,8 @@ def _equal_parts(clips: Sequence[tuple[float, float]], length_s: float) -> list[
     n = max(1, round((end_s - start_s) / length_s))
     middles = [(a + b) / 2 for a, b in clips]
     borders = np.searchsorted(middles, np.linspace(start_s, end_s, n + 1)[:-1])
-    return sorted(set(borders.tolist()))
+    # Parts shorter than a clip have none of their own.
+    return sorted({border for border in borders.tolist() if border < len(clips)})
 
 
 def shot_starts(features: np.ndarray) -> list[int]:

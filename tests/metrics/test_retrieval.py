@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbcli.metrics.retrieval import rank_of_right, score_ranks
+from vbcli.metrics.retrieval import chance_scores, rank_of_right, score_ranks
 
 
 def test_ranks_by_hand():
@@ -27,3 +29,13 @@ def test_ranks_are_places_in_the_sorted_list(seed: int):
     order = np.argsort(-scores, axis=1)
     assert ranks.tolist() == [1 + row.tolist().index(r) for row, r in zip(order, right, strict=True)]
     assert score_ranks(ranks)["R@5"] == pytest.approx(np.mean(ranks <= 5))
+
+
+def test_chance_is_the_mean_over_all_orders():
+    is_right = np.array([[True, False, False, True, False, False], [False, False, True, False, False, False]])
+    orders = [rank_of_right(np.array([order, order], float), is_right) for order in itertools.permutations(range(6))]
+    found = chance_scores(is_right)
+    for k in (1, 5):
+        assert found[f"R@{k}"] == pytest.approx(np.mean([ranks <= k for ranks in orders]))
+    assert found["R@10"] == 1
+    assert found["median rank"] == pytest.approx(np.median(np.mean(orders, 0)))

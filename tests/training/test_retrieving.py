@@ -53,14 +53,11 @@ def retriever() -> VideoRetriever:
     return VideoRetriever(VideoBert(config), 32)
 
 
-def test_held_out_videos_are_found_by_their_captions(tmp_path: Path):
+def test_videos_never_seen_are_found_by_their_captions(tmp_path: Path):
     model = retriever()
-    is_held_out = [i % 24 in (1, 6, 11, 12, 17, 22) for i in range(120)]
-    train = [video(i) for i in range(96) if not is_held_out[i]]
-    held_out = [video(i) for i in range(96, 120) if is_held_out[i]]
-    assert len(held_out) == 6
+    train, held_out = [video(i) for i in range(72)], [video(i) for i in range(72, 96)]
     task = RetrieveTask(model, TEXT, train, held_out, showing=Showing(feature_noise=0.2))
-    settings = TrainConfig(max_steps=400, batch_size=24, learning_rate=2e-3, warmup_steps=20, eval_every=100)
+    settings = TrainConfig(max_steps=200, batch_size=24, learning_rate=2e-3, warmup_steps=20, eval_every=100)
     Trainer(task, settings, tmp_path, {}, lambda now: None).run()
     visual = fit_vocabulary(
         np.eye(N_DIMS, dtype=np.float32), VocabConfig(N_DIMS, 1, 0, min_points=1, n_codebooks=1), {"block_dims": [N_DIMS]}
@@ -68,8 +65,8 @@ def test_held_out_videos_are_found_by_their_captions(tmp_path: Path):
     made = Checkpoint("retrieve", model.eval(), TEXT, visual, Path("vocab"), window_clips=3)
     videos, texts = embed_videos(made, held_out), embed_texts(made, [v.captions[0] for v in held_out])
     np.testing.assert_allclose(np.linalg.norm(videos, axis=1), 1, atol=1e-5)
-    assert (texts @ videos.T).argmax(1).tolist() == list(range(6))
-    assert (texts @ videos.T).argmax(0).tolist() == list(range(6))
+    assert (texts @ videos.T).argmax(1).tolist() == list(range(24))
+    assert (texts @ videos.T).argmax(0).tolist() == list(range(24))
     # Read together, the right pair is the likeliest, too.
     items = [Item(v.video_id, "", -1, 0.0, 1.5, v.visual_tokens, v.features) for v in held_out]
     for i, shown in enumerate(held_out):

@@ -30,6 +30,7 @@ def evaluate(
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Of classes: draw their confusions and calibration (.png, .svg, .pdf).")] = None,
+    candidates: Annotated[int | None, typer.Option(min=2, help="Of an index, score so many of the videos; all if left out.")] = None,
     split: Annotated[str | None, typer.Option(help="Score the videos of this split; all but train if left out.")] = None,
     meteor: Annotated[bool, typer.Option(help="Compute METEOR, too; its Java program takes many seconds.")] = True,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -58,7 +59,9 @@ def evaluate(
     if not against.exists():
         raise VbcliError(f"{against} does not exist", hint="name a caption file or a dataset as REFERENCES")
     if is_index(given):
-        _evaluate_index(given, against, split, as_json)
+        if also or picture:
+            raise UsageError("--also and --picture are not for an index")
+        _evaluate_index(given, against, split, candidates, lexicon, as_json)
         return
     if dataset_kind(given) == "answers":
         _evaluate_answers(given, against, split, baselines or _first_tokens(against, places), as_json)
@@ -157,8 +160,9 @@ def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir:
         console.note(sentence)
 
 
-def _evaluate_index(given: Path, against: Path, split: str | None, as_json: bool) -> None:
+def _evaluate_index(given: Path, against: Path, split: str | None, candidates: int | None, lexicon: Path | None, as_json: bool) -> None:
     from vbcli.evaluation import read_references
+    from vbcli.metrics.mentions import load_lexicon
     from vbcli.models.checkpoint import load_checkpoint
     from vbcli.retrieval.evaluate import evaluate_index
     from vbcli.retrieval.index import VideoIndex
@@ -168,7 +172,9 @@ def _evaluate_index(given: Path, against: Path, split: str | None, as_json: bool
     truths = read_references(against, video_ids)
     scored = truths.held_out(video_ids, split)
     captions = {v: truths.captions[v] for v in scored if truths.captions.get(v)}
-    evaluation = evaluate_index(index, load_checkpoint(index.checkpoint_dir, "retrieve"), captions)
+    named = load_lexicon(lexicon) if lexicon else None
+    checkpoint = load_checkpoint(index.checkpoint_dir, "retrieve")
+    evaluation = evaluate_index(index, checkpoint, captions, n_candidates=candidates, lexicon=named)
     if as_json:
         console.print_json({"index": str(given), "references": str(against), **vars(evaluation)})
         return

@@ -29,3 +29,18 @@ def score_ranks(ranks: Sequence[int] | np.ndarray) -> dict[str, float]:
     """`R@1`, `R@5`, `R@10` in [0, 1], and the `median rank`."""
     found = np.asarray(ranks)
     return {**{f"R@{k}": float((found <= k).mean()) for k in RECALLED}, "median rank": float(np.median(found))}
+
+
+def chance_scores(is_right: np.ndarray) -> dict[str, float]:
+    """What a random order of the candidates is expected to score; the median is over the queries' expected ranks.
+
+    Args:
+        is_right: bool (Q, A), at least one a query.
+    """
+    n, right = is_right.shape[1], is_right.sum(1)  # r right ones are all behind k places with probability C(n - r, k) / C(n, k)
+    recalls = {}
+    for k in RECALLED:
+        places = np.arange(min(k, n))
+        missed = np.clip((n - right[:, None] - places) / (n - places), 0, 1).prod(1)
+        recalls[f"R@{k}"] = float((1 - missed).mean())
+    return {**recalls, "median rank": float(np.median((n + 1) / (right + 1)))}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from vbcli.config import config_hash
 from vbcli.errors import VbcliError
-from vbcli.metrics.retrieval import rank_of_right, score_ranks
+from vbcli.metrics.mentions import Lexicon, find_mentions
+from vbcli.metrics.retrieval import chance_scores, rank_of_right, score_ranks
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.retrieval.index import Item, VideoIndex
 from vbcli.retrieval.search import N_RERANKED, alignment_logits
@@ -32,12 +35,22 @@ class RetrievalEvaluation:
 
 
 def evaluate_index(
-    index: VideoIndex, checkpoint: Checkpoint, captions: Mapping[str, Sequence[str]], n_reranked: int = N_RERANKED
+    index: VideoIndex,
+    checkpoint: Checkpoint,
+    captions: Mapping[str, Sequence[str]],
+    *,
+    n_candidates: int | None = None,
+    lexicon: Lexicon | None = None,
+    n_reranked: int = N_RERANKED,
 ) -> RetrievalEvaluation:
     """Scores the videos of an index against captions: each caption is searched among the videos, and each video among the captions.
 
+    A caption is right for its own video, and for every other that somebody described in the same words.
+
     Args:
         captions: video to captions of people; videos on both sides are scored.
+        n_candidates: score so many of the videos, chosen by the hashes of their names; None scores all.
+        lexicon: a caption is right also for the videos of which a caption names the same values of every slot, in the same order.
         n_reranked: candidates of each query that are re-ranked.
 
     Raises:
@@ -47,11 +60,12 @@ def evaluate_index(
     kept = [i for i, item in enumerate(items) if captions.get(item.video_id)]
     if len(kept) < 2:
         raise VbcliError(f"{len(kept)} of the {len(items)} videos of the index have captions: two are needed")
+    if n_candidates is not None:
+        kept = sorted(sorted(kept, key=lambda i: config_hash([items[i].video_id]))[:n_candidates])
     items, vectors = [items[i] for i in kept], vectors[kept]
     texts = [(row, text) for row, item in enumerate(items) for text in captions[item.video_id]]
-    owners = np.array([row for row, _ in texts])
     similarities = embed_texts(checkpoint, [text for _, text in texts]) @ vectors.T  # (Q, A)
-    is_right = owners[:, None] == np.arange(len(items))  # (Q, A)
+    is_right = _right_pairs(texts, len(items), lexicon)  # (Q, A)
     by_vectors = {
         f"{TO_VIDEO}, vectors alone": score_ranks(rank_of_right(similarities, is_right)),
         f"{TO_TEXT}, vectors alone": score_ranks(rank_of_right(similarities.T, is_right.T)),
@@ -61,9 +75,29 @@ def evaluate_index(
         joint = _reranked(checkpoint, [text for _, text in texts], items, similarities, n_reranked)
         scores[TO_VIDEO] = score_ranks(rank_of_right(joint[0], is_right))
         scores[TO_TEXT] = score_ranks(rank_of_right(joint[1], is_right.T))
-    chance = score_ranks(np.arange(1, len(items) + 1))
-    note = f"{len(items)} videos, {len(texts)} captions; chance is of one right video among all"
-    return RetrievalEvaluation({**scores, **by_vectors, CHANCE: chance}, [note])
+    by_chance = {f"{TO_VIDEO}, {CHANCE}": chance_scores(is_right), f"{TO_TEXT}, {CHANCE}": chance_scores(is_right.T)}
+    several = is_right.sum(1)
+    note = f"{len(items)} videos, {len(texts)} captions; {several.mean():.2f} videos are right for a caption"
+    return RetrievalEvaluation({**scores, **by_vectors, **by_chance}, [note])
+
+
+def _right_pairs(texts: Sequence[tuple[int, str]], n_videos: int, lexicon: Lexicon | None) -> np.ndarray:
+    """Which videos a caption is right for, bool (Q, A).
+
+    Args:
+        texts: (video, caption).
+    """
+
+    def meaning(text: str) -> tuple[Any, ...]:
+        named = tuple(tuple(find_mentions(text, values)) for values in (lexicon or {}).values())
+        return named if any(named) else (text,)
+
+    meanings = [meaning(text) for _, text in texts]
+    is_right = np.zeros((len(texts), n_videos), bool)
+    for row, mine in enumerate(meanings):
+        for (video, text), other in zip(texts, meanings, strict=True):
+            is_right[row, video] |= mine == other or text == texts[row][1] or video == texts[row][0]
+    return is_right
 
 
 def _reranked(

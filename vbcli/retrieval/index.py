@@ -2,7 +2,7 @@
 
 vectors/      vectors dataset, one shard of it for each of the source
 checkpoint/   of the retriever
-config.json   what the index is of; written last
+config.json   what the index is of, and which videos were removed; written last
 
 FAISS indexes are made of the vectors when the index is opened: what is on disk is data alone, and adding or removing videos is running the
 command again. Building takes well under a second for a hundred thousand vectors of 256 dimensions as long as they are searched exactly.
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vbcli import shards
 from vbcli.errors import VbcliError
@@ -110,6 +111,9 @@ class VideoIndex:
         self.checkpoint_dir = index_dir / "checkpoint"
         tables = [shards.read_shard(path) for path in shards.list_shards(index_dir / "vectors")]
         self._table = pa.concat_tables(tables).combine_chunks() if tables else None
+        if self._table is not None:
+            removed = pa.array(read_json(index_dir / "config.json")["removed"], pa.string())
+            self._table = self._table.filter(pc.invert(pc.is_in(self._table.column("video_id"), removed))).combine_chunks()
         if self._table is None or not len(self._table):
             raise VbcliError(f"the index {index_dir} holds no videos")
         numbers = self._table.column("segment_index").to_numpy()
