@@ -18,12 +18,12 @@ LAYERS = [
     {"errors", "schemas", "memory", "digests", "workers"},
     {"config", "files", "encoderfolders"},
     {"shards", "media", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
-    {"metrics", "rendering", "selection"},
+    {"metrics", "rendering", "selection", "timelines"},
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
     {"training", "cloze", "stages", "segments"},
     {"retrieval"},
-    {"evaluation", "class_evaluation", "answer_evaluation", "exports", "inspection", "demo"},
+    {"evaluation", "class_evaluation", "answer_evaluation", "summary_evaluation", "exports", "storyboards", "inspection", "demo"},
     {"pipeline", "pictures"},
     {"inference"},
     {"cli"},
@@ -36,6 +36,7 @@ ONLY_IN = {
     "faiss": {"vocab", "retrieval"},
     "ray": {"executors"},
     "matplotlib": {"pictures"},
+    "opentimelineio": {"timelines"},
     "click": set(),
 }
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.conftest import MakeVideo
+from tests.conftest import MakeVideo, run_ffmpeg
 from vbcli.errors import MediaError
-from vbcli.rendering import burn_subtitles
+from vbcli.rendering import Cut, burn_subtitles, grab_jpeg, render_cuts, snap_cut
 from vbcli.transcripts import TranscriptSegment
 
 
@@ -44,3 +46,56 @@ def test_what_cannot_be_decoded_leaves_nothing(tmp_path: Path, ffmpeg_exe: str) 
     with pytest.raises(MediaError, match=r"no\.mp4"):
         burn_subtitles(str(tmp_path / "no.mp4"), [TranscriptSegment(0, 1, "a")], tmp_path / "out" / "shown.mp4", ffmpeg_exe)
     assert not (tmp_path / "out").exists()
+
+
+def counter_video(exe: str, path: Path, *, seconds: float = 4, rate: int = 10, audio: bool = True, size: str = "160x120") -> Path:
+    """A video whose brightness tells the number of a frame, two levels a frame, and whose tone begins after two seconds."""
+    picture = f"color=black:size={size}:rate={rate}:duration={seconds},geq=lum='20+2*N':cb=128:cr=128"
+    tone = ["-f", "lavfi", "-i", f"aevalsrc='sin(2*PI*440*t)*gte(t,2)':s=44100:d={seconds}"] if audio else []
+    codec = ["-c:v", "libx264", "-qp", "1", "-pix_fmt", "yuv420p", "-color_range", "tv", "-c:a", "aac"]
+    run_ffmpeg(exe, "-f", "lavfi", "-i", picture, *tone, *codec, str(path))
+    return path
+
+
+def shown(path: Path) -> list[int]:
+    """The frame numbers that a video shows."""
+    with av.open(str(path)) as container:
+        return [round((float(frame.to_ndarray(format="yuv420p")[:100, 45:110].mean()) - 20) / 2) for frame in container.decode(video=0)]
+
+
+def test_cuts_hold_exactly_their_frames_and_join_without_gaps(tmp_path: Path, ffmpeg_exe: str) -> None:
+    one = counter_video(ffmpeg_exe, tmp_path / "one.mp4")
+    two = counter_video(ffmpeg_exe, tmp_path / "two.mp4", audio=False, size="80x120")
+    wanted = [(one, 1.95, 2.95), (two, 0, 0.35), (one, 0.5, 1.5), (one, 3.75, 9)]
+    cuts = [snap_cut(Cut(str(path), start_s, end_s)) for path, start_s, end_s in wanted]
+    assert [(round(c.start_s, 3), round(c.end_s, 3)) for c in cuts if c] == [(2, 3), (0, 0.4), (0.5, 1.5), (3.8, 4)]
+    render_cuts([c for c in cuts if c], tmp_path / "joined.mp4", ffmpeg_exe)
+    assert shown(tmp_path / "joined.mp4") == [*range(20, 30), *range(4), *range(5, 15), 38, 39]
+    with av.open(str(tmp_path / "joined.mp4")) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (160, 120)
+        times = [frame.time for frame in container.decode(video=0)]
+        assert times == pytest.approx(np.arange(26) / 10, abs=0.001)
+        container.seek(0)
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    # The tone sounds in the first and in the last cut, not in what has none or where it has not begun.
+    loud = np.sqrt((sound[: len(sound) // 4410 * 4410].reshape(-1, 4410) ** 2).mean(1)) > 0.1
+    assert loud[1:9].all()
+    assert not loud[11:23].any()
+    assert loud[24:26].any()
+
+
+def test_cuts_without_frames_are_none(tmp_path: Path, ffmpeg_exe: str) -> None:
+    video = counter_video(ffmpeg_exe, tmp_path / "one.mp4", seconds=1, audio=False)
+    assert snap_cut(Cut(str(video), 0.41, 0.49)) is None
+    assert snap_cut(Cut(str(video), 5, 6)) is None
+
+
+def test_a_grabbed_frame_is_the_one_shown(tmp_path: Path, ffmpeg_exe: str) -> None:
+    video = counter_video(ffmpeg_exe, tmp_path / "one.mp4", audio=False)
+    for time_s, number in ((0.0, 0), (1.7, 17), (3.9, 39)):
+        with Image.open(io.BytesIO(grab_jpeg(str(video), time_s, ffmpeg_exe, width_px=80))) as picture:
+            assert picture.size == (80, 60)
+            # Limited range to full: 16 to 235 becomes 0 to 255.
+            assert np.asarray(picture.convert("L")).mean() == pytest.approx((20 + 2 * number - 16) * 255 / 219, abs=1.5)
+    with pytest.raises(MediaError, match="no frame at 9"):
+        grab_jpeg(str(video), 9, ffmpeg_exe)

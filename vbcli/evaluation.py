@@ -184,10 +184,11 @@ def read_captions(path: Path, references: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class References:
-    """What people say of videos: captions and labels by video, answers by video and question, and the split of each video (None where none
-    is named)."""
+    """What people say of videos: captions and labels by video, captions of parts of it (text, start_s, end_s), answers by video and
+    question, and the split of each video (None where none is named)."""
 
     captions: dict[str, list[str]]
+    events: dict[str, list[tuple[str, float, float]]]
     labels: dict[str, list[str]]
     answers: dict[tuple[str, str], list[str]]
     splits: dict[str, str | None]
@@ -219,6 +220,7 @@ def read_references(path: Path, video_ids: Sequence[str]) -> References:
         rows = read_videos(path).select(["video_id", "captions", "labels", "questions", "split"]).to_pylist()
         return References(
             {r["video_id"]: [c["text"] for c in r["captions"]] for r in rows},
+            {r["video_id"]: [(c["text"], c["start_s"], c["end_s"]) for c in r["captions"] if c["start_s"] is not None] for r in rows},
             {r["video_id"]: r["labels"] or [] for r in rows},
             {(r["video_id"], q["question"]): q["answers"] or [] for r in rows for q in r["questions"] or []},
             {r["video_id"]: r["split"] for r in rows},
@@ -226,6 +228,7 @@ def read_references(path: Path, video_ids: Sequence[str]) -> References:
     texts = captionfiles.match_rows(captionfiles.read_caption_file(path), video_ids, str(path)).texts
     return References(
         {v: [c[0] for c in text.captions] for v, text in texts.items()},
+        {v: [(said, a, b) for said, a, b in text.captions if a is not None and b is not None] for v, text in texts.items()},
         {v: list(text.labels) for v, text in texts.items()},
         {(v, question): answers for v, text in texts.items() for question, answers, _ in text.questions},
         {v: text.split for v, text in texts.items()},

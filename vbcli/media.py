@@ -199,6 +199,31 @@ def probe_video(path: str) -> VideoInfo:
         raise MediaError(f"{path} cannot be read: {error}") from error
 
 
+def frame_times(path: str) -> tuple[np.ndarray, float]:
+    """When each frame is shown, without decoding any: presentation times float64 (F,) in order, and the time at which the last one ends.
+
+    Times count from the container's start, as those of sampled frames do.
+
+    Raises:
+        MediaError: it cannot be read, or no frame has a time.
+    """
+    info = probe_video(path)
+    name = os.fsdecode(open_path(path))
+    try:
+        with av.open(f"file:{name}", options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
+            start_s = (container.start_time or 0) / av.time_base
+            stream = container.streams[info.stream_index]
+            packets = [p for p in container.demux(stream) if p.pts is not None and p.size and not p.is_discard]
+            found = sorted((float(p.pts * p.time_base), float((p.duration or 0) * p.time_base)) for p in packets)
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise MediaError(f"{path} has no frame with a time")
+    times = np.array([time for time, _ in found]) - start_s
+    usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
+    return times, float(times[-1] + (found[-1][1] or usual))
+
+
 def _is_picture(stream: VideoStream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 

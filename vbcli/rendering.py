@@ -6,13 +6,15 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import ImageFont
 
 from vbcli.errors import MediaError
 from vbcli.files import not_written, temporary_path
-from vbcli.media import FORMATS, PROTOCOLS, first_line, open_path, probe_video
+from vbcli.media import FORMATS, PROTOCOLS, VideoInfo, first_line, frame_times, open_path, probe_video
 from vbcli.transcripts import TranscriptSegment, format_srt
 
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2,setsar=1"
@@ -20,6 +22,90 @@ EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2,setsar=1"
 ENCODERS = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart")
 FONT_NAME = "Aileron"
 """Of Pillow's own font: a machine without fonts shows captions, too. Letters that it has not are taken from what is installed."""
+
+
+AUDIO = "aresample=44100:async=1,aformat=sample_fmts=fltp:channel_layouts=stereo"
+MARGIN_S = 1.0
+"""A cut's input is opened so much earlier: seeking lands on frames that need not be the right ones, and the filter drops them."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A stretch of a video: its frames with start_s <= time < end_s, in seconds from the start of the video."""
+
+    path: str
+    start_s: float
+    end_s: float
+
+
+def snap_cut(cut: Cut) -> Cut | None:
+    """The same frames, with times that are those of frames: from the first that is kept to the first that is not; None where none is kept.
+
+    Raises:
+        MediaError: the video cannot be read.
+    """
+    times, end_s = frame_times(cut.path)
+    first, last = np.searchsorted(times, [cut.start_s - 1e-6, cut.end_s - 1e-6]).tolist()
+    if first >= last:
+        return None
+    return replace(cut, start_s=float(times[first]), end_s=float(times[last]) if last < len(times) else end_s)
+
+
+def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
+    """Writes cuts one after the other as a video, H.264 and AAC in MP4, in the size of the first; silence where a video has no sound.
+
+    Args:
+        cuts: at least one, of `snap_cut`.
+
+    Raises:
+        MediaError: a video cannot be decoded.
+        VbcliError: `target` cannot be written.
+    """
+    infos = {path: probe_video(path) for path in dict.fromkeys(cut.path for cut in cuts)}
+    first = infos[cuts[0].path]
+    width, height = first.width_px + first.width_px % 2, first.height_px + first.height_px % 2
+    has_sound = any(info.has_audio for info in infos.values())
+    inputs: list[str | bytes] = []
+    chains, labels = [], []
+    for i, cut in enumerate(cuts):
+        opened_s = max(0.0, cut.start_s - MARGIN_S)
+        inputs += input_arguments(cut.path, "-ss", f"{opened_s:.6f}", "-t", f"{cut.end_s - opened_s + MARGIN_S:.6f}")
+        span = f"start={cut.start_s - opened_s - 1e-4:.6f}:end={cut.end_s - opened_s - 1e-4:.6f}"
+        fitted = f"scale={width}:{height}:force_original_aspect_ratio=decrease,pad={width}:{height}:-1:-1,setsar=1,format=yuv420p"
+        chains.append(f"[{i}:{infos[cut.path].stream_index}]trim={span},setpts=PTS-STARTPTS,{fitted}[v{i}]")
+        labels.append(f"[v{i}]")
+        if has_sound:
+            chains.append(f"{_sound(i, infos[cut.path], span, cut.end_s - cut.start_s)}[a{i}]")
+            labels.append(f"[a{i}]")
+    joined = f"{''.join(labels)}concat=n={len(cuts)}:v=1:a={int(has_sound)}[v]{'[a]' if has_sound else ''}"
+    outputs = ["-map", "[v]", *(["-map", "[a]"] if has_sound else []), "-fps_mode", "passthrough"]
+    run_ffmpeg(executable, [*inputs, "-filter_complex", ";".join([*chains, joined]), *outputs, *ENCODERS], target)
+
+
+def _sound(i: int, info: VideoInfo, span: str, length_s: float) -> str:
+    """Filters for the sound of input i, exactly as long as its pictures."""
+    if not info.has_audio:
+        return f"anullsrc=r=44100:cl=stereo,atrim=end={length_s:.6f},{AUDIO}"
+    return f"[{i}:a:0]atrim={span},asetpts=PTS-STARTPTS,{AUDIO},apad=whole_dur={length_s:.6f},atrim=end={length_s:.6f}"
+
+
+def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None = None) -> bytes:
+    """The frame that is shown at a time, as JPEG.
+
+    Args:
+        width_px: scale it to this width.
+
+    Raises:
+        MediaError: it cannot be decoded.
+    """
+    stream = probe_video(path).stream_index
+    scaled = ["-vf", f"scale={width_px}:-2"] if width_px else []
+    chosen = ["-map", f"0:{stream}", "-frames:v", "1", *scaled, "-q:v", "3", "-f", "mjpeg", "pipe:1"]
+    command = [executable, "-nostdin", "-v", "error", *input_arguments(path, "-ss", f"{max(0.0, time_s - 1e-4):.6f}"), *chosen]
+    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, process_group=0)
+    if run.returncode or not run.stdout:
+        raise MediaError(f"{path} has no frame at {time_s:.2f} s that can be decoded")
+    return run.stdout
 
 
 def input_arguments(path: str, *before: str) -> list[str | bytes]:

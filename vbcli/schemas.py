@@ -105,6 +105,21 @@ ANSWERS = pa.schema(
 )
 
 
+SUMMARIES = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("keyframe_s", pa.float64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("gain", pa.float64(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("checkpoint", pa.string()),
+    ]
+)
+
+
 def features_schema(width: int, dtype: pa.DataType) -> pa.Schema:
     """Schema of a features dataset.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+ResultKind = Literal["captions", "classes", "answers", "summaries"]
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ fused/ captions/<folder>-<key8>/ classes/<folder>-<key8>/
-    answers/<folder>-<key8>/`."""
+    """A folder with `frames/ features/ vocab/ tokens/ checkpoints/<task>/ fused/`, and `<folder>-<key8>/` in `captions/ classes/ answers/
+    summaries/`."""
 
     root: Path
 
@@ -38,19 +41,8 @@ class Workspace:
     def checkpoints_dir(self) -> Path:
         return self.root / "checkpoints"
 
-    def captions_dir(self, source: Path, identity: object) -> Path:
-        """Where the captions of `source` go: its name and a key of what makes them."""
-        return self._named_after(source, "captions", identity)
-
-    def classes_dir(self, source: Path, identity: object) -> Path:
-        """Where the classes of `source` go: its name and a key of what makes them."""
-        return self._named_after(source, "classes", identity)
-
-    def answers_dir(self, source: Path, identity: object) -> Path:
-        """Where the answers about `source` go: its name and a key of what makes them."""
-        return self._named_after(source, "answers", identity)
-
-    def _named_after(self, source: Path, kind: str, identity: object) -> Path:
+    def results_dir(self, kind: ResultKind, source: Path, identity: object) -> Path:
+        """Where what a model says of `source` goes: its name and a key of what makes it."""
         from vbcli.config import config_hash
 
         name = re.sub(r"[^\w.-]+", "_", source.resolve().name) or "videos"

@@ -6,9 +6,11 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import av
 import duckdb
+import opentimelineio as otio
 import pytest
 
 from tests.e2e.commands import vbcli
@@ -129,6 +131,40 @@ def test_segments_have_captions_of_their_own_and_videos_a_paragraph(chain: Path,
     told = [json.loads(line) for line in (chain / "dense" / "paragraphs.jsonl").read_text().splitlines()]
     assert {row["video"] for row in told} == set(spans)
     assert "captions" in json.loads(vbcli("evaluate", "dense", "vbcli-work/tokens", "--no-meteor", "--json", cwd=chain).stdout)["scores"]
+
+
+def test_summaries_keep_what_they_were_asked_for(chain: Path, clips: Path):
+    vbcli("summarize", "vbcli-work/tokens", "short", "--length", "40%", "--segment-seconds", "1", "--split", "val", cwd=chain)
+    kept: dict[str, list[tuple[float, float]]] = {}
+    for video_id, start_s, end_s in query(f"select video_id, start_s, end_s from '{chain}/short/shard-*.parquet' order by 1, 2"):
+        kept.setdefault(video_id, []).append((start_s, end_s))
+    assert len(kept) == 4
+    for video_id, spans in kept.items():
+        files = chain / "short" / "rendered" / video_id
+        length_s = sum(b - a for a, b in spans)
+        with av.open(str(clips / video_id)) as video, av.open(str(files / "summary.mp4")) as short:
+            assert length_s <= 0.4 * video.duration / av.time_base + 0.5
+            frame_s = float(1 / video.streams.video[0].average_rate)
+            pictures = short.streams.video[0]
+            # Times of segments are times of frames, so that nothing is lost or added at any cut.
+            assert float(pictures.duration * pictures.time_base) == pytest.approx(length_s, abs=len(spans) * frame_s)
+            assert bool(short.streams.audio) == bool(video.streams.audio)
+        assert (
+            (files / "storyboard.html").read_text().count("data:image/jpeg;base64,")
+            == len(spans)
+            == len(list((files / "keyframes").iterdir()))
+        )
+        (track,) = otio.adapters.read_from_file(str(files / "summary.otio")).tracks
+        assert [clip.source_range.start_time.to_seconds() for clip in track] == pytest.approx([a for a, _ in spans], abs=frame_s)
+        assert unquote(urlparse(track[0].media_reference.target_url).path).endswith(video_id)
+    before = {p: p.stat().st_mtime_ns for p in (chain / "short").rglob("*.mp4")}
+    vbcli("summarize", "vbcli-work/tokens", "short", "--length", "40%", "--segment-seconds", "1", "--split", "val", cwd=chain)
+    assert before == {p: p.stat().st_mtime_ns for p in (chain / "short").rglob("*.mp4")}
+    vbcli("summarize", str(clips / video_id), "moments", "--n-keyframes", "3", cwd=chain)
+    assert len(list((chain / "moments" / "rendered" / video_id / "keyframes").iterdir())) == 3
+    for wrong in (["--length", "0%"], ["--length", "ten"], ["--length", "5s", "--n-keyframes", "2"], ["--segment-seconds", "0"]):
+        assert "error: " in vbcli("summarize", "vbcli-work/tokens", "none", *wrong, cwd=chain, status=2).stderr
+    assert not (chain / "none").exists()
 
 
 def test_second_runs_do_nothing(chain: Path, clips: Path):

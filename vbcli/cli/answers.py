@@ -49,7 +49,7 @@ def answer(
     model_dir = checkpoint or places.checkpoints_dir / "answer"
     decoding = DecodingConfig(beams, max_length, no_repeat_ngram_size=0)
     stage = Answer(checkpoint_dir=str(model_dir), split=split, threads=threads, questions=asked, decoding=decoding)
-    target = answers_dir or places.answers_dir(source, stage.identity())
+    target = answers_dir or places.results_dir("answers", source, stage.identity())
     with run_options("answer", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
     rows = _rows(target)

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import answers, apply, ask, console, data, find, models, scores, weights
+from vbcli.cli import answers, apply, ask, console, data, find, models, scores, summaries, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("classify")(apply.classify)
 app.command("index")(find.index)
 app.command("search")(find.search)
 app.command("answer")(answers.answer)
+app.command("summarize")(summaries.summarize)
 app.command("predict")(ask.predict)
 app.command("import")(weights.import_model)
 app.command("export")(weights.export)

@@ -97,7 +97,7 @@ def caption(
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
     model_dir = checkpoint or places.checkpoints_dir / "caption"
     stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut)
-    target = captions_dir or places.captions_dir(source, stage.identity())
+    target = captions_dir or places.results_dir("captions", source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
     _after_captioning(target, file_format, is_dense=segments is not None)
@@ -177,7 +177,7 @@ def classify(
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = ZeroShot(checkpoint_dir=str(model_dir), split=split, threads=threads, classes=_read_classes(classes), template=template)
-    target = classes_dir or places.classes_dir(source, stage.identity())
+    target = classes_dir or places.results_dir("classes", source, stage.identity())
     with run_options("classify", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
     if not as_json:

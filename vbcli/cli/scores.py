@@ -20,7 +20,7 @@ def evaluate(
     captions: Annotated[
         Path | None,
         typer.Argument(
-            help="Captions dataset or file, an answers or classes dataset, or an index; the workspace's newest captions if left out."
+            help="Captions (dataset or file), answers, classes, summaries, or an index; the workspace's newest captions if left out."
         ),
     ] = None,
     references: Annotated[
@@ -41,7 +41,9 @@ def evaluate(
     The baselines are the caption of the nearest training video, the best single training caption for all, and the same captions with the
     videos shuffled (mean of 20 permutations).
 
-    Classes are scored by accuracy, macro F1 and calibration, beside a linear probe of the features and the most frequent class.
+    Classes are scored by accuracy, macro F1 and calibration, beside a linear probe of the features and the most frequent class; answers by
+    exact match and F1, beside what the question alone suggests; an index by recall and median rank in both directions; summaries by the
+    events that they show (captions with start_s and end_s), beside segments at even distances.
     """
     from vbcli.evaluation import evaluate_captions, name_systems, read_captions, read_references
     from vbcli.metrics.mentions import load_lexicon
@@ -65,6 +67,9 @@ def evaluate(
         return
     if dataset_kind(given) == "answers":
         _evaluate_answers(given, against, split, baselines or _first_tokens(against, places), as_json)
+        return
+    if dataset_kind(given) == "summaries":
+        _evaluate_summaries(given, against, split, as_json)
         return
     if dataset_kind(given) == "classes":
         if also or lexicon:
@@ -156,6 +161,23 @@ def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir:
     console.print_table(f"{given} against {against}", ("", *evaluation.scores), table)
     kinds = [(kind, str(int(s["questions"])), *(f"{s[name]:.3f}" for name in names)) for kind, s in evaluation.kinds.items()]
     console.print_table("By the first words of the question", ("", "questions", *names), kinds)
+    for sentence in evaluation.notes:
+        console.note(sentence)
+
+
+def _evaluate_summaries(given: Path, against: Path, split: str | None, as_json: bool) -> None:
+    from vbcli.evaluation import read_references
+    from vbcli.summary_evaluation import evaluate_summaries, read_segments
+
+    found = read_segments(given)
+    truths = read_references(against, list(found))
+    evaluation = evaluate_summaries({v: found[v] for v in truths.held_out(list(found), split)}, truths.events)
+    if as_json:
+        console.print_json({"summaries": str(given), "references": str(against), **vars(evaluation)})
+        return
+    names = list(next(iter(evaluation.scores.values())))
+    rows = [(system, *(f"{scores[name]:.3f}" for name in names)) for system, scores in evaluation.scores.items()]
+    console.print_table(f"{given} against {against}", ("", *names), rows)
     for sentence in evaluation.notes:
         console.note(sentence)
 

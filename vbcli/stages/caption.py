@@ -51,9 +51,7 @@ class Caption(ModelStage):
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
         decoding = json.dumps(to_dict(self.decoding), sort_keys=True)
         parts = [[video] if self.segments is None else cut_segments(video, self.segments) for video in videos]
-        flat = list(itertools.chain.from_iterable(parts))
-        batches = [flat[i : i + BATCH_SIZE] for i in range(0, len(flat), BATCH_SIZE)]
-        found = iter([hypothesis for batch in batches for hypothesis in caption_videos(checkpoint, batch, self.decoding)])
+        found = iter(caption_videos(checkpoint, list(itertools.chain.from_iterable(parts)), self.decoding))
 
         def row(part: VideoTokens) -> dict[str, Any]:
             best = next(found)
@@ -64,19 +62,19 @@ class Caption(ModelStage):
 
 
 def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decoding: DecodingConfig) -> list[Hypothesis]:
-    """The best hypothesis for each video.
-
-    Args:
-        videos: at least one.
-    """
+    """The best hypothesis for each video or part of one."""
     import torch
 
-    with torch.inference_mode():
-        memory, mask = encode_videos(checkpoint, videos)
+    best = []
+    for start in range(0, len(videos), BATCH_SIZE):
+        batch = videos[start : start + BATCH_SIZE]
         # Of the video and its time, not of the place in the batch: what is drawn is the same after a retry.
-        keys = [[decoding.seed, v.video_id, v.segments[0].start_s] for v in videos]
+        keys = [[decoding.seed, v.video_id, v.segments[0].start_s] for v in batch]
         seeds = [int(config_hash(key)[:15], 16) for key in keys] if decoding.is_sampled else None
-        return [found[0] for found in generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)]
+        with torch.inference_mode():
+            memory, mask = encode_videos(checkpoint, batch)
+            best += [found[0] for found in generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)]
+    return best
 
 
 def encode_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> tuple[Tensor, Tensor]:

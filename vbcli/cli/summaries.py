@@ -1,0 +1,106 @@
+"""summarize: what of a video is worth seeing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.apply import SegmentName, ask
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Threads, Workers, Workspace
+from vbcli.cli.runs import finish_run, run_options
+from vbcli.errors import MediaError, UsageError
+from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.stages.summarize import Length
+
+N_SHOWN = 20
+SOME_FAILED = 3
+
+
+def summarize(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    summaries_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's summaries/<folder>-<key> if left out.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A captioner; the workspace's checkpoints/caption if left out.")] = None,
+    length: Annotated[str | None, typer.Option(help="How much is kept: a share such as 15%, or at most so long, such as 30s.")] = None,
+    n_keyframes: Annotated[int | None, typer.Option(min=1, help="Keep so many moments instead, as pictures.")] = None,
+    segments: Annotated[SegmentName, typer.Option(help="What is kept or left out as a whole.")] = SegmentName.fixed,
+    segment_seconds: Annotated[float, typer.Option(help="Of --segments fixed, about how long a part is.")] = 2.0,
+    render: Annotated[bool, typer.Option(help="Write pictures, storyboards, videos and timelines, too.")] = True,
+    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    retry_failed: RetryFailed = False,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Summarise videos: the segments that cover them best without repeating each other, 15 % if nothing is said, each with a caption."""
+    if segment_seconds <= 0:
+        raise UsageError("--segment-seconds must be above 0")
+    kept = _length(length, n_keyframes)
+    from vbcli.models.decoding import DecodingConfig
+    from vbcli.segments import Segmentation
+    from vbcli.stages.summarize import Summarize
+
+    places = Places(workspace)
+    model_dir = checkpoint or places.checkpoints_dir / "caption"
+    cut = Segmentation(segments.value, segment_seconds)
+    stage = Summarize(
+        checkpoint_dir=str(model_dir), split=split, threads=threads, length=kept, segments=cut, decoding=DecodingConfig(n_beams=4)
+    )
+    target = summaries_dir or places.results_dir("summaries", source, stage.identity())
+    with run_options("summarize", executor, workers, retry_failed, ffmpeg) as options:
+        report = ask(source, target, stage, options)
+    n_failed = _render(target, ffmpeg, is_video=kept.n_keyframes is None) if render else 0
+    if not as_json:
+        _show(target)
+    finish_run(report, "segments kept", as_json)
+    if n_failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _length(length: str | None, n_keyframes: int | None) -> Length:
+    from vbcli.stages.summarize import Length
+
+    if n_keyframes is not None:
+        if length is not None:
+            raise UsageError("give --length or --n-keyframes, not both")
+        return Length(n_keyframes=n_keyframes)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%|s)", (length or "15%").strip())
+    if not found or float(found[1]) <= 0 or (found[2] == "%" and float(found[1]) > 100):
+        raise UsageError(f"--length is '{length}'", hint="write a share such as 15%, or seconds such as 30s")
+    return Length(share=float(found[1]) / 100) if found[2] == "%" else Length(seconds=float(found[1]))
+
+
+def _render(target: Path, ffmpeg: str, *, is_video: bool) -> int:
+    """Writes the files of each summary that has none yet; how many failed."""
+    from vbcli.media import find_ffmpeg
+    from vbcli.storyboards import read_summaries, render_summary
+
+    executable, n_failed = find_ffmpeg(ffmpeg), 0
+    for video_id, kept in read_summaries(target).items():
+        folder = target / "rendered" / video_id
+        if (folder / "storyboard.html").exists():
+            continue
+        try:
+            render_summary(kept, folder, executable, is_video=is_video)
+        except MediaError as error:
+            console.warn(error.message)
+            n_failed += 1
+    console.note(f"summarize: key frames, storyboards{', videos and timelines' if is_video else ''} are in {target / 'rendered'}")
+    return n_failed
+
+
+def _show(target: Path) -> None:
+    from vbcli.storyboards import read_summaries
+
+    rows = [
+        (one.video_id, f"{one.start_s:.1f} to {one.end_s:.1f} s", one.caption) for kept in read_summaries(target).values() for one in kept
+    ]
+    console.print_table("Summaries", ("video", "time", "caption"), rows[:N_SHOWN], f"{len(rows)} in all" if len(rows) > N_SHOWN else "")

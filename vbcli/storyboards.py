@@ -1,0 +1,97 @@
+"""Summaries as files: key frames, a video of the kept segments, a page that needs nothing else, and a timeline for editors."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vbcli import shards
+from vbcli.errors import MediaError
+from vbcli.files import write_atomic
+from vbcli.rendering import Cut, grab_jpeg, render_cuts, snap_cut
+from vbcli.timelines import TimelineClip, write_timeline
+
+PICTURE_WIDTH_PX = 480
+_STYLE = """
+body { font: 16px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 1080px; padding: 0 1em; color: #222; background: #fff }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 1.5em; padding: 0; list-style: none }
+img { width: 100%; border-radius: 4px; display: block }
+time { color: #666; font-size: 0.85em }
+p { margin: 0.3em 0 0 }
+"""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A row of a summaries dataset: a stretch of a video, its most telling moment and its caption."""
+
+    video_id: str
+    path: str
+    start_s: float
+    end_s: float
+    keyframe_s: float
+    caption: str
+
+
+def read_summaries(summaries_dir: Path) -> dict[str, list[Kept]]:
+    """What is kept of each video, in the order of time."""
+    found: dict[str, list[Kept]] = {}
+    for row in shards.read_rows(summaries_dir, ["video_id", "path", "start_s", "end_s", "keyframe_s", "caption"]):
+        found.setdefault(row["video_id"], []).append(Kept(**row))
+    return found
+
+
+def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_video: bool) -> None:
+    """Writes the files of one video's summary; `storyboard.html` comes last, and says that all are there.
+
+    Args:
+        kept: at least one.
+        is_video: also join the segments, and write the timeline.
+
+    Raises:
+        MediaError: the video cannot be decoded.
+        VbcliError: nothing can be written to `folder`.
+    """
+    path = kept[0].path
+    pictures = [grab_jpeg(path, one.keyframe_s, executable, width_px=PICTURE_WIDTH_PX) for one in kept]
+    for i, picture in enumerate(pictures):
+        write_atomic(folder / "keyframes" / f"{i + 1:03d}.jpg", picture)
+    if is_video:
+        snapped = [(snap_cut(Cut(path, one.start_s, one.end_s)), one.caption) for one in kept]
+        cuts = [(cut, caption) for cut, caption in snapped if cut is not None]
+        if not cuts:
+            raise MediaError(f"{path} has no frame in what is kept of it")
+        render_cuts(_merged([cut for cut, _ in cuts]), folder / "summary.mp4", executable)
+        name = PurePosixPath(kept[0].video_id).name
+        write_timeline(folder / "summary.otio", name, [TimelineClip(cut, caption) for cut, caption in cuts])
+    write_atomic(folder / "storyboard.html", _page(kept, pictures).encode())
+
+
+def _merged(cuts: Sequence[Cut]) -> list[Cut]:
+    """Cuts in order of time, those that follow each other without a gap as one."""
+    merged: list[Cut] = []
+    for cut in cuts:
+        if merged and merged[-1].end_s == cut.start_s:
+            merged[-1] = Cut(cut.path, merged[-1].start_s, cut.end_s)
+        else:
+            merged.append(cut)
+    return merged
+
+
+def _page(kept: Sequence[Kept], pictures: Sequence[bytes]) -> str:
+    title = html.escape(kept[0].video_id)
+    entries = [
+        f'<li><img alt="{html.escape(one.caption)}" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
+        f"<p>{html.escape(one.caption)}</p><time>{_clock(one.start_s)} to {_clock(one.end_s)}</time></li>"
+        for one, picture in zip(kept, pictures, strict=True)
+    ]
+    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>'
+    return f"{head}\n<body><h1>{title}</h1>\n<ol>\n" + "\n".join(entries) + "\n</ol></body></html>\n"
+
+
+def _clock(time_s: float) -> str:
+    minutes, seconds = divmod(time_s, 60)
+    return f"{int(minutes)}:{seconds:04.1f}"
