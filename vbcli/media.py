@@ -213,8 +213,9 @@ def frame_times(path: str) -> tuple[np.ndarray, float]:
         with av.open(f"file:{name}", options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
             start_s = (container.start_time or 0) / av.time_base
             stream = container.streams[info.stream_index]
-            packets = [p for p in container.demux(stream) if p.pts is not None and p.size and not p.is_discard]
-            found = sorted((float(p.pts * p.time_base), float((p.duration or 0) * p.time_base)) for p in packets)
+            tick = stream.time_base or Fraction(1, av.time_base)
+            packets = [(p.pts, p.duration) for p in container.demux(stream) if p.pts is not None and p.size and not p.is_discard]
+            found = sorted((float(pts * tick), float((duration or 0) * tick)) for pts, duration in packets)
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not found:

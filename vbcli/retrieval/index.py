@@ -17,7 +17,6 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vbcli import shards
 from vbcli.errors import VbcliError
@@ -112,8 +111,9 @@ class VideoIndex:
         tables = [shards.read_shard(path) for path in shards.list_shards(index_dir / "vectors")]
         self._table = pa.concat_tables(tables).combine_chunks() if tables else None
         if self._table is not None:
-            removed = pa.array(read_json(index_dir / "config.json")["removed"], pa.string())
-            self._table = self._table.filter(pc.invert(pc.is_in(self._table.column("video_id"), removed))).combine_chunks()
+            removed = set(read_json(index_dir / "config.json")["removed"])
+            is_there = [video_id not in removed for video_id in self._table.column("video_id").to_pylist()]
+            self._table = self._table.filter(pa.array(is_there, pa.bool_())).combine_chunks()
         if self._table is None or not len(self._table):
             raise VbcliError(f"the index {index_dir} holds no videos")
         numbers = self._table.column("segment_index").to_numpy()
