@@ -99,3 +99,19 @@ def test_a_grabbed_frame_is_the_one_shown(tmp_path: Path, ffmpeg_exe: str) -> No
             assert np.asarray(picture.convert("L")).mean() == pytest.approx((20 + 2 * number - 16) * 255 / 219, abs=1.5)
     with pytest.raises(MediaError, match="no frame at 9"):
         grab_jpeg(str(video), 9, ffmpeg_exe)
+
+
+def test_speed_and_silence(tmp_path: Path, ffmpeg_exe: str) -> None:
+    video = str(counter_video(ffmpeg_exe, tmp_path / "one.mp4"))
+    cuts = [Cut(video, 2, 4, speed=2), Cut(video, 2, 3, is_mute=True), Cut(video, 3, 4, speed=0.5)]
+    render_cuts(cuts, tmp_path / "played.mp4", ffmpeg_exe)
+    with av.open(str(tmp_path / "played.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+        container.seek(0)
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert times == pytest.approx([*np.arange(20) / 20, *(1 + np.arange(10) / 10), *(2 + np.arange(10) / 5)], abs=0.002)
+    loud = np.sqrt((sound[: len(sound) // 4410 * 4410].reshape(-1, 4410) ** 2).mean(1)) > 0.1
+    assert (loud[1:9].all(), loud[11:19].any(), loud[21:38].all()) == (True, False, True)
+    # Faster, not higher: the tone keeps its 440 Hz.
+    part = sound[44100 // 5 : 44100 // 5 + 22050]
+    assert np.abs(np.fft.rfft(part)).argmax() * 2 == pytest.approx(440, abs=6)

@@ -6,6 +6,7 @@ video's own time base; PyAV takes the stream apart. `pts_s` is relative to the c
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import av
@@ -207,22 +208,50 @@ def frame_times(path: str) -> tuple[np.ndarray, float]:
     Raises:
         MediaError: it cannot be read, or no frame has a time.
     """
+    packets = sorted(_packet_times(path))
+    times = np.array([packet.shown_s for packet in packets])
+    usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
+    return times, float(times[-1] + (packets[-1].lasts_s or usual))
+
+
+def entry_times(path: str) -> list[float]:
+    """When key frames are shown at which a decoder can begin, and end, without any other frame; in order.
+
+    Raises:
+        MediaError: it cannot be read, or no frame has a time.
+    """
+    packets = _packet_times(path)
+    latest_before = list(itertools.accumulate((p.shown_s for p in packets), max, initial=-math.inf))[:-1]
+    earliest_after = list(itertools.accumulate((p.shown_s for p in reversed(packets)), min))[::-1]
+    rows = zip(packets, latest_before, earliest_after, strict=True)
+    return [packet.shown_s for packet, before, after in rows if packet.is_key and before < packet.shown_s <= after]
+
+
+class _PacketTime(NamedTuple):
+    shown_s: float
+    lasts_s: float
+    is_key: bool
+
+
+def _packet_times(path: str) -> list[_PacketTime]:
+    """The frames of a video in the order in which they are decoded."""
     info = probe_video(path)
     name = os.fsdecode(open_path(path))
     try:
         with av.open(f"file:{name}", options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
             start_s = (container.start_time or 0) / av.time_base
             stream = container.streams[info.stream_index]
-            tick = stream.time_base or Fraction(1, av.time_base)
-            packets = [(p.pts, p.duration) for p in container.demux(stream) if p.pts is not None and p.size and not p.is_discard]
-            found = sorted((float(pts * tick), float((duration or 0) * tick)) for pts, duration in packets)
+            tick = float(stream.time_base or Fraction(1, av.time_base))
+            found = [
+                _PacketTime(p.pts * tick - start_s, (p.duration or 0) * tick, p.is_keyframe)
+                for p in container.demux(stream)
+                if p.pts is not None and p.size and not p.is_discard
+            ]
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not found:
         raise MediaError(f"{path} has no frame with a time")
-    times = np.array([time for time, _ in found]) - start_s
-    usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
-    return times, float(times[-1] + (found[-1][1] or usual))
+    return found
 
 
 def _is_picture(stream: VideoStream) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import tempfile
@@ -31,11 +32,23 @@ MARGIN_S = 1.0
 
 @dataclass(frozen=True)
 class Cut:
-    """A stretch of a video: its frames with start_s <= time < end_s, in seconds from the start of the video."""
+    """A stretch of a video: its frames with start_s <= time < end_s, in seconds from the start of the video.
+
+    Args:
+        speed: how many times as fast it is played.
+        is_mute: without its sound.
+    """
 
     path: str
     start_s: float
     end_s: float
+    speed: float = 1.0
+    is_mute: bool = False
+
+    @property
+    def length_s(self) -> float:
+        """How long it is played."""
+        return (self.end_s - self.start_s) / self.speed
 
 
 def snap_cut(cut: Cut) -> Cut | None:
@@ -64,7 +77,7 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
     infos = {path: probe_video(path) for path in dict.fromkeys(cut.path for cut in cuts)}
     first = infos[cuts[0].path]
     width, height = first.width_px + first.width_px % 2, first.height_px + first.height_px % 2
-    has_sound = any(info.has_audio for info in infos.values())
+    has_sound = any(infos[cut.path].has_audio and not cut.is_mute for cut in cuts)
     inputs: list[str | bytes] = []
     chains, labels = [], []
     for i, cut in enumerate(cuts):
@@ -72,21 +85,25 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
         inputs += input_arguments(cut.path, "-ss", f"{opened_s:.6f}", "-t", f"{cut.end_s - opened_s + MARGIN_S:.6f}")
         span = f"start={cut.start_s - opened_s - 1e-4:.6f}:end={cut.end_s - opened_s - 1e-4:.6f}"
         fitted = f"scale={width}:{height}:force_original_aspect_ratio=decrease,pad={width}:{height}:-1:-1,setsar=1,format=yuv420p"
-        chains.append(f"[{i}:{infos[cut.path].stream_index}]trim={span},setpts=PTS-STARTPTS,{fitted}[v{i}]")
+        chains.append(f"[{i}:{infos[cut.path].stream_index}]trim={span},setpts=(PTS-STARTPTS)/{cut.speed:.6f},{fitted}[v{i}]")
         labels.append(f"[v{i}]")
         if has_sound:
-            chains.append(f"{_sound(i, infos[cut.path], span, cut.end_s - cut.start_s)}[a{i}]")
+            chains.append(f"{_sound(i, infos[cut.path], span, cut)}[a{i}]")
             labels.append(f"[a{i}]")
     joined = f"{''.join(labels)}concat=n={len(cuts)}:v=1:a={int(has_sound)}[v]{'[a]' if has_sound else ''}"
-    outputs = ["-map", "[v]", *(["-map", "[a]"] if has_sound else []), "-fps_mode", "passthrough"]
+    outputs = ["-map", "[v]", *(["-map", "[a]"] if has_sound else []), "-fps_mode", "passthrough", "-enc_time_base", "1:90000"]
     run_ffmpeg(executable, [*inputs, "-filter_complex", ";".join([*chains, joined]), *outputs, *ENCODERS], target)
 
 
-def _sound(i: int, info: VideoInfo, span: str, length_s: float) -> str:
+def _sound(i: int, info: VideoInfo, span: str, cut: Cut) -> str:
     """Filters for the sound of input i, exactly as long as its pictures."""
-    if not info.has_audio:
-        return f"anullsrc=r=44100:cl=stereo,atrim=end={length_s:.6f},{AUDIO}"
-    return f"[{i}:a:0]atrim={span},asetpts=PTS-STARTPTS,{AUDIO},apad=whole_dur={length_s:.6f},atrim=end={length_s:.6f}"
+    if not info.has_audio or cut.is_mute:
+        return f"anullsrc=r=44100:cl=stereo,atrim=end={cut.length_s:.6f},{AUDIO}"
+    # The filter changes the tempo by at most a factor of two at once.
+    n = max(1, math.ceil(abs(math.log2(cut.speed))))
+    tempo = "" if cut.speed == 1 else ",".join([f"atempo={cut.speed ** (1 / n):.6f}"] * n) + ","
+    exact = f"apad=whole_dur={cut.length_s:.6f},atrim=end={cut.length_s:.6f}"
+    return f"[{i}:a:0]atrim={span},asetpts=PTS-STARTPTS,{AUDIO},{tempo}{exact}"
 
 
 def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None = None) -> bytes:

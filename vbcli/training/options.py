@@ -119,7 +119,7 @@ DEFAULT_STEPS: dict[str, int] = {
     "pretrain": 1000,
     "denoise": 1000,
     "caption": 3000,
-    "classify": 1000,
+    "classify": 2000,
     "retrieve": 2000,
     "answer": 2000,
     "encoder": 1000,

@@ -1,0 +1,84 @@
+"""Decision lists, by hand and by counting small steps of time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vbcli.editing.grammar import Description, parse_instruction
+from vbcli.editing.plan import Piece, Span, plan_edit
+from vbcli.errors import VbcliError
+
+DURATIONS = (10.0, 6.0)
+FOUND = {
+    "a dog": [Span(0, 2, 4, 0.7), Span(1, 0, 3, 0.9)],
+    "rain": [Span(0, 3, 6, 0.8)],
+    "nothing": [],
+}
+
+
+def plan(text: str) -> list[tuple[int, float, float, float, bool]]:
+    def ground(what: Description) -> list[Span]:
+        return FOUND[what.text]
+
+    return [(p.span.video, p.span.start_s, p.span.end_s, p.speed, p.is_mute) for p in plan_edit(parse_instruction(text), DURATIONS, ground)]
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("join", [(0, 0, 10), (1, 0, 6)]),
+        ("keep a dog", [(0, 2, 4), (1, 0, 3)]),
+        ("keep a dog, order by score", [(1, 0, 3), (0, 2, 4)]),
+        ("keep a dog, keep rain", [(0, 2, 6), (1, 0, 3)]),
+        ("drop rain", [(0, 0, 3), (0, 6, 10), (1, 0, 6)]),
+        ("keep a dog, drop rain", [(0, 2, 3), (1, 0, 3)]),
+        ("keep a dog, drop the first two seconds", [(0, 2, 4), (1, 2, 3)]),
+        ("drop the last 4 s, at most 7 seconds", [(0, 0, 6), (1, 0, 1)]),
+        ("keep from 0:04 to 0:08", [(0, 4, 8), (1, 4, 6)]),
+        ("put a dog first", [(0, 2, 4), (1, 0, 3), (0, 0, 2), (0, 4, 10), (1, 3, 6)]),
+        ("put rain last, drop a dog", [(0, 0, 2), (0, 6, 10), (1, 3, 6), (0, 4, 6)]),
+    ],
+)
+def test_what_is_left_and_in_which_order(text: str, pieces: list[tuple[int, float, float]]):
+    assert [p[:3] for p in plan(text)] == pieces
+
+
+def test_how_pieces_are_played():
+    assert plan("keep a dog, mute rain, speed up a dog 2x, at most 2 seconds") == [
+        (0, 2, 3, 2, False),
+        (0, 3, 4, 2, True),
+        (1, 0, 2, 2, False),
+    ]
+    assert Piece(Span(0, 2, 5), speed=2).length_s == 1.5
+
+
+def test_an_instruction_that_leaves_nothing_is_refused():
+    with pytest.raises(VbcliError, match="after 'drop the first 20 seconds'"):
+        plan("keep a dog, drop the first 20 seconds")
+    with pytest.raises(VbcliError, match="leaves nothing"):
+        plan("keep nothing")
+
+
+spans = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(1, 5)), max_size=5)
+
+
+@given(spans, spans, st.none() | st.integers(1, 20))
+def test_kept_and_not_dropped_is_what_is_left(kept: list, dropped: list, limit: int | None):
+    def clip(rows: list) -> list[Span]:
+        return [Span(v, a, min(a + n, DURATIONS[v])) for v, a, n in rows if a < DURATIONS[v]]
+
+    def seconds(rows: list[Span]) -> set[tuple[int, int]]:
+        return {(s.video, t) for s in rows for t in range(int(s.start_s), int(s.end_s))}
+
+    known = {"a dog": clip(kept), "rain": clip(dropped)}
+    text = "keep a dog, drop rain" + (f", at most {limit} seconds" if limit else "")
+    wanted = sorted(seconds(known["a dog"]) - seconds(known["rain"]))[:limit]
+    if not wanted:
+        with pytest.raises(VbcliError):
+            plan_edit(parse_instruction(text), DURATIONS, lambda what: known[what.text])
+        return
+    found = plan_edit(parse_instruction(text), DURATIONS, lambda what: known[what.text])
+    assert [(p.span.video, t) for p in found for t in range(int(p.span.start_s), int(p.span.end_s))] == wanted
+    assert all(p.span.end_s > p.span.start_s for p in found)

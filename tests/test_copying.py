@@ -1,0 +1,55 @@
+"""Copied cuts, decoded again and compared with the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import run_ffmpeg
+from tests.test_rendering import counter_video, frames
+from vbcli.copying import copy_cuts
+from vbcli.media import entry_times
+from vbcli.rendering import Cut
+
+
+def test_cuts_at_key_frames_are_copied_bit_by_bit(tmp_path: Path, ffmpeg_exe: str) -> None:
+    plain = counter_video(ffmpeg_exe, tmp_path / "plain.mp4")
+    for name, options in (("it's closed.mp4", ["-bf", "3"]), ("open.mp4", ["-bf", "3", "-x264-params", "open-gop=1"])):
+        keys = ["-c:v", "libx264", "-g", "10", "-keyint_min", "10", "-sc_threshold", "0", *options, "-c:a", "copy"]
+        run_ffmpeg(ffmpeg_exe, "-i", str(plain), *keys, str(tmp_path / name))
+    video = str(tmp_path / "it's closed.mp4")
+    source = [picture for _, picture in frames(Path(video))]
+    for spans, numbers in (
+        ([(1, 2), (3, 4)], [*range(10, 20), *range(30, 40)]),
+        ([(2, 3), (0, 1)], [*range(20, 30), *range(10)]),
+        ([(0, 4)], list(range(40))),
+    ):
+        cuts = [Cut(video, *span) for span in spans]
+        assert copy_cuts(cuts, tmp_path / "copied.mp4")
+        copied = frames(tmp_path / "copied.mp4")
+        assert [time for time, _ in copied] == pytest.approx(np.arange(len(numbers)) / 10, abs=0.002)
+        for (_, picture), number in zip(copied, numbers, strict=True):
+            np.testing.assert_array_equal(picture, source[number])
+    with av.open(str(tmp_path / "copied.mp4")) as container:
+        assert len(container.streams.audio) == 1
+    assert copy_cuts([Cut(video, 2, 3), Cut(video, 0, 1)], tmp_path / "turned.mp4")
+    with av.open(str(tmp_path / "turned.mp4")) as container:
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    loud = np.sqrt((sound[: len(sound) // 4410 * 4410].reshape(-1, 4410) ** 2).mean(1)) > 0.1
+    assert loud[1:9].all()
+    assert not loud[11:].any()
+    # Frames before a key frame of an open group refer to it, too: nothing can be cut there.
+    assert len(entry_times(str(tmp_path / "open.mp4"))) == 1
+    assert not copy_cuts([Cut(str(tmp_path / "open.mp4"), 1, 2)], tmp_path / "none.mp4")
+    refused = [
+        [Cut(video, 1.5, 3)],
+        [Cut(video, 1, 2.5)],
+        [Cut(video, 1, 2, speed=2)],
+        [Cut(video, 1, 2, is_mute=True)],
+        [Cut(video, 1, 2), Cut(str(plain), 0, 4)],
+    ]
+    for cuts in refused:
+        assert not copy_cuts(cuts, tmp_path / "none.mp4")
+    assert not (tmp_path / "none.mp4").exists()

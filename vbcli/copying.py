@@ -1,0 +1,104 @@
+"""Cuts without coding: packets of a video, taken over as they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+
+from vbcli.files import not_written, temporary_path
+from vbcli.media import FORMATS, PROTOCOLS, entry_times, frame_times, open_path, probe_video
+from vbcli.rendering import Cut
+
+
+def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
+    """Writes cuts one after the other as MP4 without coding anything again; False, and no file, where that would give other frames.
+
+    It does where all are of one video, played as they are, and begin and end where a decoder can: at key frames that no frame refers across.
+    Sound is cut to its packets, about 20 ms. What was written is counted before it is kept.
+
+    Args:
+        cuts: at least one, of `snap_cut`.
+
+    Raises:
+        MediaError: the video cannot be read.
+        VbcliError: `target` cannot be written.
+    """
+    if len({cut.path for cut in cuts}) > 1 or any(cut.speed != 1 or cut.is_mute for cut in cuts):
+        return False
+    path = cuts[0].path
+    times, end_s = frame_times(path)
+    borders = np.array([*entry_times(path), end_s])
+    if any(np.abs(borders - time_s).min() > 1e-4 for cut in cuts for time_s in (cut.start_s, cut.end_s)):
+        return False
+    n_frames = sum(int(((times >= cut.start_s - 1e-4) & (times < cut.end_s - 1e-4)).sum()) for cut in cuts)
+    temporary = temporary_path(target.absolute())
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _remux(path, cuts, temporary)
+        except (av.error.FFmpegError, ValueError):
+            # MP4 does not hold every codec; what it does not hold is coded again.
+            return False
+        found, found_end_s = frame_times(str(temporary))
+        tolerance_s = float(np.diff(times).min(initial=0.04)) / 2
+        length_s = sum(cut.length_s for cut in cuts)
+        if len(found) != n_frames or abs(found[0]) > tolerance_s or abs(found_end_s - length_s) > tolerance_s:
+            return False
+        os.replace(temporary, target)
+        return True
+    except OSError as error:
+        raise not_written(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remux(path: str, cuts: Sequence[Cut], target: Path) -> None:
+    name = os.fsdecode(open_path(path))
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
+    with (
+        av.open(f"file:{name}", options=options) as source,
+        av.open(f"file:{target}", "w", format="mp4", options={"movflags": "faststart"}) as written,
+    ):
+        chosen: list[Stream] = [source.streams[probe_video(path).stream_index], *source.streams.audio[:1]]
+        copies = {stream.index: written.add_stream_from_template(stream) for stream in chosen}
+        played_s = 0.0
+        for cut in cuts:
+            for packet in _packets(source, chosen, cut):
+                assert packet.time_base is not None
+                assert packet.pts is not None
+                shift = round((played_s - cut.start_s - _start_s(source)) / packet.time_base)
+                packet.pts += shift
+                packet.dts = packet.pts if packet.dts is None else packet.dts + shift
+                packet.stream = copies[packet.stream.index]
+                written.mux_one(packet)
+            played_s += cut.length_s
+
+
+def _start_s(source: InputContainer) -> float:
+    return (source.start_time or 0) / av.time_base
+
+
+def _packets(source: InputContainer, streams: Sequence[Stream], cut: Cut) -> list[Packet]:
+    """The packets that are shown or heard within a cut, in the order in which they are decoded."""
+    start_s, end_s = cut.start_s + _start_s(source), cut.end_s + _start_s(source)
+    source.seek(int(max(start_s - 1, _start_s(source)) * av.time_base))
+    found: list[tuple[float, Packet]] = []
+    for packet in source.demux(*streams):
+        if packet.pts is None or packet.dts is None or not packet.size or packet.time_base is None:
+            continue
+        tick = Fraction(packet.time_base)
+        shown_s, decoded_s = float(packet.pts * tick), float(packet.dts * tick)
+        if decoded_s >= end_s and packet.stream is streams[0]:
+            break
+        if start_s - 1e-4 <= shown_s < end_s - 1e-4:
+            found.append((decoded_s, packet))
+    return [packet for _, packet in sorted(found, key=lambda row: row[0])]

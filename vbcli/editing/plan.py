@@ -1,0 +1,155 @@
+"""From an instruction and what was found to a list of cuts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from vbcli.editing.grammar import Description, Instruction, Stretch, What
+from vbcli.errors import VbcliError
+
+EPSILON_S = 1e-6
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a video, and how likely it is that it shows what was asked for (None where nothing was asked).
+
+    Args:
+        video: number of the video.
+    """
+
+    video: int
+    start_s: float
+    end_s: float
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An entry of the decision list: a span, and how it is played."""
+
+    span: Span
+    speed: float = 1.0
+    is_mute: bool = False
+
+    @property
+    def length_s(self) -> float:
+        """How long it is played."""
+        return (self.span.end_s - self.span.start_s) / self.speed
+
+
+def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Callable[[Description], Sequence[Span]]) -> list[Piece]:
+    """The pieces that an instruction leaves, in the order in which they are played.
+
+    Args:
+        durations_s: of the videos.
+        ground: the parts that fit a description.
+
+    Raises:
+        VbcliError: nothing is left.
+    """
+
+    def spans_of(what: What) -> list[Span]:
+        if isinstance(what, Description):
+            return list(ground(what))
+        return [span for video, end_s in enumerate(durations_s) for span in _stretch(what, video, end_s)]
+
+    found = {part: spans_of(part.what) for part in instruction.parts}
+    whole = [Span(video, 0.0, end_s) for video, end_s in enumerate(durations_s)]
+    kept = [span for part, spans in found.items() if part.verb == "keep" for span in spans]
+    pieces = [Piece(span) for span in (_union(kept) if any(part.verb == "keep" for part in found) else whole)]
+    for part, spans in found.items():
+        if part.verb == "drop":
+            pieces = [piece for piece in _split(pieces, spans) if not _is_within(piece, spans)]
+            if not pieces:
+                raise VbcliError(f"nothing is left after '{part.clause}'", hint="drop less, or keep more")
+    if instruction.order == "score":
+        pieces.sort(key=lambda piece: -(piece.span.score or 0.0))
+    for part, spans in found.items():
+        if part.verb in ("first", "last"):
+            pieces = _split(pieces, spans)
+            pieces.sort(key=lambda piece, spans=spans, is_first=part.verb == "first": _is_within(piece, spans) != is_first)
+        elif part.verb == "mute":
+            pieces = [replace(p, is_mute=p.is_mute or _is_within(p, spans)) for p in _split(pieces, spans)]
+    for speed in instruction.speeds:
+        spans = spans_of(speed.what)
+        pieces = [replace(p, speed=p.speed * speed.factor) if _is_within(p, spans) else p for p in _split(pieces, spans)]
+    return _limit(_joined(pieces), instruction.limit_s)
+
+
+def _stretch(what: Stretch, video: int, duration_s: float) -> list[Span]:
+    def place(time_s: float | None, default_s: float) -> float:
+        time_s = default_s if time_s is None else time_s + duration_s if time_s < 0 else time_s
+        return min(max(time_s, 0.0), duration_s)
+
+    start_s, end_s = place(what.start_s, 0.0), place(what.end_s, duration_s)
+    return [Span(video, start_s, end_s)] if start_s < end_s else []
+
+
+def _union(spans: Sequence[Span]) -> list[Span]:
+    """Spans in order of time; where they overlap, the later gives way, and the higher score counts."""
+    kept: list[Span] = []
+    for span in sorted(spans, key=lambda s: (s.video, s.start_s, s.end_s)):
+        before = kept[-1] if kept and kept[-1].video == span.video else None
+        start_s = max(span.start_s, before.end_s) if before else span.start_s
+        if before and span.start_s < before.end_s:
+            kept[-1] = replace(before, score=_higher(before.score, span.score))
+        if start_s < span.end_s - EPSILON_S:
+            kept.append(replace(span, start_s=start_s))
+    return kept
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    known = [score for score in (one, other) if score is not None]
+    return max(known) if known else None
+
+
+def _split(pieces: Sequence[Piece], spans: Sequence[Span]) -> list[Piece]:
+    """The same pieces, cut at the borders of spans."""
+    parts = []
+    for piece in pieces:
+        a, b = piece.span.start_s, piece.span.end_s
+        borders = {t for s in spans if s.video == piece.span.video for t in (s.start_s, s.end_s) if a + EPSILON_S < t < b - EPSILON_S}
+        edges = [a, *sorted(borders), b]
+        parts += [replace(piece, span=replace(piece.span, start_s=x, end_s=y)) for x, y in itertools.pairwise(edges)]
+    return parts
+
+
+def _is_within(piece: Piece, spans: Sequence[Span]) -> bool:
+    """Whether a piece that was split at the borders of spans lies in one of them."""
+    middle_s = (piece.span.start_s + piece.span.end_s) / 2
+    return any(s.video == piece.span.video and s.start_s <= middle_s < s.end_s for s in spans)
+
+
+def _joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces that follow each other in their video, too, and are played alike, as one; those of different scores stay apart."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        before = joined[-1] if joined else None
+        if (
+            before
+            and replace(before, span=piece.span) == piece
+            and (before.span.video, before.span.score) == (piece.span.video, piece.span.score)
+            and abs(before.span.end_s - piece.span.start_s) < EPSILON_S
+        ):
+            joined[-1] = replace(before, span=replace(before.span, end_s=piece.span.end_s))
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _limit(pieces: Sequence[Piece], limit_s: float | None) -> list[Piece]:
+    """The first pieces up to a length; the last of them is shortened."""
+    kept: list[Piece] = []
+    left_s = float("inf") if limit_s is None else limit_s
+    for piece in pieces:
+        if left_s <= EPSILON_S:
+            break
+        end_s = min(piece.span.end_s, piece.span.start_s + left_s * piece.speed)
+        kept.append(replace(piece, span=replace(piece.span, end_s=end_s)))
+        left_s -= kept[-1].length_s
+    if not kept:
+        raise VbcliError("the instruction leaves nothing of the videos", hint="keep more, or drop less")
+    return kept
