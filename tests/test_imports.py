@@ -22,10 +22,11 @@ LAYERS = [
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
     {"training", "cloze", "stages", "segments"},
-    {"retrieval", "editing"},
+    {"retrieval"},
     {"evaluation", "class_evaluation", "answer_evaluation", "summary_evaluation", "exports", "storyboards", "inspection", "demo"},
     {"pipeline", "pictures"},
     {"inference"},
+    {"editing"},
     {"cli"},
 ]
 ONLY_IN = {

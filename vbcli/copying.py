@@ -20,10 +20,10 @@ from vbcli.rendering import Cut
 
 
 def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
-    """Writes cuts one after the other as MP4 without coding anything again; False, and no file, where that would give other frames.
+    """Writes cuts one after the other as MP4, coding nothing again; False, and no file, where other frames would come out.
 
-    It does where all are of one video, played as they are, and begin and end where a decoder can: at key frames that no frame refers across.
-    Sound is cut to its packets, about 20 ms. What was written is counted before it is kept.
+    It does where all are of one video, played as they are, and begin and end where a decoder can: at key frames that no frame refers
+    across. Sound is cut to its packets, about 20 ms. What was written is counted before it is kept.
 
     Args:
         cuts: at least one, of `snap_cut`.

@@ -14,6 +14,8 @@ from vbcli.media import frame_times, open_path, probe_video
 from vbcli.rendering import Cut
 
 DEFAULT_RATE = 25.0
+TIMECODE_RATES = (24, 25, 30, 48, 50, 60)
+"""Frames a second that an edit decision list can count in."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,47 @@ def write_timeline(target: Path, name: str, clips: Sequence[TimelineClip]) -> No
         MediaError: a video cannot be read.
         VbcliError: `target` cannot be written.
     """
+    write_atomic(target, (_timeline(name, clips).to_json_string(indent=2) + "\n").encode())
+
+
+def write_edl(target: Path, name: str, clips: Sequence[TimelineClip]) -> None:
+    """Writes cuts as an edit decision list (CMX 3600), in whole frames of the first video's rate or a multiple of it.
+
+    Raises:
+        MediaError: a video cannot be read.
+        VbcliError: `target` cannot be written.
+    """
+    fps = round(probe_video(clips[0].cut.path).fps or DEFAULT_RATE)
+    rate = float(next((rate for rate in TIMECODE_RATES if fps and rate % fps == 0), TIMECODE_RATES[-1]))
+    timeline = _timeline(name, clips, rate)
+    write_atomic(target, otio.adapters.write_to_string(timeline, "cmx_3600", rate=rate).encode())
+
+
+def _timeline(name: str, clips: Sequence[TimelineClip], whole_rate: float | None = None) -> otio.schema.Timeline:
+    """A timeline of one video track.
+
+    Args:
+        whole_rate: round all times to frames of this rate.
+    """
     timeline = otio.schema.Timeline(name=name)
     track = otio.schema.Track(name="video", kind=otio.schema.TrackKind.Video)
     timeline.tracks.append(track)
     for clip in clips:
-        rate = probe_video(clip.cut.path).fps or DEFAULT_RATE
-        _, end_s = frame_times(clip.cut.path)
-        media = otio.schema.ExternalReference(
-            target_url=Path(os.fsdecode(open_path(clip.cut.path))).absolute().as_uri(), available_range=_range(0.0, end_s, rate)
-        )
-        track.append(otio.schema.Clip(clip.name, media, _range(clip.cut.start_s, clip.cut.end_s, rate)))
-    write_atomic(target, (timeline.to_json_string(indent=2) + "\n").encode())
+        cut = clip.cut
+        rate = whole_rate or probe_video(cut.path).fps or DEFAULT_RATE
+        _, end_s = frame_times(cut.path)
+        path = Path(os.fsdecode(open_path(cut.path))).absolute()
+        digits = 0 if whole_rate else 6
+        media = otio.schema.ExternalReference(target_url=path.as_uri(), available_range=_range(0.0, end_s, rate, digits))
+        entry = otio.schema.Clip(clip.name, media, _range(cut.start_s, cut.end_s, rate, digits))
+        if cut.speed != 1:
+            entry.effects.append(otio.schema.LinearTimeWarp(time_scalar=cut.speed))
+        if cut.is_mute:
+            entry.metadata["vbcli"] = {"mute": True}
+        track.append(entry)
+    return timeline
 
 
-def _range(start_s: float, end_s: float, rate: float) -> otio.opentime.TimeRange:
-    start = otio.opentime.RationalTime(round(start_s * rate, 6), rate)
-    return otio.opentime.TimeRange(start, otio.opentime.RationalTime(round((end_s - start_s) * rate, 6), rate))
+def _range(start_s: float, end_s: float, rate: float, digits: int) -> otio.opentime.TimeRange:
+    start, end = round(start_s * rate, digits), round(end_s * rate, digits)
+    return otio.opentime.TimeRange(otio.opentime.RationalTime(start, rate), otio.opentime.RationalTime(round(end - start, 6), rate))

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from vbcli.config import VideoBertConfig
+from vbcli.editing import ground
+from vbcli.editing.grammar import Description
+from vbcli.editing.ground import VideoParts
+from vbcli.errors import VbcliError
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.retriever import VideoRetriever
 from vbcli.models.videobert import VideoBert
@@ -53,16 +58,21 @@ def retriever() -> VideoRetriever:
     return VideoRetriever(VideoBert(config), 32)
 
 
-def test_videos_never_seen_are_found_by_their_captions(tmp_path: Path):
+@pytest.fixture(scope="module")
+def retrieving(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A retriever that has seen 72 videos, three of each kind."""
     model = retriever()
-    train, held_out = [video(i) for i in range(72)], [video(i) for i in range(72, 96)]
-    task = RetrieveTask(model, TEXT, train, held_out, showing=Showing(feature_noise=0.2))
+    task = RetrieveTask(model, TEXT, [video(i) for i in range(72)], [video(i) for i in range(72, 96)], showing=Showing(feature_noise=0.2))
     settings = TrainConfig(max_steps=200, batch_size=24, learning_rate=2e-3, warmup_steps=20, eval_every=100)
-    Trainer(task, settings, tmp_path, {}, lambda now: None).run()
+    Trainer(task, settings, tmp_path_factory.mktemp("retrieving"), {}, lambda now: None).run()
     visual = fit_vocabulary(
         np.eye(N_DIMS, dtype=np.float32), VocabConfig(N_DIMS, 1, 0, min_points=1, n_codebooks=1), {"block_dims": [N_DIMS]}
     )
-    made = Checkpoint("retrieve", model.eval(), TEXT, visual, Path("vocab"), window_clips=3)
+    return Checkpoint("retrieve", model.eval(), TEXT, visual, Path("vocab"), window_clips=3)
+
+
+def test_videos_never_seen_are_found_by_their_captions(retrieving: Checkpoint):
+    made, model, held_out = retrieving, retrieving.retriever, [video(i) for i in range(72, 96)]
     videos, texts = embed_videos(made, held_out), embed_texts(made, [v.captions[0] for v in held_out])
     np.testing.assert_allclose(np.linalg.norm(videos, axis=1), 1, atol=1e-5)
     assert (texts @ videos.T).argmax(1).tolist() == list(range(24))
@@ -74,6 +84,20 @@ def test_videos_never_seen_are_found_by_their_captions(tmp_path: Path):
         ids = TEXT.encode(held_out[5].captions[0])
         alone = collate([pack(ids, shown.visual_tokens, shown.features, TEXT, model.encoder.config)], N_DIMS, TEXT.pad_id)
         torch.testing.assert_close(row, model.alignment_logits(**alone.arguments())[0], atol=1e-5, rtol=0)
+
+
+def test_a_description_means_the_parts_that_show_it(retrieving: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    shown = [video(i) for i in (96, 97, 98, 97, 99)]
+    items = [Item("v", "", i, 2.0 * i, 2.0 * i + 2, v.visual_tokens, v.features) for i, v in enumerate(shown)]
+    parts = [VideoParts("one.mp4", items[:3]), VideoParts("two.mp4", items[3:])]
+    wanted = Description(shown[1].captions[0])
+    # What is read together has learned nothing in so few steps.
+    monkeypatch.setattr(ground, "FITS", 0.0)
+    assert [(s.video, s.start_s, s.end_s) for s in ground.find_parts(retrieving, parts, wanted)] == [(0, 2, 4), (1, 6, 8)]
+    monkeypatch.setattr(ground, "FITS", 1.1)
+    with pytest.raises(VbcliError, match="no part of the videos shows 'a green ball is here'") as caught:
+        ground.find_parts(retrieving, parts, Description("a green ball is here"))
+    assert "fits with probability 0." in str(caught.value.hint)
 
 
 def test_text_beside_a_video_is_the_two_packed_together():

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import answers, apply, ask, console, data, find, models, scores, summaries, weights
+from vbcli.cli import answers, apply, ask, console, data, edit, find, models, scores, summaries, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ app.command("index")(find.index)
 app.command("search")(find.search)
 app.command("answer")(answers.answer)
 app.command("summarize")(summaries.summarize)
+app.command("edit")(edit.edit)
 app.command("predict")(ask.predict)
 app.command("import")(weights.import_model)
 app.command("export")(weights.export)

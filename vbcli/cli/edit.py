@@ -1,0 +1,82 @@
+"""edit: cuts by instruction."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vbcli.cli import console
+from vbcli.cli.apply import SegmentName
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, Threads, Workspace
+from vbcli.cli.runs import run_options
+from vbcli.errors import UsageError, VbcliError
+from vbcli.workspace import Workspace as Places
+
+if TYPE_CHECKING:
+    from vbcli.editing.apply import Decision
+
+
+def edit(
+    videos: Annotated[list[Path], typer.Argument(help="Videos, in the order in which they are played.")],
+    instruction: Annotated[str, typer.Option(help="Such as: keep the parts where a red ball falls, at most 20 seconds")],
+    out: Annotated[Path, typer.Option(help="The video to write; its timelines (.otio, .edl) go beside it.")] = Path("edited.mp4"),
+    checkpoint: Annotated[Path | None, typer.Option(help="A retriever; the workspace's checkpoints/retrieve if left out.")] = None,
+    segments: Annotated[SegmentName, typer.Option(help="The parts that a description may mean.")] = SegmentName.shots,
+    segment_seconds: Annotated[float, typer.Option(help="Of --segments fixed, about how long a part is.")] = 4.0,
+    dry_run: Annotated[bool, typer.Option(help="Print the decision list and write nothing.")] = False,
+    threads: Threads = 1,
+    executor: Executor = ExecutorName.processes,
+    ffmpeg: Ffmpeg = "bundled",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    as_json: AsJson = False,
+) -> None:
+    """Cut and join videos as an instruction says.
+
+    Clauses, separated by commas: keep WHAT, drop WHAT, put WHAT first or last, order by time or score, mute [WHAT], speed up or slow down
+    [WHAT] Nx, at most N seconds, join. WHAT is a description of what is to be seen, the first or last N seconds, from M:SS to M:SS, or
+    everything.
+    """
+    from vbcli.editing.grammar import parse_instruction
+
+    parsed = parse_instruction(instruction)
+    if segment_seconds <= 0:
+        raise UsageError("--segment-seconds must be above 0")
+    if out.suffix.lower() != ".mp4":
+        raise UsageError(f"--out is {out}", hint="the video is written as .mp4")
+    missing = next((video for video in videos if not video.is_file()), None)
+    if missing is not None:
+        raise VbcliError(f"{missing} does not exist or is no file", hint="name videos")
+    if any(out.exists() and out.resolve() == video.resolve() for video in videos):
+        raise UsageError(f"--out {out} is one of the videos")
+    from vbcli.editing.apply import decide, render_decisions
+    from vbcli.media import find_ffmpeg
+    from vbcli.segments import Segmentation
+
+    model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
+    executable = find_ffmpeg(ffmpeg)
+    with tempfile.TemporaryDirectory() as place, run_options("edit", executor, 0, False, ffmpeg) as options:
+        cut = Segmentation(segments.value, segment_seconds)
+        decisions = decide(videos, parsed, model_dir, cut, Path(place), threads=threads, options=options)
+    if not as_json:
+        _show(decisions)
+    if not dry_run:
+        is_copied = render_decisions(decisions, out, executable)
+        how = "without coding anything again" if is_copied else "coded again, as cuts are not at key frames or are played otherwise"
+        console.note(f"edit: wrote {out} ({how}), {out.with_suffix('.otio')} and {out.with_suffix('.edl')}")
+    if as_json:
+        console.print_json({"out": None if dry_run else str(out), "decisions": [decision.as_row() for decision in decisions]})
+
+
+def _show(decisions: list[Decision]) -> None:
+    rows = []
+    played_s = 0.0
+    for i, decision in enumerate(decisions):
+        cut = decision.cut
+        how = " ".join([*([f"{cut.speed:g}x"] if cut.speed != 1 else []), *(["mute"] if cut.is_mute else [])])
+        score = "-" if decision.score is None else f"{decision.score:.2f}"
+        rows.append((str(i + 1), cut.path, f"{cut.start_s:.2f} to {cut.end_s:.2f} s", f"{played_s:.2f} s", how or "-", score))
+        played_s += cut.length_s
+    console.print_table("Decisions", ("", "video", "part", "played at", "how", "fits"), rows, f"{played_s:.2f} s in all")
