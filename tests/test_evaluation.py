@@ -51,6 +51,10 @@ def test_perfect_captions_and_baselines_by_hand(tokens_dir):
     assert found.scores["nearest training video"]["object"] == 0.25
     # No video keeps its caption, and all four actions differ.
     assert found.scores["shuffled videos"]["action"] == 0
+    for name, gain in found.gains.items():
+        assert gain.mean == pytest.approx(found.scores["captions"]["CIDEr"] - found.scores[name]["CIDEr"])
+        assert gain.low <= gain.mean <= gain.high
+    assert set(found.gains) == {"nearest training video", "best constant"}
     assert found.spread["action"] == 0
     assert 0 < found.scores["shuffled videos"]["object"] < 1
 

@@ -13,6 +13,7 @@ from vbcli import captionfiles, shards
 from vbcli.errors import VbcliError
 from vbcli.exports import paragraphs
 from vbcli.metrics.baselines import best_constant_caption, nearest_captions, permutation_scores
+from vbcli.metrics.bootstrap import Gain, paired_gain
 from vbcli.metrics.captions import score_captions
 from vbcli.metrics.mentions import Lexicon, score_mentions
 from vbcli.runner import read_videos
@@ -31,11 +32,13 @@ class Evaluation:
         scores: row name to score name to value; the first row is the captions that were given.
         spread: standard deviation over the permutations, of the row `shuffled videos`.
         notes: sentences on what was scored, and what was left out.
+        gains: row name to what the given captions have in CIDEr above it, with the interval of a paired bootstrap over the videos.
     """
 
     scores: dict[str, dict[str, float]]
     spread: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    gains: dict[str, Gain] = field(default_factory=dict)
 
 
 def evaluate_captions(
@@ -77,20 +80,24 @@ def evaluate_captions(
         f"{len(shared)} videos, {n_references} references, PTB tokens; CIDEr is CIDEr-D as pycocoevalcap scales it (10 is a perfect match)"
     )
 
-    def score(rows: Mapping[str, str], has_meteor: bool) -> dict[str, float]:
+    per_video: dict[str, np.ndarray] = {}
+
+    def score(name: str, rows: Mapping[str, str], has_meteor: bool = False) -> dict[str, float]:
         found = score_captions(rows, truths, with_meteor=has_meteor)
+        per_video[name] = np.array(found.cider_per_video)
         if has_meteor and found.meteor_reason:
             evaluation.notes.append(f"no METEOR: {found.meteor_reason}")
         return {**found.as_row(), **_mention_row(rows, truths, lexicon)}
 
     # METEOR's Java takes many seconds to start: it is asked for the captions in question alone.
-    evaluation.scores[GIVEN] = score(hypotheses, with_meteor)
+    evaluation.scores[GIVEN] = score(GIVEN, hypotheses, with_meteor)
     baselines = {} if tokens_dir is None else _training_baselines(shared, tokens_dir, evaluation)
     for name, rows in {**(others or {}), **baselines}.items():
         missing = [v for v in shared if v not in rows]
         if missing:
             raise VbcliError(f"{name} has no caption for {len(missing)} of the {len(shared)} videos, first {missing[0]}")
-        evaluation.scores[name] = score({v: rows[v] for v in shared}, False)
+        evaluation.scores[name] = score(name, {v: rows[v] for v in shared})
+        evaluation.gains[name] = paired_gain(per_video[GIVEN], per_video[name])
     if len(shared) > 1:
         shuffled = permutation_scores(
             hypotheses,

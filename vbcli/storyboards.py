@@ -19,7 +19,7 @@ _STYLE = """
 body { font: 16px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 1080px; padding: 0 1em; color: #222; background: #fff }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 1.5em; padding: 0; list-style: none }
 img { width: 100%; border-radius: 4px; display: block }
-time { color: #666; font-size: 0.85em }
+small { color: #666; font-size: 0.85em }
 p { margin: 0.3em 0 0 }
 """
 
@@ -67,7 +67,10 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
         render_cuts(_merged([cut for cut, _ in cuts]), folder / "summary.mp4", executable)
         name = PurePosixPath(kept[0].video_id).name
         write_timeline(folder / "summary.otio", name, [TimelineClip(cut, caption) for cut, caption in cuts])
-    write_atomic(folder / "storyboard.html", _page(kept, pictures).encode())
+    entries = [
+        Picture(picture, one.caption, f"{_clock(one.start_s)} to {_clock(one.end_s)}") for one, picture in zip(kept, pictures, strict=True)
+    ]
+    write_atomic(folder / "storyboard.html", picture_page(kept[0].video_id, [("", entries)]).encode())
 
 
 def _merged(cuts: Sequence[Cut]) -> list[Cut]:
@@ -81,15 +84,36 @@ def _merged(cuts: Sequence[Cut]) -> list[Cut]:
     return merged
 
 
-def _page(kept: Sequence[Kept], pictures: Sequence[bytes]) -> str:
-    title = html.escape(kept[0].video_id)
-    entries = [
-        f'<li><img alt="{html.escape(one.caption)}" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
-        f"<p>{html.escape(one.caption)}</p><time>{_clock(one.start_s)} to {_clock(one.end_s)}</time></li>"
-        for one, picture in zip(kept, pictures, strict=True)
-    ]
-    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>'
-    return f"{head}\n<body><h1>{title}</h1>\n<ol>\n" + "\n".join(entries) + "\n</ol></body></html>\n"
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a page, with what it shows.
+
+    Args:
+        jpeg: None where there is no picture to show.
+    """
+
+    jpeg: bytes | None
+    caption: str
+    detail: str
+
+
+def picture_page(title: str, sections: Sequence[tuple[str, Sequence[Picture]]]) -> str:
+    """An HTML page that needs no other file.
+
+    Args:
+        sections: heading and pictures of each.
+    """
+    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style></head>'
+    parts = [f"{head}\n<body><h1>{html.escape(title)}</h1>"]
+    for heading, pictures in sections:
+        parts += [*([f"<h2>{html.escape(heading)}</h2>"] if heading else []), "<ol>", *map(_entry, pictures), "</ol>"]
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def _entry(picture: Picture) -> str:
+    source = "" if picture.jpeg is None else base64.b64encode(picture.jpeg).decode()
+    shown = f'<img alt="{html.escape(picture.caption)}" src="data:image/jpeg;base64,{source}">' if source else ""
+    return f"<li>{shown}<p>{html.escape(picture.caption)}</p><small>{html.escape(picture.detail)}</small></li>"
 
 
 def _clock(time_s: float) -> str:

@@ -26,12 +26,12 @@ from learning import vbcli
 
 from vbcli import shards
 from vbcli.metrics.baselines import best_constant_caption, nearest_captions, permutation_scores
+from vbcli.metrics.bootstrap import paired_gain
 from vbcli.metrics.captions import score_captions
 from vbcli.vocab.build import feature_matrix
 
 VALIDATION_SHARE = 10
 """Every tenth of the clips that a fold learns from tells when to stop."""
-N_RESAMPLED = 10_000
 POOLS = ("grid3", "names")
 Captions = dict[str, str]
 
@@ -141,14 +141,6 @@ def cider(captions: Captions, references: dict[str, list[str]]) -> np.ndarray:
     return np.array(score_captions(ordered, references, with_meteor=False).cider_per_video)
 
 
-def interval(gains: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the mean of resampled clips."""
-    rng = np.random.default_rng(0)
-    means = gains[rng.integers(0, len(gains), (N_RESAMPLED, len(gains)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def score(written: Sequence[Captions], references: dict[str, list[str]], better: np.ndarray) -> dict[str, float | list[float]]:
     """Figures of the captions of each seed."""
     scores = np.stack([cider(captions, references) for captions in written])  # (seeds, N)
@@ -157,13 +149,13 @@ def score(written: Sequence[Captions], references: dict[str, list[str]], better:
         return {"CIDEr": score_captions(hypotheses, truths, with_meteor=False).cider}
 
     shuffled = [permutation_scores(captions, references, total).mean["CIDEr"] for captions in written]
-    gains = scores.mean(0) - better
+    gain = paired_gain(scores.mean(0), better)
     return {
         "CIDEr": float(scores.mean()),
         "by seed": [float(s.mean()) for s in scores],
         "shuffled": float(np.mean(shuffled)),
-        "gain": float(gains.mean()),
-        "interval": list(interval(gains)),
+        "gain": gain.mean,
+        "interval": [gain.low, gain.high],
     }
 
 

@@ -111,7 +111,13 @@ def test_guesses_stand_beside_their_priors(chain: Path):
     for row in seen["videos"]:
         assert [len(guesses) for guesses in row["masks"]] == [3, 3]
         assert all(0 <= int(g["answer"]) < n_tokens for guesses in row["masks"] for g in guesses)
-    assert " s " in vbcli("predict", "--mask-clips", "1", "--n-best", "1", cwd=chain).stdout
+    assert " s " in vbcli("predict", "--mask-clips", "1", "--n-best", "1", "--page", "guesses.html", cwd=chain).stdout
+    # The last frame of each video, and the frame that stands for the guess.
+    page = (chain / "guesses.html").read_text()
+    assert page.count("data:image/jpeg;base64,/9j/") == 2 * N_CLIPS
+    exemplars = json.loads((chain / "vbcli-work/vocab/exemplars.json").read_text())
+    assert any(f"as {row['video_id']} at {row['start_s']:.1f} s" in page for row in exemplars)
+    assert "--page is for guesses of clips" in vbcli("predict", "--page", "x.html", cwd=chain, status=2).stderr
 
 
 def test_segments_have_captions_of_their_own_and_videos_a_paragraph(chain: Path, clips: Path):

@@ -30,6 +30,7 @@ def predict(
     mask_clips: Annotated[list[int] | None, typer.Option(help="Guess this clip (from 0) from the others. May be repeated.")] = None,
     future: Annotated[int | None, typer.Option(min=1, max=512, help="Guess so many clips after the end of each video.")] = None,
     n_best: Annotated[int, typer.Option(min=1, help="Guesses a mask.")] = 5,
+    page: Annotated[Path | None, typer.Option(help="Of clips: also write the guesses as pictures, into this HTML file.")] = None,
     split: Annotated[str | None, typer.Option(help="The videos of this split only.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A pre-trained VideoBERT; the workspace's checkpoints/pretrain if left out.")
@@ -47,6 +48,8 @@ def predict(
 
     if sum(bool(given) for given in (mask_clips, future, text or verbs or objects)) > 1:
         raise UsageError("words, --mask-clips and --future are three questions: ask one at a time")
+    if page is not None and not (mask_clips or future):
+        raise UsageError("--page is for guesses of clips", hint="add --future N or --mask-clips N")
     if text is not None and "[MASK]" not in text:
         raise UsageError(f"--text '{text}' has no [MASK] to fill", hint="write [MASK] where a word is to be guessed")
     places = Places(workspace)
@@ -71,6 +74,8 @@ def predict(
         console.print_json({"text": None if is_visual else template, "videos": rows, **shares})
         return
     _show(videos, shown, _exemplars(model_dir) if is_visual else {})
+    if page is not None:
+        _write_page(page, videos, shown, model_dir, source)
     if not is_visual:
         console.note(f"predict: {template}")
     if shares:
@@ -106,10 +111,16 @@ def _answers(template: str, verbs: Path | None, objects: Path | None) -> Answers
 
 
 def _exemplars(model_dir: Path) -> dict[str, str]:
-    """Where each visual token of the first codebook looks most like itself: video and time."""
-    from vbcli.files import read_json
+    """What stands for each visual token of the first codebook: video and time."""
+    from vbcli.forecasts import read_exemplars
 
-    rows = read_json(model_dir / "vocab" / "exemplars.json")
-    # Those of vocabularies that were made before there were several codebooks do not name it.
-    first = [row for row in rows if row.get("codebook", 0) == 0]
-    return {str(row["token"]): f"{row['token']}, as {row['video_id']} at {row['start_s']:.1f} s" for row in first}
+    return {token: f"{token}, as {video_id} at {start_s:.1f} s" for token, (video_id, start_s) in read_exemplars(model_dir).items()}
+
+
+def _write_page(page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path) -> None:
+    from vbcli.files import write_atomic
+    from vbcli.forecasts import guess_page, read_exemplars
+    from vbcli.media import find_ffmpeg
+
+    write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg()).encode())
+    console.note(f"predict: wrote {page}")

@@ -208,10 +208,12 @@ def _evaluate_index(given: Path, against: Path, split: str | None, candidates: i
 
 
 def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
     from vbcli.evaluation import GIVEN, SHUFFLED
 
     if as_json:
-        console.print_json({"captions": str(given), "references": str(against), **vars(evaluation)})
+        console.print_json({"captions": str(given), "references": str(against), **asdict(evaluation)})
         return
     systems = list(evaluation.scores)
     spread = {SHUFFLED: evaluation.spread}
@@ -219,6 +221,9 @@ def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> 
         (name, *(_cell(evaluation.scores[system], spread.get(system, {}), name) for system in systems)) for name in evaluation.scores[GIVEN]
     ]
     console.print_table(f"{given} against {against}", ("", *systems), rows)
+    if evaluation.gains:
+        gained = [(name, f"{gain.mean:+.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}") for name, gain in evaluation.gains.items()]
+        console.print_table("CIDEr above", ("", "gain", "95 % of resampled videos"), gained)
     for sentence in evaluation.notes:
         console.note(sentence)
 
