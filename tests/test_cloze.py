@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     )  # fmt: skip
     model = VideoBert(config)
     videos = [video(i, 4 + i % 5) for i in range(40)]
-    settings = TrainConfig(max_steps=600, batch_size=16, learning_rate=4e-3, warmup_steps=20, eval_every=200)
+    settings = TrainConfig(max_steps=400, batch_size=16, learning_rate=4e-3, warmup_steps=20, eval_every=200)
     task = PretrainTask(model, TEXT, videos, videos[:8], regime_weights=(0.8, 0.1, 0.1))
     Trainer(task, settings, tmp_path_factory.mktemp("run"), {}, lambda now: None).run()
     visual = fit_vocabulary(

@@ -83,14 +83,14 @@ def test_held_out_videos_are_described_by_sentences_that_no_video_had(encoder: S
     held_out = [video(i) for i in range(64, 96) if i % 4 == WORLD[i % 32][0] % 4]
     assert not {v.captions[0] for v in learned} & {v.captions[0] for v in held_out}
     made, notes = checkpoint(texts), []
-    train, validation = teach_from_text(made, learned, held_out, texts, encoder, 800 * 32, notes.append)
+    train, validation = teach_from_text(made, learned, held_out, texts, encoder, 500 * 32, notes.append)
     assert notes[0] == f"learning to write from 32 sentences and {len(learned)} captions"
     assert made.captioner.bridge is not None
     # A sentence is its own vector; a held-out video is where the bridge puts it.
     np.testing.assert_allclose(validation[0].features, bridge_video(held_out[0], made.captioner.bridge).features)
     np.testing.assert_allclose(train[3].features[0], encoder.encode(train[3].captions)[0], atol=1e-5)
     task = CaptionTask(made.captioner, made.text, train, validation, showing=Showing(feature_noise=SENTENCE_NOISE, clip_drop=0.0))
-    settings = TrainConfig(max_steps=800, batch_size=32, learning_rate=2e-3, warmup_steps=20, eval_every=200)
+    settings = TrainConfig(max_steps=500, batch_size=32, learning_rate=2e-3, warmup_steps=20, eval_every=200)
     Trainer(task, settings, tmp_path, {}, lambda now: None).run()
     written = [made.text.decode(h.token_ids) for h in caption_videos(made, held_out, DecodingConfig(n_beams=4, max_length=16))]
     truths = [v.captions[0] for v in held_out]
