@@ -107,7 +107,7 @@ def _sound(i: int, info: VideoInfo, span: str, cut: Cut) -> str:
 
 
 def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None = None) -> bytes:
-    """The frame that is shown at a time, as JPEG.
+    """The frame that is shown at a time, as JPEG; after the end of the video its last frame.
 
     Args:
         width_px: scale it to this width.
@@ -116,9 +116,11 @@ def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None
         MediaError: it cannot be decoded.
     """
     stream = probe_video(path).stream_index
+    times, _ = frame_times(path)
+    shown_s = float(times[max(0, int(np.searchsorted(times, time_s + 1e-6, side="right")) - 1)])
     scaled = ["-vf", f"scale={width_px}:-2"] if width_px else []
     chosen = ["-map", f"0:{stream}", "-frames:v", "1", *scaled, "-q:v", "3", "-f", "mjpeg", "pipe:1"]
-    command = [executable, "-nostdin", "-v", "error", *input_arguments(path, "-ss", f"{max(0.0, time_s - 1e-4):.6f}"), *chosen]
+    command = [executable, "-nostdin", "-v", "error", *input_arguments(path, "-ss", f"{max(0.0, shown_s - 1e-4):.6f}"), *chosen]
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, process_group=0)
     if run.returncode or not run.stdout:
         raise MediaError(f"{path} has no frame at {time_s:.2f} s that can be decoded")
