@@ -2,6 +2,7 @@
 
 fuse_dataset  tokens -> fused
 ask_model     tokens or videos -> what the model's stage writes: captions, classes
+ask_teacher   videos -> captions, by a published captioner
 index_videos  tokens or videos -> an index to search in
 """
 
@@ -25,6 +26,7 @@ from vbcli.stages.encode import Encode
 from vbcli.stages.fuse import Fuse
 from vbcli.stages.model import ModelStage
 from vbcli.stages.scan import scan_folder as list_videos
+from vbcli.stages.teach import TeacherCaption
 from vbcli.stages.tokenize import Tokenize, tokenize_inputs
 
 
@@ -106,6 +108,24 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
         is_told = checkpoint.reads_text
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
         return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
+
+
+def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: RunOptions | None = None) -> RunReport:
+    """Captions a folder of videos, or one video, by a published captioner.
+
+    Raises:
+        VbcliError: `source` is neither, or `output_dir` holds something else.
+    """
+    options = options or RunOptions()
+    if not source.exists():
+        raise VbcliError(f"{source} does not exist", hint="name a folder of videos, or one video")
+    kind = dataset_kind(source)
+    if kind is not None:
+        raise VbcliError(f"{source} is a {kind} dataset: a published captioner takes a folder of videos")
+    with options.open() as executor:
+        gone = scan_folder(source, output_dir, (), stage, executor, options)
+        inputs = dataset_inputs(output_dir / "videos", stage, gone)
+        return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(output_dir / "videos"))
 
 
 def _check_split(tokens_dir: Path, split: str | None) -> None:

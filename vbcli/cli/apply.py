@@ -27,12 +27,16 @@ from vbcli.files import read_lines
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
+    from vbcli.models.decoding import DecodingConfig
     from vbcli.pipeline import RunOptions
     from vbcli.runner import RunReport
     from vbcli.stages.model import ModelStage
+    from vbcli.stages.teach import TeacherCaption
     from vbcli.stages.zero_shot import NamedClass
 
 N_SHOWN = 10
+TEACHER = "hf:"
+"""What the names of published captioners begin with."""
 
 
 class CaptionFormat(StrEnum):
@@ -56,7 +60,12 @@ class SegmentName(StrEnum):
 def caption(
     source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
     captions_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's captions/<folder>-<key> if left out.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A captioner; the workspace's checkpoints/caption if left out.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A captioner; the workspace's checkpoints/caption if left out. hf:FOLDER_OR_NAME is one of transformers."
+        ),
+    ] = None,
     file_format: Annotated[CaptionFormat, typer.Option("--format", help="Also write the captions in this format.")] = CaptionFormat.parquet,
     split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
     segments: Annotated[
@@ -95,15 +104,33 @@ def caption(
     places = Places(workspace)
     cut = None if segments is None else Segmentation(segments.value, segment_seconds)
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
-    model_dir = checkpoint or places.checkpoints_dir / "caption"
-    stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut)
+    if checkpoint is not None and str(checkpoint).startswith(TEACHER):
+        if segments is not None or split is not None:
+            raise UsageError("a published captioner captions whole videos of a folder", hint="leave --segments and --split out")
+        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg)
+    else:
+        model_dir = checkpoint or places.checkpoints_dir / "caption"
+        stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut)
     target = captions_dir or places.results_dir("captions", source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
-        report = ask(source, target, stage, options)
+        report = ask(source, target, stage, options) if isinstance(stage, Caption) else _ask_teacher(source, target, stage, options)
     _after_captioning(target, file_format, is_dense=segments is not None)
     if burn_in is not None:
         _burn_in(target, burn_in, ffmpeg)
     finish_run(report, "captions", as_json)
+
+
+def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str) -> TeacherCaption:
+    from vbcli.models.teachers import find_teacher
+    from vbcli.stages.teach import TeacherCaption
+
+    return TeacherCaption(teacher=find_teacher(source), decoding=decoding, threads=threads, ffmpeg=ffmpeg)
+
+
+def _ask_teacher(source: Path, target: Path, stage: TeacherCaption, options: RunOptions) -> RunReport:
+    from vbcli.inference import ask_teacher
+
+    return ask_teacher(source, target, stage, options)
 
 
 def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: bool) -> None:

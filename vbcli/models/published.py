@@ -25,8 +25,11 @@ from vbcli.textvocab import TextVocabulary, read_published_vocabulary
 VOCABULARY_NAMES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
 
 
-def find_published(source: str) -> Path:
+def find_published(source: str, more: tuple[str, ...] = ()) -> Path:
     """The folder of a published model: a path, or a name on the Hugging Face hub, which is downloaded unless it was before.
+
+    Args:
+        more: names of further files that are wanted.
 
     Raises:
         VbcliError: it is neither.
@@ -37,7 +40,7 @@ def find_published(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors*", *VOCABULARY_NAMES, *WEIGHT_NAMES]))
+        return Path(snapshot_download(source, allow_patterns=["config.json", "*.safetensors*", *VOCABULARY_NAMES, *WEIGHT_NAMES, *more]))
     except (OSError, ValueError) as error:
         raise VbcliError(
             f"{source} is no folder, and cannot be had from the hub: {str(error).splitlines()[0].rstrip('.')}",

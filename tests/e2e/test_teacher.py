@@ -1,0 +1,144 @@
+"""Published captioners, saved by transformers with random weights: what comes out means nothing, how it comes out does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from PIL import Image
+
+from tests.conftest import MakeVideo
+from tests.e2e.commands import rows, vbcli
+from vbcli.models.decoding import DecodingConfig
+from vbcli.models.teachers import Teacher, find_teacher
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(40))]
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+VISION = {**SMALL, "image_size": 32, "patch_size": 8}
+TEXT = {**SMALL, "vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def git() -> transformers.PreTrainedModel:
+    model = transformers.GitForCausalLM(transformers.GitConfig(vision_config=VISION, num_image_with_embedding=3, **TEXT))
+    # Words, not [PAD] and the like.
+    torch.nn.init.constant_(model.output.bias[:5], -10.0)
+    return model
+
+
+def blip() -> transformers.PreTrainedModel:
+    text = {**TEXT, "encoder_hidden_size": 32, "sep_token_id": 3}
+    return transformers.BlipForConditionalGeneration(
+        transformers.BlipConfig(text_config=text, vision_config=VISION, projection_dim=32, image_text_hidden_size=32)
+    )
+
+
+def vision_encoder_decoder() -> transformers.PreTrainedModel:
+    words = transformers.BertConfig(is_decoder=True, add_cross_attention=True, **TEXT)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(transformers.ViTConfig(**VISION), words)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
+    model = transformers.VisionEncoderDecoderModel(config)
+    model.generation_config.update(decoder_start_token_id=2, pad_token_id=0, eos_token_id=3)
+    return model
+
+
+KINDS: dict[str, Callable[[], transformers.PreTrainedModel]] = {"git": git, "blip": blip, "vit-bert": vision_encoder_decoder}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    size = {"height": 32, "width": 32}
+    for name, build in KINDS.items():
+        torch.manual_seed(3)
+        build().save_pretrained(folder / name)
+        transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder / name)
+        processor = (
+            transformers.ViTImageProcessor(size=size) if name == "vit-bert" else transformers.CLIPImageProcessor(size=size, crop_size=size)
+        )
+        processor.save_pretrained(folder / name)
+    for i in range(5):
+        make_video(folder / "videos" / f"{i}.mp4", duration_s=1 + i / 2, hue=70 * i)
+    (folder / "videos" / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("n_beams", [1, 3])
+def test_captions_are_those_of_transformers(place: Path, name: str, n_beams: int):
+    spec = find_teacher(str(place / name))
+    assert spec.n_frames == (3 if name == "git" else 1)
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)) for _ in range(spec.n_frames)]
+    caption, score = Teacher(spec).caption(frames, DecodingConfig(n_beams=n_beams, max_length=7))
+    model = KINDS[name]().from_pretrained(place / name).eval()
+    pixels = transformers.AutoImageProcessor.from_pretrained(place / name)(images=frames, return_tensors="pt").pixel_values
+    pixels = pixels[None] if spec.n_frames > 1 else pixels
+    expected = model.generate(pixel_values=pixels, num_beams=n_beams, max_new_tokens=7, no_repeat_ngram_size=3, do_sample=False)
+    words = transformers.AutoTokenizer.from_pretrained(place / name)
+    assert caption == words.decode(expected[0], skip_special_tokens=True).strip()
+    assert caption.startswith("word")
+    assert (score is None) == (n_beams == 1)
+
+
+def test_a_folder_without_captions_gets_some_and_a_model_can_learn_them(place: Path):
+    said = vbcli(
+        "caption",
+        "videos",
+        "captions",
+        "--checkpoint",
+        "hf:git",
+        "--max-length",
+        "6",
+        "--min-length",
+        "3",
+        "--format",
+        "jsonl",
+        cwd=place,
+        status=3,
+    )
+    assert "broken.mp4" in said.stderr
+    found = rows(f"select video_id, caption, checkpoint, start_s, end_s from '{place}/captions/shard-*.parquet' order by 1")
+    assert [row[0] for row in found] == [f"{i}.mp4" for i in range(5)]
+    assert {row[2] for row in found} == {f"hf:git@{find_teacher(str(place / 'git')).sha256[:16]}"}
+    for video_id, caption, _, start_s, end_s in found:
+        with av.open(str(place / "videos" / video_id)) as video:
+            assert (start_s, end_s) == (0, pytest.approx((video.duration or 0) / av.time_base, abs=0.1))
+        assert caption
+    again = vbcli("caption", "videos", "captions", "--checkpoint", "hf:git", "--max-length", "6", "--min-length", "3", cwd=place, status=3)
+    assert "were there already" in again.stderr
+    small = ("--encoder", "timm:test_convnext/random")
+    vbcli("encode", "videos", "features", "--captions", "captions/captions.jsonl", *small, cwd=place, status=3)
+    learned = rows(f"select video_id, captions from '{place}/features/videos/shard-*.parquet' order by 1")
+    assert {v: c[0]["text"] for v, c in learned if c} == {row[0]: row[1] for row in found}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("videos", "none", "--checkpoint", "hf:videos"), 1, "videos is no captioner that can be asked"),
+        (("videos", "none", "--checkpoint", "hf:git", "--segments", "shots"), 2, "captions whole videos"),
+        (("videos", "none", "--checkpoint", "hf:git", "--sample"), 2, "--sample is for captioners of vbcli train"),
+        (("nowhere", "none", "--checkpoint", "hf:git"), 1, "nowhere does not exist"),
+        (("captions", "none", "--checkpoint", "hf:git"), 1, "is a captions dataset"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(place: Path, arguments: tuple[str, ...], status: int, message: str):
+    assert message in " ".join(vbcli("caption", *arguments, cwd=place, status=status).stderr.split())
+    assert not (place / "none").exists()
+
+
+def test_a_name_of_the_hub_without_a_network_fails_at_once(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    said = vbcli("caption", "videos", "none", "--checkpoint", "hf:microsoft/git-base-vatex", cwd=place, status=1)
+    assert "microsoft/git-base-vatex is no folder, and cannot be had from the hub" in " ".join(said.stderr.split())
+    assert "name a folder" in said.stderr
+    assert not (place / "none").exists()

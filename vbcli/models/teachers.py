@@ -1,0 +1,118 @@
+"""Published captioners of `transformers` (extra `hub`): they caption what nobody has, so that a model of our own can learn from them.
+
+| model_type | reads | source |
+|---|---|---|
+| `git` | several frames where `num_image_with_embedding` is set, else one | Wang et al. 2022 |
+| `blip` | one frame | Li et al. 2022 |
+| `vision-encoder-decoder` | one frame | Li et al. 2021 (TrOCR); any image encoder with any decoder |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from vbcli.digests import file_sha256
+from vbcli.errors import VbcliError
+from vbcli.files import read_json
+from vbcli.models.decoding import DecodingConfig
+from vbcli.models.published import find_published
+
+KINDS = ("git", "blip", "vision-encoder-decoder")
+MORE_FILES = ("preprocessor_config.json", "processor_config.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """A published captioner that has been found.
+
+    Args:
+        source: as it was named.
+        folder: where it lies.
+        kind: one of `KINDS`.
+        n_frames: that it reads of a video.
+        sha256: of its weights and configuration.
+    """
+
+    source: str
+    folder: str
+    kind: str
+    n_frames: int
+    sha256: str
+
+
+def find_teacher(source: str) -> TeacherSpec:
+    """Finds a captioner: a folder, or a name on the hub.
+
+    Raises:
+        VbcliError: there is none, it is of another kind, or `transformers` is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise VbcliError("captioners of the hub need the package transformers", hint="install it with: pip install 'vbcli[hub]'")
+    folder = find_published(source, MORE_FILES)
+    config = folder / "config.json"
+    values = read_json(config) if config.is_file() else {}
+    kind = values.get("model_type")
+    if kind not in KINDS:
+        raise VbcliError(f"{source} is no captioner that can be asked: its model_type is {kind}", hint=f"there are: {', '.join(KINDS)}")
+    weights = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    if not weights:
+        raise VbcliError(f"{source} has no weights", hint="the folder needs model.safetensors")
+    digest = hashlib.sha256("".join(file_sha256(path) for path in (config, *weights)).encode()).hexdigest()
+    n_frames = (values.get("num_image_with_embedding") or 1) if kind == "git" else 1
+    return TeacherSpec(source, str(folder), kind, n_frames, digest)
+
+
+class Teacher:
+    """A loaded captioner.
+
+    Raises:
+        VbcliError: its folder cannot be loaded.
+    """
+
+    def __init__(self, spec: TeacherSpec, device: str = "cpu") -> None:
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        self.spec, self.device = spec, device
+        classes = {
+            "git": "AutoModelForCausalLM",
+            "blip": "BlipForConditionalGeneration",
+            "vision-encoder-decoder": "VisionEncoderDecoderModel",
+        }
+        try:
+            self.model: Any = getattr(transformers, classes[spec.kind]).from_pretrained(spec.folder, local_files_only=True)
+            self.images: Any = transformers.AutoImageProcessor.from_pretrained(spec.folder, local_files_only=True)
+            self.words: Any = transformers.AutoTokenizer.from_pretrained(spec.folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise VbcliError(f"{spec.source} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        self.model.eval().to(device)
+
+    def caption(self, frames: Sequence[Image.Image], decoding: DecodingConfig) -> tuple[str, float | None]:
+        """The caption of a video, and its score where there are several beams.
+
+        Args:
+            frames: `spec.n_frames` of them, in order.
+        """
+        import torch
+
+        pixels = self.images(images=list(frames), return_tensors="pt").pixel_values.to(self.device)  # (T, 3, H, W)
+        if self.spec.n_frames > 1:
+            pixels = pixels[None]  # (1, T, 3, H, W)
+        options = {
+            "num_beams": decoding.n_beams,
+            "max_new_tokens": decoding.max_length,
+            "min_new_tokens": decoding.min_length or None,
+            "length_penalty": decoding.length_penalty,
+            "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+            "do_sample": False,
+        }
+        with torch.inference_mode():
+            found = self.model.generate(pixel_values=pixels, return_dict_in_generate=True, output_scores=decoding.n_beams > 1, **options)
+        scores = getattr(found, "sequences_scores", None)
+        return self.words.decode(found.sequences[0], skip_special_tokens=True).strip(), None if scores is None else float(scores[0])
