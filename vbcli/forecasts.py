@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vbcli.cloze import Guess
-from vbcli.errors import MediaError
 from vbcli.files import read_json
-from vbcli.rendering import grab_jpeg
 from vbcli.runner import read_videos
-from vbcli.storyboards import Picture, picture_page
+from vbcli.storyboards import Picture, picture_page, thumbnail
 from vbcli.training.batches import VideoTokens
 
 PICTURE_WIDTH_PX = 240
@@ -51,10 +49,4 @@ def guess_page(
 
 
 def _frame(paths: Mapping[str, str], video_id: str, time_s: float, executable: str) -> bytes | None:
-    if video_id not in paths:
-        return None
-    try:
-        return grab_jpeg(paths[video_id], time_s, executable, width_px=PICTURE_WIDTH_PX)
-    except MediaError:
-        # The file may be gone since; what was guessed is told in words.
-        return None
+    return thumbnail(paths[video_id], time_s, executable, width_px=PICTURE_WIDTH_PX) if video_id in paths else None

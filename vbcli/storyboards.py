@@ -110,6 +110,14 @@ def picture_page(title: str, sections: Sequence[tuple[str, Sequence[Picture]]]) 
     return "\n".join([*parts, "</body></html>", ""])
 
 
+def thumbnail(path: str, time_s: float, executable: str, *, width_px: int) -> bytes | None:
+    """The frame of a video at a time, as JPEG; None where the file is gone or cannot be decoded: the page tells the rest in words."""
+    try:
+        return grab_jpeg(path, time_s, executable, width_px=width_px)
+    except MediaError:
+        return None
+
+
 def _entry(picture: Picture) -> str:
     source = "" if picture.jpeg is None else base64.b64encode(picture.jpeg).decode()
     shown = f'<img alt="{html.escape(picture.caption)}" src="data:image/jpeg;base64,{source}">' if source else ""

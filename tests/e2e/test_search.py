@@ -37,6 +37,10 @@ def test_a_video_is_most_like_itself(place: Path):
     assert first["video_id"] == video.name
     assert first["similarity"] == pytest.approx(1, abs=1e-4)
     assert len(others) == 4
+    vbcli("search", "index", "a <red> ball", "--n", "3", "--page", "found.html", cwd=place)
+    page = (place / "found.html").read_text()
+    assert page.count("data:image/jpeg;base64,/9j/") == 3
+    assert "<h1>a &lt;red&gt; ball</h1>" in page
     assert all(o["similarity"] <= first["similarity"] for o in others)
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from vbcli.retrieval.search import Match
 
 
+THUMBNAIL_PX = 320
+
+
 class LevelName(StrEnum):
     """What is found."""
 
@@ -57,6 +60,7 @@ def search(
     rerank: Annotated[
         int, typer.Option(min=0, help="Candidates that are read together with the text; 0 takes the order of the vectors.")
     ] = 50,
+    page: Annotated[Path | None, typer.Option(help="Also write what is found as pictures, into this HTML file.")] = None,
     threads: Threads = 1,
     ffmpeg: Ffmpeg = "bundled",
     as_json: AsJson = False,
@@ -76,6 +80,8 @@ def search(
     else:
         assert video is not None
         found = _like(opened, video, n, level, threads, ffmpeg)
+    if page is not None:
+        _write_page(page, str(text or video), found, ffmpeg)
     _show(found, index_dir, as_json)
 
 
@@ -88,6 +94,20 @@ def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: in
     with tempfile.TemporaryDirectory() as place, run_options("search", ExecutorName.serial, 1, False, ffmpeg) as options:
         index_videos(video, Path(place) / "query", opened.checkpoint_dir, threads=threads, options=options)
         return search_vector(opened, VideoIndex(Path(place) / "query").vectors("video")[0], n, level=level.value)
+
+
+def _write_page(page: Path, asked: str, found: list[Match], ffmpeg: str) -> None:
+    from vbcli.files import write_atomic
+    from vbcli.media import find_ffmpeg
+    from vbcli.storyboards import Picture, picture_page, thumbnail
+
+    executable, pictures = find_ffmpeg(ffmpeg), []
+    for match in found:
+        item = match.item
+        picture = thumbnail(item.path, (item.start_s + item.end_s) / 2, executable, width_px=THUMBNAIL_PX)
+        pictures.append(Picture(picture, item.video_id, f"{item.start_s:.1f} to {item.end_s:.1f} s, score {match.score:.2f}"))
+    write_atomic(page, picture_page(asked, [("", pictures)]).encode())
+    console.note(f"search: wrote {page}")
 
 
 def _show(found: list[Match], index_dir: Path, as_json: bool) -> None:
