@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from vbcli.config import VideoBertConfig
@@ -16,8 +19,9 @@ from vbcli.models.classifier import VideoClassifier
 from vbcli.models.heads import balanced_class_weights
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import train_text_vocabulary
+from vbcli.tokens import pack
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
-from vbcli.training.classifying import ClassifyTask, ClassSet
+from vbcli.training.classifying import ClassifyTask, ClassSet, fit_probe
 from vbcli.training.showing import Showing
 from vbcli.training.tasks import VALIDATION
 from vbcli.training.trainer import TrainConfig, Trainer
@@ -111,6 +115,37 @@ def test_several_labels_are_asked_for_one_by_one(losses_of):
         logits = made.model(**collate(packed, N_DIMS, TEXT.pad_id).arguments())
     wanted = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
     assert total == pytest.approx(float(F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[COLOURS[i % 4]] for i in range(24)],
+        [["warm" if i % 4 in (0, 3) else "cold"] for i in range(24)],
+        [["thing", COLOURS[i % 4], *(["warm"] if i % 3 else [])] for i in range(24)],
+    ],
+    ids=["several classes", "two classes", "any number of classes"],
+)
+def test_training_starts_from_what_a_logistic_regression_of_mean_features_says(labels: list[list[str]]):
+    train = [video(i, *of_video) for i, of_video in enumerate(labels)]
+    asked = [video(i) for i in range(30, 38)]
+    model = task(train, []).model
+    fit_probe(model, train)
+    # What the encoder adds at first is small and random.
+    torch.nn.init.zeros_(model.head.output.weight)
+    batch = collate([pack([], v.visual_tokens, v.features, TEXT, model.encoder.config) for v in asked], N_DIMS, TEXT.pad_id)
+    with torch.no_grad():
+        found = model.head.probabilities(model.eval()(**batch.arguments())).numpy()
+    means, others = (np.stack([v.features.mean(0) for v in part]) for part in (train, asked))
+    columns = []
+    for name in model.classes if model.head.is_multi_label else [None]:
+        answers = [name in of_video if name else of_video[0] for of_video in labels]
+        if len(set(answers)) == 1:
+            columns.append(np.full((len(asked), 1), 1 / (1 + np.exp(-4))))
+            continue
+        regression = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(means, answers)
+        columns.append(regression.predict_proba(others)[:, -1:] if name else regression.predict_proba(others))
+    np.testing.assert_allclose(found, np.concatenate(columns, 1), atol=1e-4)
 
 
 def test_what_can_be_seen_is_learned(tmp_path: Path):

@@ -1,9 +1,12 @@
-"""A VideoBERT whose [CLS] position is read by a classification head.
+"""A VideoBERT whose [CLS] position is read by a classification head, on top of a linear map of the mean feature.
+
+The map is what a linear probe learns, and training starts from it: of a few videos the encoder learns little beside it, of many much.
 
 Notation, with shapes at line ends:
 
     B  batch        S  sequence length
     C  classes      D  width
+    P  dimensions of a feature
 
 Source: Devlin et al. 2019 (BERT), section 4.1; Sun et al. 2019 (VideoBERT), section 3.2, for the joint sequence.
 """
@@ -52,6 +55,10 @@ class VideoClassifier(nn.Module):
             dropout=config.dropout,
             initializer_range=config.initializer_range,
         )
+        self.probe = nn.Linear(config.feature_dim, len(classes)) if encoder.feature_projection is not None else None
+        if self.probe is not None:
+            nn.init.zeros_(self.probe.weight)
+            nn.init.zeros_(self.probe.bias)
 
     def targets(self, labels: Sequence[str]) -> list[int]:
         """Of the labels of a sequence: 0 or 1 for each class, or the number of the one; labels that are no class are left out."""
@@ -73,4 +80,9 @@ class VideoClassifier(nn.Module):
             float (B, C) logits.
         """
         hidden = self.encoder(input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids)  # (B, S, D)
-        return self.head(self.encoder.pool(hidden))  # (B, C)
+        logits = self.head(self.encoder.pool(hidden))  # (B, C)
+        if self.probe is None or features is None or feature_mask is None:
+            return logits
+        is_clip = feature_mask[..., None].to(features.dtype)  # (B, S, 1)
+        mean = (features * is_clip).sum(1) / is_clip.sum(1).clamp_min(1)  # (B, P)
+        return logits + self.probe(mean)  # (B, C)

@@ -35,7 +35,7 @@ from vbcli.models.videobert import VideoBert
 from vbcli.models.weights import weight_files
 from vbcli.textvocab import TextVocabulary, train_text_vocabulary
 from vbcli.training.batches import VideoTokens
-from vbcli.training.classifying import ClassSet
+from vbcli.training.classifying import ClassSet, fit_probe
 from vbcli.training.options import FitOptions
 from vbcli.vocab.artifact import Vocabulary
 
@@ -108,9 +108,10 @@ def build_checkpoint(
     """
 
     def finish(encoder: VideoBert, text: TextVocabulary) -> Checkpoint:
-        return Checkpoint(
-            options.task, _with_head(encoder, text, visual, classes, options), text, visual, vocab_dir, n_clips=options.n_clips
-        )
+        model = _with_head(encoder, text, visual, classes, options)
+        if isinstance(model, VideoClassifier):
+            fit_probe(model, train)
+        return Checkpoint(options.task, model, text, visual, vocab_dir, n_clips=options.n_clips)
 
     classes = ClassSet.of(train) if options.task == "classify" else None
     if init is None:

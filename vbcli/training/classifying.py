@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from vbcli.errors import VbcliError
@@ -15,6 +20,13 @@ from vbcli.textvocab import TextVocabulary
 from vbcli.training.batches import Batch, VideoTokens, collate
 from vbcli.training.showing import Showing, ShownVideos
 from vbcli.training.tasks import DrawnRows, TokensTask, row_rng
+
+MAX_PROBED = 5000
+"""Videos that the linear probe learns from, evenly spaced, where there are more."""
+PROBE_FIT, MAX_ITERATIONS = 0.1, 500
+"""Inverse of the penalty of squared weights, of standardised features; and steps of the solver."""
+CERTAIN = 4.0
+"""Log-odds of a class that all videos have, or none."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,44 @@ class ClassSet:
             )
         names = tuple(sorted(counts))
         return cls(names, tuple(counts[name] for name in names), any(len(set(v.labels)) > 1 for v in train))
+
+
+def fit_probe(model: VideoClassifier, train: Sequence[VideoTokens]) -> None:
+    """Gives a classifier the weights that a logistic regression of mean features learns from the videos with a label."""
+    if model.probe is None:
+        return
+    rows = [(v, model.targets(v.labels)) for v in train]
+    labelled = [(v, targets) for v, targets in rows if targets]
+    chosen = [labelled[i] for i in np.linspace(0, len(labelled) - 1, min(len(labelled), MAX_PROBED)).astype(int)]
+    means = np.stack([v.features[:, : model.probe.in_features].mean(0, dtype=np.float64) for v, _ in chosen])  # (V, P)
+    scaler = StandardScaler().fit(means)
+    found = [_logistic(scaler.transform(means), answers) for answers in _answers(model, [targets for _, targets in chosen])]
+    weights, bias = np.concatenate([w for w, _ in found]), np.concatenate([b for _, b in found])  # (C, P), (C,)
+    if not model.head.is_multi_label and len(weights) == 1:
+        # Of two classes the log-odds of the second are told: half of them for it, half against the first.
+        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    weights = weights / scaler.scale_
+    with torch.no_grad():
+        model.probe.weight.copy_(torch.from_numpy(weights))
+        model.probe.bias.copy_(torch.from_numpy(bias - weights @ scaler.mean_))
+
+
+def _answers(model: VideoClassifier, targets: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """What each regression learns: of several classes a video whether it has each, else which it has."""
+    if model.head.is_multi_label:
+        return list(np.array(targets).T)
+    return [np.array([of_video[0] for of_video in targets])]
+
+
+def _logistic(rows: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights float (C, P) and bias float (C,): of one class where answers are 0 or 1 of it, else of each."""
+    if len(set(answers.tolist())) < 2:
+        # All have it, or none has.
+        return np.zeros((1, rows.shape[1])), np.array([CERTAIN if answers[0] else -CERTAIN])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = LogisticRegression(C=PROBE_FIT, max_iter=MAX_ITERATIONS).fit(rows, answers)
+    return found.coef_, found.intercept_
 
 
 class ClassifyTask(TokensTask[VideoClassifier, list[int]]):
