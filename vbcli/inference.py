@@ -28,6 +28,7 @@ from vbcli.stages.model import ModelStage
 from vbcli.stages.scan import scan_folder as list_videos
 from vbcli.stages.teach import TeacherCaption
 from vbcli.stages.tokenize import Tokenize, tokenize_inputs
+from vbcli.vocab.artifact import load_vocabulary
 
 
 def fuse_dataset(
@@ -148,7 +149,7 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
         checkpoint_dir=str(checkpoint_dir),
         threads=threads,
         width=values["space"],
-        feature_dim=load_checkpoint(checkpoint_dir, "retrieve").visual.feature_dim,
+        feature_dim=load_vocabulary(checkpoint_dir / "vocab").feature_dim,
         n_codebooks=1 + len(encoder["n_residual_tokens"]),
     )
     report = ask_model(source, index_dir / "vectors", stage, options)

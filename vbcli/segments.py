@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from vbcli.errors import UsageError
 from vbcli.training.batches import VideoTokens, cut_video
 
 SegmentKind = Literal["fixed", "shots", "transcript"]
@@ -27,10 +29,17 @@ class Segmentation:
         kind: `fixed` (parts of equal length), `shots` (where the picture changes at once) or `transcript` (as `tokenize` cut it: what is
             said together, and at most 16 clips where nobody speaks).
         length_s: about how long the parts of `fixed` are; what is left over is shared out among them.
+
+    Raises:
+        UsageError: parts of no length.
     """
 
     kind: SegmentKind
     length_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length_s < math.inf:
+            raise UsageError(f"--segment-seconds is {self.length_s:g}", hint="give how long a part is, above 0")
 
 
 def cut_segments(video: VideoTokens, how: Segmentation) -> list[VideoTokens]:

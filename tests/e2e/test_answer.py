@@ -70,6 +70,17 @@ def test_answers_are_scored_beside_what_the_question_suggests(place: Path):
     assert sum(kind["questions"] for kind in found["kinds"].values()) == len(answers)
 
 
+def test_a_video_that_cannot_be_read_is_told_in_json_too(place: Path, tmp_path: Path):
+    video = sorted((place / "world" / "videos").glob("*.mp4"))[0]
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / video.name).symlink_to(video)
+    (tmp_path / "videos" / "broken.mp4").write_text("no video")
+    command = ("answer", "videos", "what color?", "--checkpoint", place / "model", *SERIAL, "--json")
+    found = json.loads(vbcli(*command, cwd=tmp_path, status=3).stdout)
+    assert [row["video_id"] for row in found["rows"]] == [video.name]
+    assert [failure["video_id"] for failure in found["failures"]] == ["broken.mp4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

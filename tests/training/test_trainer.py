@@ -132,6 +132,17 @@ def test_weights_with_the_best_validation_loss_are_kept(tmp_path, losses_of):
     assert result.best_loss == min(row["validation"]["loss"] for row in trainer.history if "validation" in row)
 
 
+def test_a_start_that_training_makes_worse_is_kept(tmp_path):
+    task = caption_task()
+    Trainer(task, replace(SETTINGS, max_steps=100, learning_rate=1e-2), tmp_path / "first", {}, lambda now: None).run()
+    start = {name: value.clone() for name, value in task.model.state_dict().items()}
+    result = Trainer(
+        task, replace(SETTINGS, learning_rate=1.0, warmup_steps=0, max_steps=4), tmp_path / "second", {}, lambda now: None
+    ).run()
+    assert (result.n_steps, result.best_step) == (4, 0)
+    assert all(torch.equal(value, start[name]) for name, value in task.model.state_dict().items())
+
+
 def test_the_running_mean_is_what_is_kept(tmp_path):
     """Against the mean written out: m <- d m + (1 - d) w, with d = min(0.5, (1 + t) / (10 + t))."""
     settings = replace(SETTINGS, max_steps=5, eval_every=5, ema_decay=0.5)
@@ -164,7 +175,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path):
     task = caption_task()
     with torch.no_grad():
         task.model.decoder.token_embedding.weight[:] = torch.nan
-    with pytest.raises(VbcliError, match="the loss became nan at step 1"):
+    with pytest.raises(VbcliError, match="the validation loss is nan at step 0"):
         Trainer(task, SETTINGS, tmp_path, {}, lambda now: None).run()
 
 
@@ -196,7 +207,7 @@ def test_what_tensorboard_shows_is_the_curve(tmp_path):
 
 
 def test_weights_that_diverge_at_the_last_step_stop_too(tmp_path):
-    with pytest.raises(VbcliError, match="the validation loss became nan at step 1"):
+    with pytest.raises(VbcliError, match="the validation loss is nan at step 1"):
         Trainer(caption_task(), replace(SETTINGS, max_steps=1, eval_every=1, learning_rate=1e30), tmp_path, {}, lambda now: None).run()
     assert not (tmp_path / "_training").exists()
 

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Threads, Workers, Workspace
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    AsJson,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    RetryFailed,
+    Source,
+    Split,
+    Threads,
+    Workers,
+    Workspace,
+)
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
@@ -20,7 +32,7 @@ N_SHOWN = 20
 
 
 def answer(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    source: Source,
     question: Annotated[str | None, typer.Argument(help="Asked of every video.")] = None,
     questions: Annotated[
         Path | None, typer.Option(help="Table with the columns video and question, and candidates where an answer is chosen from some.")
@@ -28,7 +40,7 @@ def answer(
     choose: Annotated[list[str] | None, typer.Option(help="An answer that may be chosen; give two or more.")] = None,
     answers_dir: Annotated[Path | None, typer.Option("--out", help="Output; the workspace's answers/<folder>-<key> if left out.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Of train --task answer; the workspace's checkpoints/answer if left out.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    split: Split = None,
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
     max_length: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
     executor: Executor = ExecutorName.processes,
@@ -56,11 +68,9 @@ def answer(
     unknown = sorted({q.video_id for q in asked if q.video_id and not any(stage.is_of(q.video_id, r["video_id"]) for r in rows)})
     if unknown:
         console.warn(f"{len(unknown)} videos of {questions} are not there, first {unknown[0]}")
-    if as_json:
-        console.print_json({"answers": str(target), "rows": rows})
-        return
-    _show(rows, target)
-    finish_run(report, "answers", as_json)
+    if not as_json:
+        _show(rows, target)
+    finish_run(report, "answers", as_json, rows=rows)
 
 
 def _asked(source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...]) -> tuple[AskedQuestion, ...]:

@@ -17,6 +17,8 @@ from vbcli.cli.options import (
     Ffmpeg,
     RetryFailed,
     Seed,
+    Source,
+    Split,
     Threads,
     Workers,
     Workspace,
@@ -58,7 +60,7 @@ class SegmentName(StrEnum):
 
 
 def caption(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    source: Source,
     captions_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's captions/<folder>-<key> if left out.")] = None,
     checkpoint: Annotated[
         Path | None,
@@ -67,7 +69,7 @@ def caption(
         ),
     ] = None,
     file_format: Annotated[CaptionFormat, typer.Option("--format", help="Also write the captions in this format.")] = CaptionFormat.parquet,
-    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    split: Split = None,
     segments: Annotated[
         SegmentName | None,
         typer.Option(help="A caption for each part of a video: of equal length, from shot to shot, or as people speak (subtitles)."),
@@ -99,8 +101,6 @@ def caption(
     from vbcli.segments import Segmentation
     from vbcli.stages.caption import Caption
 
-    if segment_seconds <= 0:
-        raise UsageError("--segment-seconds must be above 0")
     places = Places(workspace)
     cut = None if segments is None else Segmentation(segments.value, segment_seconds)
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
@@ -167,7 +167,7 @@ def _burn_in(target: Path, folder: Path, ffmpeg: str) -> None:
 
 
 def classify(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    source: Source,
     classes_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's classes/<folder>-<key> if left out.")] = None,
     checkpoint: Annotated[
         Path | None,
@@ -178,7 +178,7 @@ def classify(
         typer.Option(help="Classes that nothing was trained for, one a line; the words to look for after a tab, if they are not the name."),
     ] = None,
     template: Annotated[str, typer.Option(help="With --classes, the sentence that the words belong in, at [MASK].")] = "[MASK]",
-    split: Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")] = None,
+    split: Split = None,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,

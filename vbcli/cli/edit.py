@@ -42,8 +42,6 @@ def edit(
     from vbcli.editing.grammar import parse_instruction
 
     parsed = parse_instruction(instruction)
-    if segment_seconds <= 0:
-        raise UsageError("--segment-seconds must be above 0")
     if out.suffix.lower() != ".mp4":
         raise UsageError(f"--out is {out}", hint="the video is written as .mp4")
     missing = next((video for video in videos if not video.is_file()), None)

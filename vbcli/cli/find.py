@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Threads, Workers, Workspace
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Source, Threads, Workers, Workspace
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError
 from vbcli.workspace import Workspace as Places
@@ -18,7 +18,6 @@ from vbcli.workspace import Workspace as Places
 if TYPE_CHECKING:
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import Match
-
 
 THUMBNAIL_PX = 320
 
@@ -31,7 +30,7 @@ class LevelName(StrEnum):
 
 
 def index(
-    source: Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")],
+    source: Source,
     index_dir: Annotated[Path, typer.Argument(help="Output; an index that is there is brought up to date.")],
     checkpoint: Annotated[Path | None, typer.Option(help="A retriever; the workspace's checkpoints/retrieve if left out.")] = None,
     executor: Executor = ExecutorName.processes,

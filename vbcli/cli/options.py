@@ -40,6 +40,8 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
+Source = Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")]
+Split = Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")]
 Workspace = Annotated[Path, typer.Option("--workspace", envvar="VBCLI_WORKSPACE", help="Folder for everything that is not named.")]
 DEFAULT_WORKSPACE = Path("vbcli-work")
 Executor = Annotated[ExecutorName, typer.Option(help="Run in this process or in worker processes.")]

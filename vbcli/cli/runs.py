@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -32,14 +32,18 @@ def run_options(command: str, executor: ExecutorName, workers: int, is_retry: bo
         yield RunOptions(executor.value, workers, is_retry, ffmpeg, lambda text: console.note(f"{command}: {text}"), on_progress)
 
 
-def finish_run(report: RunReport, unit: str, as_json: bool) -> None:
-    """Prints the counts of a run and leaves with its exit status."""
+def finish_run(report: RunReport, unit: str, as_json: bool, **more: Any) -> None:
+    """Prints the counts of a run and leaves with its exit status.
+
+    Args:
+        more: printed in JSON, too.
+    """
     from vbcli.shards import read_failures
 
     if as_json:
         failures = read_failures(report.output_dir)
         counts = {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")}
-        console.print_json({"output_dir": str(report.output_dir), **counts, "failures": [f.as_row() for f in failures]})
+        console.print_json({"output_dir": str(report.output_dir), **counts, "failures": [f.as_row() for f in failures], **more})
     else:
         show_run(report, unit)
     if report.exit_status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,9 +157,8 @@ def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir:
     if as_json:
         console.print_json({"answers": str(given), "references": str(against), **vars(evaluation)})
         return
+    _print_scores(f"{given} against {against}", evaluation.scores, [])
     names = list(next(iter(evaluation.scores.values())))
-    table = [(name, *(f"{scores[name]:.3f}" for scores in evaluation.scores.values())) for name in names]
-    console.print_table(f"{given} against {against}", ("", *evaluation.scores), table)
     kinds = [(kind, str(int(s["questions"])), *(f"{s[name]:.3f}" for name in names)) for kind, s in evaluation.kinds.items()]
     console.print_table("By the first words of the question", ("", "questions", *names), kinds)
     for sentence in evaluation.notes:
@@ -175,11 +175,7 @@ def _evaluate_summaries(given: Path, against: Path, split: str | None, as_json: 
     if as_json:
         console.print_json({"summaries": str(given), "references": str(against), **vars(evaluation)})
         return
-    names = list(next(iter(evaluation.scores.values())))
-    rows = [(system, *(f"{scores[name]:.3f}" for name in names)) for system, scores in evaluation.scores.items()]
-    console.print_table(f"{given} against {against}", ("", *names), rows)
-    for sentence in evaluation.notes:
-        console.note(sentence)
+    _print_scores(f"{given} against {against}", evaluation.scores, evaluation.notes)
 
 
 def _evaluate_index(given: Path, against: Path, split: str | None, candidates: int | None, lexicon: Path | None, as_json: bool) -> None:
@@ -200,10 +196,14 @@ def _evaluate_index(given: Path, against: Path, split: str | None, candidates: i
     if as_json:
         console.print_json({"index": str(given), "references": str(against), **vars(evaluation)})
         return
-    names = list(next(iter(evaluation.scores.values())))
-    rows = [(system, *(f"{scores[name]:.3f}" for name in names)) for system, scores in evaluation.scores.items()]
-    console.print_table(f"{given} against {against}", ("", *names), rows)
-    for sentence in evaluation.notes:
+    _print_scores(f"{given} against {against}", evaluation.scores, evaluation.notes)
+
+
+def _print_scores(title: str, scores: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
+    """A row a system, a column a score."""
+    names = list(next(iter(scores.values())))
+    console.print_table(title, ("", *names), [(system, *(f"{of[name]:.3f}" for name in names)) for system, of in scores.items()])
+    for sentence in notes:
         console.note(sentence)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from vbcli.errors import VbcliError
@@ -24,7 +23,7 @@ from vbcli.training.tasks import DrawnRows, TokensTask, row_rng
 MAX_PROBED = 5000
 """Videos that the linear probe learns from, evenly spaced, where there are more."""
 PROBE_FIT, MAX_ITERATIONS = 0.1, 500
-"""Inverse of the penalty of squared weights, of standardised features; and steps of the solver."""
+"""Inverse of the penalty of squared weights, where the mean square of a feature is 1; and steps of the solver."""
 CERTAIN = 4.0
 """Log-odds of a class that all videos have, or none."""
 
@@ -69,16 +68,16 @@ def fit_probe(model: VideoClassifier, train: Sequence[VideoTokens]) -> None:
     labelled = [(v, targets) for v, targets in rows if targets]
     chosen = [labelled[i] for i in np.linspace(0, len(labelled) - 1, min(len(labelled), MAX_PROBED)).astype(int)]
     means = np.stack([v.features[:, : model.probe.in_features].mean(0, dtype=np.float64) for v, _ in chosen])  # (V, P)
-    scaler = StandardScaler().fit(means)
-    found = [_logistic(scaler.transform(means), answers) for answers in _answers(model, [targets for _, targets in chosen])]
+    middle, spread = means.mean(0), max(float(means.std()), 1e-9)
+    found = [_logistic((means - middle) / spread, answers) for answers in _answers(model, [targets for _, targets in chosen])]
     weights, bias = np.concatenate([w for w, _ in found]), np.concatenate([b for _, b in found])  # (C, P), (C,)
     if not model.head.is_multi_label and len(weights) == 1:
         # Of two classes the log-odds of the second are told: half of them for it, half against the first.
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    weights = weights / scaler.scale_
+    weights = weights / spread
     with torch.no_grad():
         model.probe.weight.copy_(torch.from_numpy(weights))
-        model.probe.bias.copy_(torch.from_numpy(bias - weights @ scaler.mean_))
+        model.probe.bias.copy_(torch.from_numpy(bias - weights @ middle))
 
 
 def _answers(model: VideoClassifier, targets: Sequence[Sequence[int]]) -> list[np.ndarray]:

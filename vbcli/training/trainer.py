@@ -106,7 +106,7 @@ class _Losses(nn.Module):
 
 
 class Trainer:
-    """Trains a task's model in place; at the end the weights with the best validation loss are in it.
+    """Trains a task's model in place; at the end the weights with the best validation loss are in it, be it those of the start.
 
     Args:
         checkpoint_dir: where `metrics.jsonl`, `tensorboard/` and, while it runs, `_training/state.pt` are.
@@ -154,6 +154,8 @@ class Trainer:
         """
         self._load_state()
         model, config = self.task.model, self.config
+        if self.step == 0:
+            self._keep_start()
         with self._open_board() as write_board:
             while self.step < config.max_steps and self.n_without_gain < config.patience:
                 started = time.perf_counter()
@@ -277,6 +279,11 @@ class Trainer:
 
     # ---------------------------------------------------------------- validation
 
+    def _keep_start(self) -> None:
+        """What training starts from is kept until something is better; patience is not measured by it, as a warm-up may cost at first."""
+        self._validate()
+        self.n_without_gain, self.last_gain = 0, math.inf
+
     def _validate(self) -> tuple[dict[str, float], dict[str, float]]:
         """Losses of the validation rows, and of as many training rows drawn in the same way."""
         model, own_state = self.task.model.eval(), {}
@@ -285,7 +292,8 @@ class Trainer:
             _load_state(model, self.mean_state)
         losses, train = self._evaluate(VALIDATION), self._evaluate(TRAINING)
         if not math.isfinite(losses["loss"]):
-            raise VbcliError(f"the validation loss became {losses['loss']} at step {self.step}", hint="give a lower --learning-rate")
+            hint = "give a lower --learning-rate" if self.step else "look at the validation videos' features, and at what --init names"
+            raise VbcliError(f"the validation loss is {losses['loss']} at step {self.step}", hint=hint)
         if losses["loss"] < self.best_loss:
             self.best_loss, self.best_step, self.best_train_loss = losses["loss"], self.step, train["loss"]
             self.best_state = _copy_state(model)
