@@ -55,7 +55,7 @@ def test_perfect_captions_and_baselines_by_hand(tokens_dir):
         assert gain.mean == pytest.approx(found.scores["captions"]["CIDEr"] - found.scores[name]["CIDEr"])
         assert gain.low <= gain.mean <= gain.high
     assert set(found.gains) == {"nearest training video", "best constant"}
-    assert found.spread["action"] == 0
+    assert found.spread["shuffled videos"]["action"] == 0
     assert 0 < found.scores["shuffled videos"]["object"] < 1
 
 
@@ -68,22 +68,40 @@ def test_captions_without_reference_are_said():
 
 def test_other_systems_need_the_same_videos():
     captions = {v: t[0] for v, t in TRUTHS.items()}
-    found = evaluate_captions(captions, TRUTHS, others={"worse": dict.fromkeys(TRUTHS, "a cat")}, with_meteor=False)
+    found = evaluate_captions(captions, TRUTHS, others={"worse": [dict.fromkeys(TRUTHS, "a cat")]}, with_meteor=False)
     assert found.scores["worse"]["CIDEr"] < found.scores["captions"]["CIDEr"]
     with pytest.raises(VbcliError, match="worse has no caption for 3 of the 4 videos"):
-        evaluate_captions(captions, TRUTHS, others={"worse": {"v0.mp4": "a cat"}}, with_meteor=False)
+        evaluate_captions(captions, TRUTHS, others={"worse": [{"v0.mp4": "a cat"}]}, with_meteor=False)
 
 
-def test_systems_have_rows_of_their_own_whatever_their_folders_are_called():
-    assert name_systems([Path("a/one"), Path("b/two")]) == {"one": Path("a/one"), "two": Path("b/two")}
-    assert list(name_systems([Path("a/captions"), Path("b/same"), Path("c/same"), Path("x/best constant")])) == [
+def test_runs_of_a_system_have_a_mean_and_a_spread():
+    right = {v: t[0] for v, t in TRUTHS.items()}
+    wrong = dict.fromkeys(TRUTHS, "a cat")
+    found = evaluate_captions(right, TRUTHS, reruns=[wrong], others={"mixed": [wrong, right, right]}, lexicon=LEXICON, with_meteor=False)
+    alone = [score_captions(run, TRUTHS, with_meteor=False).cider for run in (right, wrong)]
+    assert found.scores["captions"]["CIDEr"] == pytest.approx(sum(alone) / 2)
+    assert found.spread["captions"]["CIDEr"] == pytest.approx(abs(alone[0] - alone[1]) / 2**0.5)
+    assert found.scores["mixed"]["CIDEr"] == pytest.approx((2 * alone[0] + alone[1]) / 3)
+    assert found.spread["mixed"]["CIDEr"] == pytest.approx(abs(alone[0] - alone[1]) / 3**0.5)
+    assert found.gains["mixed"].mean == pytest.approx(found.scores["captions"]["CIDEr"] - found.scores["mixed"]["CIDEr"])
+    assert "mixed: mean and standard deviation of 3 runs" in found.notes
+
+
+def test_systems_have_rows_of_their_own_whatever_their_folders_are_called(tmp_path: Path):
+    assert name_systems(["a/one", "b/two"]) == {"one": [Path("a/one")], "two": [Path("b/two")]}
+    assert name_systems(["x=a/0", "captions=b", "x=a/1"]) == {"x": [Path("a/0"), Path("a/1")], "captions": [Path("b")]}
+    (tmp_path / "rate=2").mkdir()
+    assert name_systems([f"{tmp_path}/rate=2"]) == {"rate=2": [tmp_path / "rate=2"]}
+    with pytest.raises(VbcliError, match="'best constant', as a baseline is called"):
+        name_systems(["best constant=a"])
+    assert list(name_systems(["a/captions", "b/same", "c/same", "x/best constant"])) == [
         "a/captions",
         "b/same",
         "c/same",
         "x/best constant",
     ]
     with pytest.raises(VbcliError, match="the same captions twice"):
-        name_systems([Path("captions"), Path("captions")])
+        name_systems(["captions", "captions"])
 
 
 def test_both_sides_are_read_from_files_and_datasets(tmp_path):

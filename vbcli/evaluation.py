@@ -29,14 +29,15 @@ class Evaluation:
     """Scores by row of the table.
 
     Args:
-        scores: row name to score name to value; the first row is the captions that were given.
-        spread: standard deviation over the permutations, of the row `shuffled videos`.
+        scores: row name to score name to value; the first row is the captions that were given. Of a system with several runs, the mean.
+        spread: row name to score name to standard deviation: over the permutations of the row `shuffled videos`, and over the runs of
+            a system that has several.
         notes: sentences on what was scored, and what was left out.
         gains: row name to what the given captions have in CIDEr above it, with the interval of a paired bootstrap over the videos.
     """
 
     scores: dict[str, dict[str, float]]
-    spread: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     gains: dict[str, Gain] = field(default_factory=dict)
 
@@ -45,7 +46,8 @@ def evaluate_captions(
     captions: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     *,
-    others: Mapping[str, Mapping[str, str]] | None = None,
+    reruns: Sequence[Mapping[str, str]] = (),
+    others: Mapping[str, Sequence[Mapping[str, str]]] | None = None,
     tokens_dir: Path | None = None,
     lexicon: Lexicon | None = None,
     with_meteor: bool = True,
@@ -56,7 +58,8 @@ def evaluate_captions(
     Args:
         captions: video to caption.
         references: video to captions of people; only videos on both sides are scored.
-        others: captions of other systems by name, for rows of their own; they must have the same videos.
+        reruns: captions by the same system, trained with other seeds.
+        others: captions of other systems by name, of each run of one, for rows of their own. All runs must have the same videos.
         tokens_dir: tokens dataset with the training videos, for the baselines that need them.
         lexicon: what captions should name, for the share of videos that do.
         with_meteor: also compute METEOR of the captions, where Java is installed.
@@ -82,21 +85,29 @@ def evaluate_captions(
 
     per_video: dict[str, np.ndarray] = {}
 
-    def score(name: str, rows: Mapping[str, str], has_meteor: bool = False) -> dict[str, float]:
-        found = score_captions(rows, truths, with_meteor=has_meteor)
-        per_video[name] = np.array(found.cider_per_video)
-        if has_meteor and found.meteor_reason:
-            evaluation.notes.append(f"no METEOR: {found.meteor_reason}")
-        return {**found.as_row(), **_mention_row(rows, truths, lexicon)}
+    def score(name: str, runs: Sequence[Mapping[str, str]], has_meteor: bool = False) -> None:
+        rows = []
+        for run in runs:
+            missing = [v for v in shared if v not in run]
+            if missing:
+                raise VbcliError(f"{name} has no caption for {len(missing)} of the {len(shared)} videos, first {missing[0]}")
+            said = {v: run[v] for v in shared}
+            found = score_captions(said, truths, with_meteor=has_meteor)
+            if has_meteor and found.meteor_reason and not rows:
+                evaluation.notes.append(f"no METEOR: {found.meteor_reason}")
+            rows.append((found, {**found.as_row(), **_mention_row(said, truths, lexicon)}))
+        per_video[name] = np.mean([found.cider_per_video for found, _ in rows], axis=0)
+        columns = {key: np.array([row[key] for _, row in rows]) for key in rows[0][1]}
+        evaluation.scores[name] = {key: float(column.mean()) for key, column in columns.items()}
+        if len(rows) > 1:
+            evaluation.spread[name] = {key: float(column.std(ddof=1)) for key, column in columns.items()}
+            evaluation.notes.append(f"{name}: mean and standard deviation of {len(rows)} runs")
 
     # METEOR's Java takes many seconds to start: it is asked for the captions in question alone.
-    evaluation.scores[GIVEN] = score(GIVEN, hypotheses, with_meteor)
+    score(GIVEN, [captions, *reruns], with_meteor)
     baselines = {} if tokens_dir is None else _training_baselines(shared, tokens_dir, evaluation)
-    for name, rows in {**(others or {}), **baselines}.items():
-        missing = [v for v in shared if v not in rows]
-        if missing:
-            raise VbcliError(f"{name} has no caption for {len(missing)} of the {len(shared)} videos, first {missing[0]}")
-        evaluation.scores[name] = score(name, {v: rows[v] for v in shared})
+    for name, runs in {**(others or {}), **{name: [rows] for name, rows in baselines.items()}}.items():
+        score(name, runs)
         evaluation.gains[name] = paired_gain(per_video[GIVEN], per_video[name])
     if len(shared) > 1:
         shuffled = permutation_scores(
@@ -107,7 +118,7 @@ def evaluate_captions(
             seed,
         )
         evaluation.scores[SHUFFLED] = shuffled.mean
-        evaluation.spread = shuffled.std
+        evaluation.spread[SHUFFLED] = shuffled.std
     return evaluation
 
 
@@ -149,17 +160,33 @@ def _mean_feature(video: VideoTokens) -> np.ndarray:
 # ---------------------------------------------------------------- reading both sides
 
 
-def name_systems(paths: Sequence[Path]) -> dict[str, Path]:
-    """A name for each path, for its row of the table: the last part of it where that tells it from the others, else all of it.
+def name_systems(given: Sequence[str]) -> dict[str, list[Path]]:
+    """The runs of each system, for its row of the table.
+
+    Args:
+        given: `NAME=PATH`, or just a path, whose name is the last part of it where that tells it from the others, else all of it. Paths
+            of one name are runs of one system; `captions` is that of the captions that were given.
 
     Raises:
-        VbcliError: a path is given twice.
+        VbcliError: a path is given twice, or a name is that of a baseline.
     """
-    counts = Counter([GIVEN, NEAREST, CONSTANT, SHUFFLED, *(path.name for path in paths)])
-    named = {path.name if counts[path.name] == 1 else str(path): path for path in paths}
-    if len(named) < len(paths):
-        raise VbcliError("--also names the same captions twice", hint="name each system once")
+    pairs = [_name_and_path(text) for text in given]
+    if len({path for _, path in pairs}) < len(pairs):
+        raise VbcliError("--also names the same captions twice", hint="name each once")
+    taken = next((name for name, _ in pairs if name in (NEAREST, CONSTANT, SHUFFLED)), None)
+    if taken:
+        raise VbcliError(f"--also calls a system '{taken}', as a baseline is called", hint="give it another name")
+    counts = Counter([GIVEN, NEAREST, CONSTANT, SHUFFLED, *(name or path.name for name, path in pairs)])
+    named: dict[str, list[Path]] = {}
+    for name, path in pairs:
+        named.setdefault(name or (path.name if counts[path.name] == 1 else str(path)), []).append(path)
     return named
+
+
+def _name_and_path(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    # A path may hold an equals sign, too.
+    return (name, Path(path)) if separator and not Path(text).exists() else ("", Path(text))
 
 
 def read_captions(path: Path, references: Path) -> dict[str, str]:

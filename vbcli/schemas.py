@@ -71,6 +71,8 @@ CAPTIONS = pa.schema(
         pa.field("end_s", pa.float64()),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("score", pa.float32()),
+        pa.field("evidence_start_s", pa.float64()),
+        pa.field("evidence_end_s", pa.float64()),
         pa.field("checkpoint", pa.string()),
         pa.field("decoding", pa.string()),
     ]
@@ -100,6 +102,8 @@ ANSWERS = pa.schema(
         pa.field("probability", pa.float64()),
         pa.field("is_sure", pa.bool_()),
         pa.field("candidates", pa.list_(pa.struct([("answer", pa.string()), ("probability", pa.float64())])), nullable=False),
+        pa.field("evidence_start_s", pa.float64()),
+        pa.field("evidence_end_s", pa.float64()),
         pa.field("checkpoint", pa.string()),
     ]
 )

@@ -58,6 +58,18 @@ def test_questions_of_a_dataset_and_of_a_table_get_the_same_answers(place: Path)
     assert len(of_tokens) == len({(r["video"], r["question"]) for r in table if r["video"] in names})
 
 
+def test_answers_tell_the_part_that_they_rest_on(place: Path):
+    found = asked(place, "tokens", "--split", "test", "--out", "rests", "--evidence")
+    spans = {v: (a, b) for v, a, b in rows(f"select video_id, min(start_s), max(end_s) from '{place}/tokens/shard-*.parquet' group by 1")}
+    for row in found:
+        start_s, end_s = spans[row["video_id"]]
+        assert start_s <= row["evidence_start_s"] < row["evidence_end_s"] <= end_s
+    assert [row["answer"] for row in found] == [row["answer"] for row in asked(place, "tokens", "--split", "test", "--out", "of-tokens")]
+    table = vbcli("answer", "tokens", "--split", "test", "--out", "rests", "--evidence", "--checkpoint", "model", *SERIAL, cwd=place).stdout
+    assert "rests on" in table
+    assert f"{found[0]['evidence_start_s']:.1f} to {found[0]['evidence_end_s']:.1f} s" in table
+
+
 def test_answers_are_scored_beside_what_the_question_suggests(place: Path):
     found = json.loads(vbcli("evaluate", "of-tokens", "tokens", "--json", cwd=place).stdout)
     assert list(found["scores"]) == ["answers", "the question alone", "most frequent answer"]

@@ -11,6 +11,7 @@ from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
     AsJson,
+    Evidence,
     Executor,
     ExecutorName,
     Ffmpeg,
@@ -41,6 +42,7 @@ def answer(
     answers_dir: Annotated[Path | None, typer.Option("--out", help="Output; the workspace's answers/<folder>-<key> if left out.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Of train --task answer; the workspace's checkpoints/answer if left out.")] = None,
     split: Split = None,
+    evidence: Evidence = False,
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
     max_length: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
     executor: Executor = ExecutorName.processes,
@@ -60,7 +62,7 @@ def answer(
     places = Places(workspace)
     model_dir = checkpoint or places.checkpoints_dir / "answer"
     decoding = DecodingConfig(beams, max_length, no_repeat_ngram_size=0)
-    stage = Answer(checkpoint_dir=str(model_dir), split=split, threads=threads, questions=asked, decoding=decoding)
+    stage = Answer(checkpoint_dir=str(model_dir), split=split, threads=threads, questions=asked, decoding=decoding, is_grounded=evidence)
     target = answers_dir or places.results_dir("answers", source, stage.identity())
     with run_options("answer", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
@@ -99,15 +101,22 @@ def _asked(source: Path, question: str | None, questions: Path | None, choose: t
 def _rows(target: Path) -> list[dict[str, Any]]:
     from vbcli.shards import read_rows
 
-    return read_rows(target, ["video_id", "question", "answer", "probability", "is_sure", "candidates"])
+    columns = ["video_id", "question", "answer", "probability", "is_sure", "candidates", "evidence_start_s", "evidence_end_s"]
+    return read_rows(target, columns)
 
 
 def _show(rows: list[dict[str, Any]], target: Path) -> None:
     table = [
-        (row["video_id"], row["question"], row["answer"] if row["is_sure"] else f"not sure: {row['answer']}", f"{row['probability']:.2f}")
+        (
+            row["video_id"],
+            row["question"],
+            row["answer"] if row["is_sure"] else f"not sure: {row['answer']}",
+            f"{row['probability']:.2f}",
+            console.format_span(row["evidence_start_s"], row["evidence_end_s"]),
+        )
         for row in rows[:N_SHOWN]
     ]
     caption = f"{len(rows)} in all: {target}" if len(rows) > N_SHOWN else str(target)
-    console.print_table("Answers", ("video", "question", "answer", "probability"), table, caption)
+    console.print_table("Answers", ("video", "question", "answer", "probability", "rests on"), table, caption)
     if not rows:
         console.note("no video has a question")

@@ -12,6 +12,7 @@ from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
     AsJson,
+    Evidence,
     Executor,
     ExecutorName,
     Ffmpeg,
@@ -75,6 +76,7 @@ def caption(
         typer.Option(help="A caption for each part of a video: of equal length, from shot to shot, or as people speak (subtitles)."),
     ] = None,
     segment_seconds: Annotated[float, typer.Option(help="Of --segments fixed, about how long a part is.")] = 10.0,
+    evidence: Evidence = False,
     burn_in: Annotated[
         Path | None, typer.Option(help="Also write copies of the videos that show their captions, into this folder.")
     ] = None,
@@ -105,16 +107,16 @@ def caption(
     cut = None if segments is None else Segmentation(segments.value, segment_seconds)
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
     if checkpoint is not None and str(checkpoint).startswith(TEACHER):
-        if segments is not None or split is not None:
-            raise UsageError("a published captioner captions whole videos of a folder", hint="leave --segments and --split out")
+        if segments is not None or split is not None or evidence:
+            raise UsageError("a published captioner captions whole videos of a folder", hint="leave --segments, --split and --evidence out")
         stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
-        stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut)
+        stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut, is_grounded=evidence)
     target = captions_dir or places.results_dir("captions", source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options) if isinstance(stage, Caption) else _ask_teacher(source, target, stage, options)
-    _after_captioning(target, file_format, is_dense=segments is not None)
+    _after_captioning(target, file_format, is_dense=segments is not None, has_evidence=evidence)
     if burn_in is not None:
         _burn_in(target, burn_in, ffmpeg)
     finish_run(report, "captions", as_json)
@@ -133,7 +135,7 @@ def _ask_teacher(source: Path, target: Path, stage: TeacherCaption, options: Run
     return ask_teacher(source, target, stage, options)
 
 
-def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: bool) -> None:
+def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: bool, has_evidence: bool) -> None:
     from vbcli.exports import export_captions, write_paragraphs
     from vbcli.metrics.captions import caption_alarms
     from vbcli.shards import read_rows
@@ -142,17 +144,20 @@ def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: boo
         console.note(f"caption: wrote {write_paragraphs(target)}")
     if file_format is not CaptionFormat.parquet:
         console.note(f"caption: wrote {export_captions(target, file_format.value)}")
-    rows = read_rows(target, ["video_id", "start_s", "end_s", "caption"])
+    rows = read_rows(target, ["video_id", "start_s", "end_s", "caption", "evidence_start_s", "evidence_end_s"])
     for sentence in caption_alarms([row["caption"] for row in rows]):
         console.warn(sentence)
     if not console.out().is_terminal:
         return
-    shown = [(row["video_id"], f"{row['start_s']:.1f} to {row['end_s']:.1f} s", row["caption"]) for row in rows[:N_SHOWN]]
-    caption = f"{len(rows)} in all" if len(rows) > N_SHOWN else ""
-    if is_dense:
-        console.print_table("Captions", ("video", "time", "caption"), shown, caption)
-    else:
-        console.print_table("Captions", ("video", "caption"), [(video, text) for video, _, text in shown], caption)
+    columns = {
+        "video": [row["video_id"] for row in rows[:N_SHOWN]],
+        "time": [console.format_span(row["start_s"], row["end_s"]) for row in rows[:N_SHOWN]],
+        "caption": [row["caption"] for row in rows[:N_SHOWN]],
+        "rests on": [console.format_span(row["evidence_start_s"], row["evidence_end_s"]) for row in rows[:N_SHOWN]],
+    }
+    names = ["video", *(["time"] if is_dense else []), "caption", *(["rests on"] if has_evidence else [])]
+    table = list(zip(*(columns[name] for name in names), strict=True))
+    console.print_table("Captions", names, table, f"{len(rows)} in all" if len(rows) > N_SHOWN else "")
 
 
 def _burn_in(target: Path, folder: Path, ffmpeg: str) -> None:

@@ -79,6 +79,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     out().print(table, soft_wrap=False)
 
 
+def format_span(start_s: float | None, end_s: float | None) -> str:
+    """Two times in seconds; a dash where there are none."""
+    return "-" if start_s is None or end_s is None else f"{start_s:.1f} to {end_s:.1f} s"
+
+
 @contextmanager
 def progress_bar(description: str, unit: str) -> Iterator[Progress]:
     """A progress display on stderr, drawn only on a terminal."""

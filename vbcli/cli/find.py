@@ -104,7 +104,7 @@ def _write_page(page: Path, asked: str, found: list[Match], ffmpeg: str) -> None
     for match in found:
         item = match.item
         picture = thumbnail(item.path, (item.start_s + item.end_s) / 2, executable, width_px=THUMBNAIL_PX)
-        pictures.append(Picture(picture, item.video_id, f"{item.start_s:.1f} to {item.end_s:.1f} s, score {match.score:.2f}"))
+        pictures.append(Picture(picture, item.video_id, f"{console.format_span(item.start_s, item.end_s)}, score {match.score:.2f}"))
     write_atomic(page, picture_page(asked, [("", pictures)]).encode())
     console.note(f"search: wrote {page}")
 
@@ -125,5 +125,7 @@ def _show(found: list[Match], index_dir: Path, as_json: bool) -> None:
     if as_json:
         console.print_json({"index": str(index_dir), "found": rows})
         return
-    table = [(str(r["video_id"]), f"{r['start_s']:.1f} to {r['end_s']:.1f} s", f"{r['similarity']:.3f}", f"{r['score']:.2f}") for r in rows]
+    table = [
+        (str(r["video_id"]), console.format_span(r["start_s"], r["end_s"]), f"{r['similarity']:.3f}", f"{r['score']:.2f}") for r in rows
+    ]
     console.print_table("Found", ("video", "time", "similarity", "score"), table, str(index_dir))

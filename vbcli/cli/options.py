@@ -42,6 +42,7 @@ class Precision(StrEnum):
 
 Source = Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")]
 Split = Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")]
+Evidence = Annotated[bool, typer.Option("--evidence", help="Also tell which part of the video each rests on.")]
 Workspace = Annotated[Path, typer.Option("--workspace", envvar="VBCLI_WORKSPACE", help="Folder for everything that is not named.")]
 DEFAULT_WORKSPACE = Path("vbcli-work")
 Executor = Annotated[ExecutorName, typer.Option(help="Run in this process or in worker processes.")]

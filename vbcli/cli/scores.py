@@ -27,7 +27,13 @@ def evaluate(
     references: Annotated[
         Path | None, typer.Argument(help="Caption file (of labels for classes) or dataset; the workspace's tokens/ if left out.")
     ] = None,
-    also: Annotated[list[Path] | None, typer.Option(help="Captions of another system, for a row of their own. May be repeated.")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="Captions of another system, for a row; those of one name are its runs with other seeds ('captions': the first row's).",
+        ),
+    ] = None,
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="JSON file of what captions should name: slot, value, forms.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Of classes: draw their confusions and calibration (.png, .svg, .pdf).")] = None,
@@ -46,7 +52,7 @@ def evaluate(
     exact match and F1, beside what the question alone suggests; an index by recall and median rank in both directions; summaries by the
     events that they show (captions with start_s and end_s), beside segments at even distances.
     """
-    from vbcli.evaluation import evaluate_captions, name_systems, read_captions, read_references
+    from vbcli.evaluation import GIVEN, evaluate_captions, name_systems, read_captions, read_references
     from vbcli.metrics.mentions import load_lexicon
     from vbcli.pipeline import dataset_kind
     from vbcli.retrieval.index import is_index
@@ -88,9 +94,12 @@ def evaluate(
         )
     rows = {v: rows[v] for v in scored}
     tokens_dir = baselines or _first_tokens(against, places)
-    others = {name: read_captions(path, against) for name, path in name_systems(also or ()).items()}
+    runs = {name: [read_captions(path, against) for path in paths] for name, paths in name_systems(also or ()).items()}
+    reruns = runs.pop(GIVEN, [])
     named = load_lexicon(lexicon) if lexicon else None
-    evaluation = evaluate_captions(rows, truths.captions, others=others, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor)
+    evaluation = evaluate_captions(
+        rows, truths.captions, reruns=reruns, others=runs, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor
+    )
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
     _show(evaluation, given, against, as_json)
@@ -210,15 +219,15 @@ def _print_scores(title: str, scores: Mapping[str, Mapping[str, float]], notes: 
 def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from vbcli.evaluation import GIVEN, SHUFFLED
+    from vbcli.evaluation import GIVEN
 
     if as_json:
         console.print_json({"captions": str(given), "references": str(against), **asdict(evaluation)})
         return
     systems = list(evaluation.scores)
-    spread = {SHUFFLED: evaluation.spread}
     rows = [
-        (name, *(_cell(evaluation.scores[system], spread.get(system, {}), name) for system in systems)) for name in evaluation.scores[GIVEN]
+        (name, *(_cell(evaluation.scores[system], evaluation.spread.get(system, {}), name) for system in systems))
+        for name in evaluation.scores[GIVEN]
     ]
     console.print_table(f"{given} against {against}", ("", *systems), rows)
     if evaluation.gains:

@@ -109,6 +109,6 @@ def _show(target: Path) -> None:
     from vbcli.storyboards import read_summaries
 
     rows = [
-        (one.video_id, f"{one.start_s:.1f} to {one.end_s:.1f} s", one.caption) for kept in read_summaries(target).values() for one in kept
+        (one.video_id, console.format_span(one.start_s, one.end_s), one.caption) for kept in read_summaries(target).values() for one in kept
     ]
     console.print_table("Summaries", ("video", "time", "caption"), rows[:N_SHOWN], f"{len(rows)} in all" if len(rows) > N_SHOWN else "")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from vbcli.grounding import evidence
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.decoding import DecodingConfig, check_decoding, generate
 from vbcli.schemas import ANSWERS
 from vbcli.stages.caption import sentence_log_probs
-from vbcli.stages.model import ModelStage, VideoWindow, run_windows, video_windows
+from vbcli.stages.model import BATCH_SIZE, ModelStage, VideoWindow, run_windows, video_windows
 from vbcli.tokens import beside
 from vbcli.training.answering import MAX_QUESTION_TOKENS
 from vbcli.training.batches import Question, VideoTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNSURE = 0.3
 """An answer whose tokens are less likely than this, in the geometric mean, is a guess."""
@@ -38,10 +43,12 @@ class Answer(ModelStage):
     Args:
         questions: what is asked; none asks what the dataset asks of its videos.
         decoding: how free answers are written.
+        is_grounded: also tell which part of the video each answer rests on.
     """
 
     questions: tuple[AskedQuestion, ...] = ()
     decoding: DecodingConfig
+    is_grounded: bool = False
 
     name: ClassVar[str] = "answer"
     version: ClassVar[int] = 1
@@ -55,7 +62,15 @@ class Answer(ModelStage):
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
-        return [answer_questions(checkpoint, video, self._asked(video), self.decoding) for video in videos]
+        return [self._rows(checkpoint, video) for video in videos]
+
+    def _rows(self, checkpoint: Checkpoint, video: VideoTokens) -> list[dict[str, Any]]:
+        rows = answer_questions(checkpoint, video, self._asked(video), self.decoding)
+        if not self.is_grounded:
+            return rows
+        return [
+            {**row, **evidence(video, partial(_log_likelihood, checkpoint, question=row["question"], answer=row["answer"]))} for row in rows
+        ]
 
     def _asked(self, video: VideoTokens) -> list[Question]:
         if not self.questions:
@@ -85,14 +100,8 @@ def answer_questions(
         return []
     text, decoder = checkpoint.text, checkpoint.captioner.decoder
     windows = video_windows(video, checkpoint)
-    ids = [text.encode(q.text)[:MAX_QUESTION_TOKENS] for q in questions]
     with torch.inference_mode():
-        read = [_asked_windows(question, windows, checkpoint) for question in ids]
-        encoded = iter(run_windows(checkpoint, [window for of_question in read for window in of_question], checkpoint.captioner.encoder))
-        rows = [torch.cat([next(encoded)[window.kept] for window in of_question]) for of_question in read]
-        memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (Q, S, D)
-        lengths = torch.tensor([len(r) for r in rows], device=memory.device)
-        mask = torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]  # (Q, S)
+        memory, mask = _encode_asked(checkpoint, [(question.text, windows) for question in questions])
         written = generate(decoder, memory, mask, decoding)
     found = []
     for i, question in enumerate(questions):
@@ -108,6 +117,31 @@ def answer_questions(
             best = {"answer": text.decode(written[i][0].token_ids), "probability": _mean_probability(written[i][0], decoding)}
         found.append({"question": question.text, **best, "is_sure": best["probability"] >= UNSURE, "candidates": candidates})
     return found
+
+
+def _encode_asked(checkpoint: Checkpoint, asked: Sequence[tuple[str, Sequence[VideoWindow]]]) -> tuple[Tensor, Tensor]:
+    """What the decoder attends to of questions, each with the windows of its video: memory float (Q, S, D) and its mask bool (Q, S)."""
+    import torch
+
+    ids = [(checkpoint.text.encode(question)[:MAX_QUESTION_TOKENS], windows) for question, windows in asked]
+    read = [_asked_windows(question, windows, checkpoint) for question, windows in ids]
+    encoded = iter(run_windows(checkpoint, [window for of_question in read for window in of_question], checkpoint.captioner.encoder))
+    rows = [torch.cat([next(encoded)[window.kept] for window in of_question]) for of_question in read]
+    memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (Q, S, D)
+    lengths = torch.tensor([len(r) for r in rows], device=memory.device)
+    return memory, torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
+
+
+def _log_likelihood(checkpoint: Checkpoint, videos: Sequence[VideoTokens], *, question: str, answer: str) -> np.ndarray:
+    """Of an answer, float64 (N,), where the question is asked of each of N videos."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(videos), BATCH_SIZE):
+            asked = [(question, video_windows(video, checkpoint)) for video in videos[start : start + BATCH_SIZE]]
+            found.append(sentence_log_probs(checkpoint, *_encode_asked(checkpoint, asked), [answer])[:, 0])
+    return np.concatenate(found) * (len(checkpoint.text.encode(answer)) + 1)
 
 
 def _mean_probability(hypothesis: Any, decoding: DecodingConfig) -> float:

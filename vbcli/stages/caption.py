@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from vbcli.config import config_hash, to_dict
+from vbcli.grounding import evidence
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, generate
 from vbcli.schemas import CAPTIONS
@@ -32,10 +33,12 @@ class Caption(ModelStage):
     Args:
         decoding: how sentences are generated; recorded with each caption.
         segments: how videos are cut into what is captioned; None captions the whole.
+        is_grounded: also tell which part of what is captioned the sentence rests on.
     """
 
     decoding: DecodingConfig
     segments: Segmentation | None = None
+    is_grounded: bool = False
 
     name: ClassVar[str] = "caption"
     version: ClassVar[int] = 1
@@ -56,7 +59,9 @@ class Caption(ModelStage):
         def row(part: VideoTokens) -> dict[str, Any]:
             best = next(found)
             times = {"start_s": part.segments[0].start_s, "end_s": part.segments[-1].end_s}
-            return {**times, "caption": checkpoint.text.decode(best.token_ids), "score": best.score, "decoding": decoding}
+            sentence = checkpoint.text.decode(best.token_ids)
+            rests_on = evidence(part, lambda shown: _log_likelihood(checkpoint, shown, sentence)) if self.is_grounded else {}
+            return {**times, "caption": sentence, "score": best.score, "decoding": decoding, **rests_on}
 
         return [[row(part) for part in of_video] for of_video in parts]
 
@@ -75,6 +80,18 @@ def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decodi
             memory, mask = encode_videos(checkpoint, batch)
             best += [found[0] for found in generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)]
     return best
+
+
+def _log_likelihood(checkpoint: Checkpoint, videos: Sequence[VideoTokens], sentence: str) -> np.ndarray:
+    """Of a sentence, float64 (N,), of each of N videos."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(videos), BATCH_SIZE):
+            memory, mask = encode_videos(checkpoint, videos[start : start + BATCH_SIZE])
+            found.append(sentence_log_probs(checkpoint, memory, mask, [sentence])[:, 0])
+    return np.concatenate(found) * (len(checkpoint.text.encode(sentence)) + 1)
 
 
 def encode_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> tuple[Tensor, Tensor]:
