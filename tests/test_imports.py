@@ -21,7 +21,7 @@ LAYERS = [
     {"metrics", "rendering", "copying", "selection", "timelines"},
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
-    {"training", "cloze", "stages", "segments"},
+    {"training", "cloze", "stages", "segments", "grounding"},
     {"retrieval"},
     {
         "evaluation",

@@ -315,7 +315,15 @@ def _load_embedded_efficientnet(module: nn.Module) -> None:
     module.load_state_dict(dict(zip(target, (v for _, v in backbone), strict=True)))
 
 
-def _load_open_clip(architecture: str, weights: str) -> _Backbone:
+def create_open_clip(architecture: str, weights: str) -> tuple[Any, str]:
+    """A model of open_clip, and the name by which open_clip finds its tokenizer.
+
+    Args:
+        weights: a tag, a local file or folder, or `random`.
+
+    Raises:
+        VbcliError: there is no such model, or its weights cannot be loaded.
+    """
     import open_clip
 
     if not weights:
@@ -327,12 +335,18 @@ def _load_open_clip(architecture: str, weights: str) -> _Backbone:
     model_name = f"local-dir:{path.resolve()}" if is_local_dir else architecture
     pretrained = None if weights == "random" or is_local_dir else weights
     try:
-        model: Any = open_clip.create_model(model_name, pretrained=pretrained, weights_only=True)
+        return open_clip.create_model(model_name, pretrained=pretrained, weights_only=True), model_name
     except (RuntimeError, OSError, ValueError) as error:
         raise VbcliError(
             f"open_clip:{architecture}/{weights} cannot be loaded: {str(error).splitlines()[0]}",
             hint="without a network, give the path of a local file or folder",
         ) from error
+
+
+def _load_open_clip(architecture: str, weights: str) -> _Backbone:
+    import open_clip
+
+    model, _ = create_open_clip(architecture, weights)
     config = open_clip.get_model_preprocess_cfg(model)
     size = config["size"][0] if isinstance(config["size"], (tuple, list)) else config["size"]
     resize = (size, size) if config["resize_mode"] == "squash" else size

@@ -3,7 +3,8 @@
 fuse_dataset  tokens -> fused
 ask_model     tokens or videos -> what the model's stage writes: captions, classes
 ask_teacher   videos -> captions, by a published captioner
-index_videos  tokens or videos -> an index to search in
+index_videos  tokens or videos -> an index to search in, by a trained retriever
+index_frames  features or videos -> such an index, by an encoder that reads text, too
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vbcli import shards
 from vbcli.encoderfolders import carried_encoder
@@ -20,8 +22,10 @@ from vbcli.files import check_free, write_json
 from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
 from vbcli.retrieval.index import INDEX
+from vbcli.retrieval.text_tower import check_tower
 from vbcli.runner import Chain, RunReport, dataset_inputs
 from vbcli.stages.embed import Embed
+from vbcli.stages.embed_frames import EmbedFrames
 from vbcli.stages.encode import Encode
 from vbcli.stages.fuse import Fuse
 from vbcli.stages.model import ModelStage
@@ -158,11 +162,54 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
         shutil.copytree(
             checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl")
         )
+    _finish_index(source, index_dir, {"model_sha256": stage.model_sha256})
+    return report
+
+
+def index_frames(
+    source: Path, index_dir: Path, encoder: EncoderSpec | None, *, threads: int = 1, options: RunOptions | None = None
+) -> RunReport:
+    """Makes an index of a features dataset or a folder of videos by an encoder that has a text tower, or brings one up to date.
+
+    Args:
+        encoder: of a folder of videos; a features dataset names its own (None).
+
+    Raises:
+        VbcliError: the encoder reads no text, or the folder holds something else.
+    """
+    options = options or RunOptions()
+    check_free_or_index(index_dir)
+    kind = dataset_kind(source)
+    if kind not in (None, "features"):
+        raise VbcliError(
+            f"{source} is a {kind} dataset: an encoder makes an index of videos or of features", hint="name a retriever with --checkpoint"
+        )
+    spec = encoder if kind is None else EncoderSpec.from_dict(shards.read_manifest(source, "features").fact("encoder"))
+    if spec is None or (encoder is not None and encoder != spec):
+        raise VbcliError(f"{source} is not of the encoder that is asked for", hint="leave --encoder out: features name their own")
+    check_tower(spec)
+    vectors_dir = index_dir / "vectors"
+    videos_dir = source / "videos" if kind else vectors_dir / "videos"
+    stage = EmbedFrames(spec.weights_sha256, spec.width, str(videos_dir))
+    with options.open() as executor:
+        if kind is None:
+            chain = Chain((Encode(spec, "videos", "cpu", threads, options.ffmpeg), stage))
+            gone = scan_folder(source, vectors_dir, (), chain, executor, options)
+            report = run_noted(
+                chain, dataset_inputs(videos_dir, chain, gone), vectors_dir, executor, options, parents=parents_of(videos_dir)
+            )
+        else:
+            inputs = dataset_inputs(source, stage)
+            report = run_noted(stage, inputs, vectors_dir, executor, options, parents=parents_of(source), videos_dir=videos_dir)
+    _finish_index(source, index_dir, {"encoder": spec.as_dict()})
+    return report
+
+
+def _finish_index(source: Path, index_dir: Path, made_by: dict[str, Any]) -> None:
     # Datasets keep the rows of videos whose files are gone; a search must not find them.
     known = {row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])}
     removed = sorted(known - _videos_of(source))
-    write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, "model_sha256": stage.model_sha256, "removed": removed})
-    return report
+    write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": removed})
 
 
 def _videos_of(source: Path) -> set[str]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Source, Threads, Workers, Workspace
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Threads, Workers, Workspace
 from vbcli.cli.runs import finish_run, run_options
-from vbcli.errors import UsageError
+from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
+    from vbcli.encoders import EncoderSpec
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import Match
 
@@ -30,9 +31,14 @@ class LevelName(StrEnum):
 
 
 def index(
-    source: Source,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of videos, one video, a tokens dataset, or features of open_clip.")
+    ],
     index_dir: Annotated[Path, typer.Argument(help="Output; an index that is there is brought up to date.")],
     checkpoint: Annotated[Path | None, typer.Option(help="A retriever; the workspace's checkpoints/retrieve if left out.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Instead of a retriever: open_clip:ARCH/TAG_OR_PATH, whose text tower reads what is looked for.")
+    ] = None,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,
@@ -42,12 +48,28 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Make an index of videos and their segments, to search in. Videos that came or went since are added or removed."""
-    from vbcli.inference import index_videos
+    from vbcli.inference import index_frames, index_videos
+    from vbcli.pipeline import dataset_kind
 
+    if encoder is not None and checkpoint is not None:
+        raise UsageError("give --checkpoint or --encoder, not both")
+    if not source.exists():
+        raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a dataset")
+    is_of_encoder = encoder is not None or (checkpoint is None and dataset_kind(source) == "features")
+    spec = None if encoder is None else _find_encoder(encoder)
     model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
     with run_options("index", executor, workers, retry_failed, ffmpeg) as options:
-        report = index_videos(source, index_dir, model_dir, threads=threads, options=options)
+        if is_of_encoder:
+            report = index_frames(source, index_dir, spec, threads=threads, options=options)
+        else:
+            report = index_videos(source, index_dir, model_dir, threads=threads, options=options)
     finish_run(report, "videos and segments", as_json)
+
+
+def _find_encoder(name: str) -> EncoderSpec:
+    from vbcli.encoders import load_encoder
+
+    return load_encoder(name, pool="mean").spec
 
 
 def search(
@@ -69,13 +91,12 @@ def search(
         raise UsageError("name what to look for: a sentence, or --video FILE")
     if text is not None and not text.strip():
         raise UsageError("there is nothing to look for in an empty sentence")
-    from vbcli.models.checkpoint import load_checkpoint
     from vbcli.retrieval.index import VideoIndex
-    from vbcli.retrieval.search import search_text
+    from vbcli.retrieval.search import open_reader, search_text
 
     opened = VideoIndex(index_dir)
     if text is not None:
-        found = search_text(opened, load_checkpoint(opened.checkpoint_dir, "retrieve"), text, n, level=level.value, n_reranked=rerank)
+        found = search_text(opened, open_reader(opened), text, n, level=level.value, n_reranked=rerank)
     else:
         assert video is not None
         found = _like(opened, video, n, level, threads, ffmpeg)
@@ -86,12 +107,15 @@ def search(
 
 def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: int, ffmpeg: str) -> list[Match]:
     """What is most like a video: it becomes an index of its own for a moment."""
-    from vbcli.inference import index_videos
+    from vbcli.inference import index_frames, index_videos
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import search_vector
 
     with tempfile.TemporaryDirectory() as place, run_options("search", ExecutorName.serial, 1, False, ffmpeg) as options:
-        index_videos(video, Path(place) / "query", opened.checkpoint_dir, threads=threads, options=options)
+        if opened.encoder is not None:
+            index_frames(video, Path(place) / "query", opened.encoder, threads=threads, options=options)
+        else:
+            index_videos(video, Path(place) / "query", opened.checkpoint_dir, threads=threads, options=options)
         return search_vector(opened, VideoIndex(Path(place) / "query").vectors("video")[0], n, level=level.value)
 
 

@@ -190,9 +190,9 @@ def _evaluate_summaries(given: Path, against: Path, split: str | None, as_json: 
 def _evaluate_index(given: Path, against: Path, split: str | None, candidates: int | None, lexicon: Path | None, as_json: bool) -> None:
     from vbcli.evaluation import read_references
     from vbcli.metrics.mentions import load_lexicon
-    from vbcli.models.checkpoint import load_checkpoint
     from vbcli.retrieval.evaluate import evaluate_index
     from vbcli.retrieval.index import VideoIndex
+    from vbcli.retrieval.search import open_reader
 
     index = VideoIndex(given)
     video_ids = [item.video_id for item in index.items("video")]
@@ -200,8 +200,7 @@ def _evaluate_index(given: Path, against: Path, split: str | None, candidates: i
     scored = truths.held_out(video_ids, split)
     captions = {v: truths.captions[v] for v in scored if truths.captions.get(v)}
     named = load_lexicon(lexicon) if lexicon else None
-    checkpoint = load_checkpoint(index.checkpoint_dir, "retrieve")
-    evaluation = evaluate_index(index, checkpoint, captions, n_candidates=candidates, lexicon=named)
+    evaluation = evaluate_index(index, open_reader(index), captions, n_candidates=candidates, lexicon=named)
     if as_json:
         console.print_json({"index": str(given), "references": str(against), **vars(evaluation)})
         return

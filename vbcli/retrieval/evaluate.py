@@ -15,8 +15,7 @@ from vbcli.metrics.mentions import Lexicon, find_mentions
 from vbcli.metrics.retrieval import chance_scores, rank_of_right, score_ranks
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.retrieval.index import Item, VideoIndex
-from vbcli.retrieval.search import N_RERANKED, alignment_logits
-from vbcli.stages.embed import embed_texts
+from vbcli.retrieval.search import N_RERANKED, TextReader, alignment_logits
 
 TO_VIDEO, TO_TEXT, CHANCE = "caption to video", "video to caption", "chance"
 
@@ -36,7 +35,7 @@ class RetrievalEvaluation:
 
 def evaluate_index(
     index: VideoIndex,
-    checkpoint: Checkpoint,
+    reader: TextReader,
     captions: Mapping[str, Sequence[str]],
     *,
     n_candidates: int | None = None,
@@ -64,15 +63,15 @@ def evaluate_index(
         kept = sorted(sorted(kept, key=lambda i: config_hash([items[i].video_id]))[:n_candidates])
     items, vectors = [items[i] for i in kept], vectors[kept]
     texts = [(row, text) for row, item in enumerate(items) for text in captions[item.video_id]]
-    similarities = embed_texts(checkpoint, [text for _, text in texts]) @ vectors.T  # (Q, A)
+    similarities = reader.embed([text for _, text in texts]) @ vectors.T  # (Q, A)
     is_right = _right_pairs(texts, len(items), lexicon)  # (Q, A)
     by_vectors = {
         f"{TO_VIDEO}, vectors alone": score_ranks(rank_of_right(similarities, is_right)),
         f"{TO_TEXT}, vectors alone": score_ranks(rank_of_right(similarities.T, is_right.T)),
     }
     scores = {}
-    if n_reranked:
-        joint = _reranked(checkpoint, [text for _, text in texts], items, similarities, n_reranked)
+    if n_reranked and reader.checkpoint is not None:
+        joint = _reranked(reader.checkpoint, [text for _, text in texts], items, similarities, n_reranked)
         scores[TO_VIDEO] = score_ranks(rank_of_right(joint[0], is_right))
         scores[TO_TEXT] = score_ranks(rank_of_right(joint[1], is_right.T))
     by_chance = {f"{TO_VIDEO}, {CHANCE}": chance_scores(is_right), f"{TO_TEXT}, {CHANCE}": chance_scores(is_right.T)}

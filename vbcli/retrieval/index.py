@@ -1,8 +1,8 @@
 """An index of videos and segments: a folder that holds all that a search needs.
 
 vectors/      vectors dataset, one shard of it for each of the source
-checkpoint/   of the retriever
-config.json   what the index is of, and which videos were removed; written last
+checkpoint/   of the retriever, if a trained one made it
+config.json   what the index is of, the encoder where its text tower is what reads sentences, and the removed videos; written last
 
 FAISS indexes are made of the vectors when the index is opened: what is on disk is data alone, and adding or removing videos is running the
 command again. Building takes well under a second for a hundred thousand vectors of 256 dimensions as long as they are searched exactly.
@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from vbcli import shards
+from vbcli.encoders import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.files import read_json
 from vbcli.stages.embed import WHOLE
@@ -95,7 +96,7 @@ class VectorIndex:
 
 
 class VideoIndex:
-    """An opened index.
+    """An opened index; `encoder` is what made it, where it was no retriever (None).
 
     Args:
         index_dir: that `index_dataset` made.
@@ -108,10 +109,12 @@ class VideoIndex:
         if not is_index(index_dir):
             raise VbcliError(f"{index_dir} is not an index", hint="make one with: vbcli index SOURCE INDEX_DIR")
         self.checkpoint_dir = index_dir / "checkpoint"
+        values = read_json(index_dir / "config.json")
+        self.encoder = None if values.get("encoder") is None else EncoderSpec.from_dict(values["encoder"])
         tables = [shards.read_shard(path) for path in shards.list_shards(index_dir / "vectors")]
         self._table = pa.concat_tables(tables).combine_chunks() if tables else None
         if self._table is not None:
-            removed = set(read_json(index_dir / "config.json")["removed"])
+            removed = set(values["removed"])
             is_there = [video_id not in removed for video_id in self._table.column("video_id").to_pylist()]
             self._table = self._table.filter(pa.array(is_there, pa.bool_())).combine_chunks()
         if self._table is None or not len(self._table):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint
 from vbcli.retrieval.index import Found, Item, Level, VideoIndex
+from vbcli.retrieval.text_tower import TextTower
 from vbcli.stages.embed import embed_texts
 from vbcli.tokens import N_FRAMING_TOKENS, pack
 from vbcli.training.batches import collate
@@ -33,17 +35,44 @@ class Match:
     score: float
 
 
+@dataclass(frozen=True)
+class TextReader:
+    """What reads the sentences that an index is asked.
+
+    Args:
+        embed: sentences to unit vectors, float32 (N, P).
+        checkpoint: a retriever, which can read a sentence beside a video; None of the text tower of an encoder.
+    """
+
+    embed: Callable[[Sequence[str]], np.ndarray]
+    checkpoint: Checkpoint | None
+
+
+def open_reader(index: VideoIndex) -> TextReader:
+    """The reader of an index: its retriever, or the text tower of its encoder.
+
+    Raises:
+        VbcliError: it cannot be loaded.
+    """
+    if index.encoder is not None:
+        return TextReader(TextTower(index.encoder).embed, None)
+    checkpoint = load_checkpoint(index.checkpoint_dir, "retrieve")
+    return TextReader(partial(embed_texts, checkpoint), checkpoint)
+
+
 def search_text(
-    index: VideoIndex, checkpoint: Checkpoint, text: str, n: int, *, level: Level = "video", n_reranked: int = N_RERANKED
+    index: VideoIndex, reader: TextReader, text: str, n: int, *, level: Level = "video", n_reranked: int = N_RERANKED
 ) -> list[Match]:
     """The items that a sentence fits best.
 
     Args:
-        n_reranked: candidates whose alignment with the sentence is asked, too; 0 takes the order of the vectors.
+        n_reranked: candidates whose alignment with the sentence is asked, too; 0 takes the order of the vectors, as does an encoder.
     """
-    (vector,) = embed_texts(checkpoint, [text])
+    (vector,) = reader.embed([text])
+    if reader.checkpoint is None:
+        return search_vector(index, vector, n, level=level)
     candidates = index.search(vector, max(n, n_reranked), level)
-    return rerank(checkpoint, text, candidates, n_reranked)[:n]
+    return rerank(reader.checkpoint, text, candidates, n_reranked)[:n]
 
 
 def search_vector(index: VideoIndex, vector: np.ndarray, n: int, *, level: Level = "video") -> list[Match]:
