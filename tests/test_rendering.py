@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -100,6 +101,75 @@ def test_a_grabbed_frame_is_the_one_shown(tmp_path: Path, ffmpeg_exe: str) -> No
     (tmp_path / "no.mp4").write_bytes(b"no video")
     with pytest.raises(MediaError, match="cannot be opened"):
         grab_jpeg(str(tmp_path / "no.mp4"), 1, ffmpeg_exe)
+
+
+def loudness(path: Path) -> np.ndarray:
+    """Of each tenth of a second."""
+    with av.open(str(path)) as container:
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    return np.sqrt((sound[: len(sound) // 4410 * 4410].reshape(-1, 4410) ** 2).mean(1))
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg", ".flv", ".mkv", ".avi", ".mp4"])
+def test_frames_far_behind_a_key_frame_are_found_in_every_container(tmp_path: Path, ffmpeg_exe: str, suffix: str) -> None:
+    whole = counter_video(ffmpeg_exe, tmp_path / "whole.mp4", seconds=10)
+    video = tmp_path / f"one{suffix}"
+    # MPEG-1 begins a group of pictures every half second; the others have one key frame in all.
+    coded = (
+        ["-c:v", "mpeg1video", "-r", "25", "-q:v", "1", "-c:a", "mp2"]
+        if suffix == ".mpg"
+        # AVI has no times of frames that are shown in another order than they are coded.
+        else ["-c:v", "libx264", "-qp", "1", "-bf", "0" if suffix == ".avi" else "2", "-g", "1000", "-c:a", "aac"]
+    )
+    run_ffmpeg(ffmpeg_exe, "-i", str(whole), *coded, str(video))
+    cut = snap_cut(Cut(str(video), 6, 8))
+    assert cut is not None
+    render_cuts([cut], tmp_path / "cut.mp4", ffmpeg_exe)
+    numbers = shown(tmp_path / "cut.mp4")
+    assert len(numbers) == (50 if suffix == ".mpg" else 20)
+    # A tenth of a second, for containers whose clock begins with the sound.
+    assert abs(numbers[0] - 60) <= 1
+    assert abs(numbers[-1] - 79) <= 1
+    render_cuts([replace(cut, is_mute=True)], tmp_path / "mute.mp4", ffmpeg_exe)
+    assert shown(tmp_path / "mute.mp4") == numbers
+    with Image.open(io.BytesIO(grab_jpeg(str(video), cut.start_s, ffmpeg_exe))) as picture:
+        number = ((np.asarray(picture.convert("L")).mean() * 219 / 255 + 16) - 20) / 2
+        assert number == pytest.approx(numbers[0], abs=0.6)
+
+
+def test_sound_that_begins_late_stays_with_its_pictures(tmp_path: Path, ffmpeg_exe: str) -> None:
+    silent = counter_video(ffmpeg_exe, tmp_path / "silent.mp4", audio=False)
+    tone = ["-itsoffset", "1.5", "-f", "lavfi", "-i", "sine=f=440:d=2.5:r=44100"]
+    run_ffmpeg(ffmpeg_exe, "-i", str(silent), *tone, "-c:v", "copy", "-c:a", "aac", str(tmp_path / "late.mp4"))
+    for speed in (1.0, 2.0):
+        render_cuts([Cut(str(tmp_path / "late.mp4"), 0.5, 4, speed=speed)], tmp_path / "cut.mp4", ffmpeg_exe)
+        loud = loudness(tmp_path / "cut.mp4") > 0.05
+        begins = round(10 / speed)
+        assert not loud[: begins - 1].any()
+        assert loud[begins + 1 : -2].all()
+
+
+def test_a_turned_video_and_one_of_oblong_pixels_are_shown_as_they_are_meant(tmp_path: Path, ffmpeg_exe: str) -> None:
+    plain = counter_video(ffmpeg_exe, tmp_path / "plain.mp4", audio=False, size="160x90")
+    run_ffmpeg(ffmpeg_exe, "-display_rotation", "90", "-i", str(plain), "-c", "copy", str(tmp_path / "turned.mp4"))
+    run_ffmpeg(ffmpeg_exe, "-i", str(plain), "-vf", "setsar=2", str(tmp_path / "oblong.mp4"))
+    for name, size in (("turned", (90, 160)), ("oblong", (320, 90))):
+        render_cuts([Cut(str(tmp_path / f"{name}.mp4"), 0, 1)], tmp_path / "cut.mp4", ffmpeg_exe)
+        with av.open(str(tmp_path / "cut.mp4")) as container:
+            stream = container.streams.video[0]
+            assert (stream.width, stream.height, stream.sample_aspect_ratio) == (*size, 1)
+        with Image.open(io.BytesIO(grab_jpeg(str(tmp_path / f"{name}.mp4"), 0.5, ffmpeg_exe))) as picture:
+            assert picture.size == size
+    burn_subtitles(str(tmp_path / "oblong.mp4"), [TranscriptSegment(0, 1, "a ball")], tmp_path / "burnt.mp4", ffmpeg_exe)
+    with av.open(str(tmp_path / "burnt.mp4")) as container:
+        assert container.streams.video[0].display_aspect_ratio == pytest.approx(32 / 9)
+
+
+def test_a_video_whose_frames_are_lost_is_refused(tmp_path: Path, ffmpeg_exe: str) -> None:
+    video = counter_video(ffmpeg_exe, tmp_path / "one.mp4", audio=False)
+    with pytest.raises(MediaError, match=r"cut\.mp4 cannot be rendered: .* of 12\.00 s could be decoded"):
+        render_cuts([Cut(str(video), 2, 14)], tmp_path / "cut.mp4", ffmpeg_exe)
+    assert not (tmp_path / "cut.mp4").exists()
 
 
 def test_speed_and_silence(tmp_path: Path, ffmpeg_exe: str) -> None:

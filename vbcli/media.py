@@ -80,13 +80,16 @@ FORMATS = (
     "nut,rm,mxf,wtv,dv,yuv4mpegpipe,av1,obu,vc1,swf,apng,rawvideo,mjpeg,ea,roq,smk,bink,nsv,dxa,gxf,mv,vivo,amv,cavsvideo,vvc,evc,aac,wav,mp3,flac"
 )
 PROTOCOLS = "file,pipe,fd"
+SEEKABLE = ("mp4", "matroska")
+"""Containers with an index: in others seeking may land behind the frames that are wanted."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
     """What a container says of its best video stream.
 
-    `delay_s` is how much later than the container the stream begins, where ffmpeg would forget it.
+    `delay_s` is how much later than the container the stream begins, where ffmpeg would forget it. `is_seekable` says whether ffmpeg finds
+    the frames after a time without reading all before it.
     """
 
     stream_index: int
@@ -97,6 +100,7 @@ class VideoInfo:
     codec: str
     has_audio: bool
     delay_s: float
+    is_seekable: bool
 
 
 def find_ffmpeg(choice: str = "bundled") -> str:
@@ -193,6 +197,7 @@ def probe_video(path: str) -> VideoInfo:
                 codec=context.codec.canonical_name,
                 has_audio=len(container.streams.audio) > 0,
                 delay_s=_delay_s(container, stream),
+                is_seekable=any(name in SEEKABLE for name in container.format.name.split(",")),
             )
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error

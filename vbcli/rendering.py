@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import subprocess
@@ -11,23 +12,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
 from vbcli.errors import MediaError
 from vbcli.files import not_written, temporary_path
 from vbcli.media import FORMATS, PROTOCOLS, VideoInfo, first_line, frame_times, open_path, probe_video
 from vbcli.transcripts import TranscriptSegment, format_srt
 
-EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2,setsar=1"
+EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
 """H.264 halves the colours: sides must be even."""
 ENCODERS = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart")
 FONT_NAME = "Aileron"
 """Of Pillow's own font: a machine without fonts shows captions, too. Letters that it has not are taken from what is installed."""
 
 
-AUDIO = "aresample=44100:async=1,aformat=sample_fmts=fltp:channel_layouts=stereo"
+AUDIO = "aresample=44100:async=1:first_pts=0,aformat=sample_fmts=fltp:channel_layouts=stereo"
 MARGIN_S = 1.0
 """A cut's input is opened so much earlier: seeking lands on frames that need not be the right ones, and the filter drops them."""
+SQUARE = "scale=w='trunc(iw*sar/2+0.5)*2':h=ih,setsar=1"
+"""Pixels as wide as high."""
+MISSING_S = 0.1
+"""So much shorter than it should be a rendered video may be: broken videos have frames that no decoder gives."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +80,51 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
         VbcliError: `target` cannot be written.
     """
     infos = {path: probe_video(path) for path in dict.fromkeys(cut.path for cut in cuts)}
-    first = infos[cuts[0].path]
-    width, height = first.width_px + first.width_px % 2, first.height_px + first.height_px % 2
+    width, height = _shown_size(cuts[0].path, executable)
     has_sound = any(infos[cut.path].has_audio and not cut.is_mute for cut in cuts)
     inputs: list[str | bytes] = []
     chains, labels = [], []
     for i, cut in enumerate(cuts):
-        opened_s = max(0.0, cut.start_s - MARGIN_S)
-        inputs += input_arguments(cut.path, "-ss", f"{opened_s:.6f}", "-t", f"{cut.end_s - opened_s + MARGIN_S:.6f}")
+        info = infos[cut.path]
+        opened_s, before = _opened(info, cut.start_s, reads_sound=has_sound and info.has_audio and not cut.is_mute)
+        inputs += input_arguments(cut.path, *before, "-t", f"{cut.end_s - opened_s + info.delay_s + MARGIN_S:.6f}")
         span = f"start={cut.start_s - opened_s - 1e-4:.6f}:end={cut.end_s - opened_s - 1e-4:.6f}"
-        fitted = f"scale={width}:{height}:force_original_aspect_ratio=decrease,pad={width}:{height}:-1:-1,setsar=1,format=yuv420p"
-        chains.append(f"[{i}:{infos[cut.path].stream_index}]trim={span},setpts=(PTS-STARTPTS)/{cut.speed:.6f},{fitted}[v{i}]")
+        # From the cut's start, not from the first frame or sample that there is: pictures and sound stay together.
+        start_s = f"{cut.start_s - opened_s:.6f}"
+        played = f"settb=1/90000,setpts='max(0,round((PTS-{start_s}/TB)/{cut.speed:.6f}))'"
+        fitted = f"{SQUARE},scale={width}:{height}:force_original_aspect_ratio=decrease,pad={width}:{height}:-1:-1,setsar=1,format=yuv420p"
+        chains.append(f"[{i}:{info.stream_index}]trim={span},{played},{fitted}[v{i}]")
         labels.append(f"[v{i}]")
         if has_sound:
-            chains.append(f"{_sound(i, infos[cut.path], span, cut)}[a{i}]")
+            chains.append(f"{_sound(i, info, span, start_s, cut)}[a{i}]")
             labels.append(f"[a{i}]")
     joined = f"{''.join(labels)}concat=n={len(cuts)}:v=1:a={int(has_sound)}[v]{'[a]' if has_sound else ''}"
     outputs = ["-map", "[v]", *(["-map", "[a]"] if has_sound else []), "-fps_mode", "passthrough", "-enc_time_base", "1:90000"]
-    run_ffmpeg(executable, [*inputs, "-filter_complex", ";".join([*chains, joined]), *outputs, *ENCODERS], target)
+    arguments = [*inputs, "-filter_complex", ";".join([*chains, joined]), *outputs, *ENCODERS]
+    run_ffmpeg(executable, arguments, target, length_s=sum(cut.length_s for cut in cuts))
 
 
-def _sound(i: int, info: VideoInfo, span: str, cut: Cut) -> str:
+def _shown_size(path: str, executable: str) -> tuple[int, int]:
+    """Width and height of a video as it is shown, both even: turned as it says, its pixels square."""
+    shape = f"{SQUARE},pad=ceil(iw/2)*2:ceil(ih/2)*2"
+    with Image.open(io.BytesIO(_grab(path, 0.0, executable, shape))) as picture:
+        return picture.size
+
+
+def _opened(info: VideoInfo, time_s: float, *, reads_sound: bool = False) -> tuple[float, list[str]]:
+    """Where an input is opened to get the frames from `time_s` on, in seconds, and ffmpeg's arguments for it.
+
+    Args:
+        reads_sound: whether the sound is read, too.
+    """
+    delay = [] if reads_sound or not info.delay_s else ["-itsoffset", f"{info.delay_s:.6f}"]
+    opened_s = max(0.0, time_s - MARGIN_S) if info.is_seekable else 0.0
+    if not opened_s:
+        return 0.0, delay
+    return opened_s, ["-ss", f"{opened_s:.6f}", *delay]
+
+
+def _sound(i: int, info: VideoInfo, span: str, start_s: str, cut: Cut) -> str:
     """Filters for the sound of input i, exactly as long as its pictures."""
     if not info.has_audio or cut.is_mute:
         return f"anullsrc=r=44100:cl=stereo,atrim=end={cut.length_s:.6f},{AUDIO}"
@@ -103,7 +132,7 @@ def _sound(i: int, info: VideoInfo, span: str, cut: Cut) -> str:
     n = max(1, math.ceil(abs(math.log2(cut.speed))))
     tempo = "" if cut.speed == 1 else ",".join([f"atempo={cut.speed ** (1 / n):.6f}"] * n) + ","
     exact = f"apad=whole_dur={cut.length_s:.6f},atrim=end={cut.length_s:.6f}"
-    return f"[{i}:a:0]atrim={span},asetpts=PTS-STARTPTS,{AUDIO},{tempo}{exact}"
+    return f"[{i}:a:0]atrim={span},asetpts='max(0,round(PTS-{start_s}/TB))',{AUDIO},{tempo}{exact}"
 
 
 def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None = None) -> bytes:
@@ -115,12 +144,23 @@ def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None
     Raises:
         MediaError: it cannot be decoded.
     """
-    stream = probe_video(path).stream_index
     times, _ = frame_times(path)
     shown_s = float(times[max(0, int(np.searchsorted(times, time_s + 1e-6, side="right")) - 1)])
-    scaled = ["-vf", f"scale={width_px}:-2"] if width_px else []
-    chosen = ["-map", f"0:{stream}", "-frames:v", "1", *scaled, "-q:v", "3", "-f", "mjpeg", "pipe:1"]
-    command = [executable, "-nostdin", "-v", "error", *input_arguments(path, "-ss", f"{max(0.0, shown_s - 1e-4):.6f}"), *chosen]
+    return _grab(path, shown_s, executable, f"{SQUARE},scale={width_px}:-2" if width_px else SQUARE)
+
+
+def _grab(path: str, time_s: float, executable: str, shape: str) -> bytes:
+    """The first frame at or after a time, as JPEG.
+
+    Args:
+        shape: filters that give it its size.
+    """
+    info = probe_video(path)
+    opened_s, before = _opened(info, time_s)
+    filters = f"select='gte(t,{time_s - opened_s - 1e-4:.6f})',{shape}"
+    coded = ("-pix_fmt", "yuvj420p", "-q:v", "3", "-f", "mjpeg", "pipe:1")
+    chosen = ["-map", f"0:{info.stream_index}", "-frames:v", "1", "-vf", filters, *coded]
+    command = [executable, "-nostdin", "-v", "error", *input_arguments(path, *before), *chosen]
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, process_group=0)
     if run.returncode or not run.stdout:
         raise MediaError(f"{path} has no frame at {time_s:.2f} s that can be decoded")
@@ -154,14 +194,17 @@ def burn_subtitles(path: str, sentences: Sequence[TranscriptSegment], target: Pa
         run_ffmpeg(executable, [*input_arguments(str(Path(os.fsdecode(open_path(path))).absolute())), *chosen], target, cwd=place)
 
 
-def run_ffmpeg(executable: str, arguments: Sequence[str | bytes], target: Path, *, cwd: str | None = None) -> None:
+def run_ffmpeg(
+    executable: str, arguments: Sequence[str | bytes], target: Path, *, cwd: str | None = None, length_s: float | None = None
+) -> None:
     """Runs ffmpeg; what it writes is in its place complete or not at all.
 
     Args:
         arguments: inputs and options; the output is added.
+        length_s: how long the video must be; None where that is not known.
 
     Raises:
-        MediaError: it failed.
+        MediaError: it failed, or wrote a shorter or longer video.
         VbcliError: the folder of `target` cannot be made or written.
     """
     temporary = temporary_path(target.absolute())
@@ -174,8 +217,18 @@ def run_ffmpeg(executable: str, arguments: Sequence[str | bytes], target: Path, 
             ).returncode
             if status:
                 raise MediaError(f"{target} cannot be rendered: {first_line(messages) or f'ffmpeg ended with {status}'}")
+        if length_s is not None:
+            _check_length(temporary, target, length_s)
         os.replace(temporary, target)
     except OSError as error:
         raise not_written(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_length(written: Path, target: Path, length_s: float) -> None:
+    """Refuses a video that is not as long as its cuts: some of their frames could not be decoded."""
+    times, end_s = frame_times(str(written))
+    usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    if abs(end_s - length_s) > MISSING_S + 2 * usual:
+        raise MediaError(f"{target} cannot be rendered: {end_s:.2f} of {length_s:.2f} s could be decoded")

@@ -1,8 +1,9 @@
-"""Timelines that editing programs open: OpenTimelineIO."""
+"""Timelines that editing programs open: OpenTimelineIO and edit decision lists."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,35 +38,55 @@ def write_timeline(target: Path, name: str, clips: Sequence[TimelineClip]) -> No
 
 
 def write_edl(target: Path, name: str, clips: Sequence[TimelineClip]) -> None:
-    """Writes cuts as an edit decision list (CMX 3600), in whole frames of the first video's rate or a multiple of it.
+    """Writes cuts as an edit decision list (CMX 3600), in frames of the first video's rate or a multiple of it, counted without drops.
+
+    Ours, as OpenTimelineIO's divides by a clip's speed where it must multiply.
 
     Raises:
         MediaError: a video cannot be read.
         VbcliError: `target` cannot be written.
     """
-    fps = round(probe_video(clips[0].cut.path).fps or DEFAULT_RATE)
-    rate = float(next((rate for rate in TIMECODE_RATES if fps and rate % fps == 0), TIMECODE_RATES[-1]))
-    timeline = _timeline(name, clips, rate)
-    write_atomic(target, otio.adapters.write_to_string(timeline, "cmx_3600", rate=rate).encode())
+    fps = probe_video(clips[0].cut.path).fps or DEFAULT_RATE
+    # 29.97 frames a second are counted as 30: a second of the counter is a little longer than one of the clock.
+    rate = next((rate for rate in TIMECODE_RATES if round(fps) and rate % round(fps) == 0), TIMECODE_RATES[-1])
+    frames_a_second = fps * rate / round(fps) if round(fps) and rate % round(fps) == 0 else float(rate)
+    lines = [f"TITLE: {name}", "FCM: NON-DROP FRAME"]
+    played_s = 0.0
+    for i, clip in enumerate(clips):
+        cut, path = clip.cut, _path_of(clip.cut)
+        reel = re.sub("[^A-Za-z0-9]", "", path.stem)[:8] or "AX"
+        channels = "B" if probe_video(cut.path).has_audio and not cut.is_mute else "V"
+        ends = [round(time_s * frames_a_second) for time_s in (cut.start_s, cut.end_s, played_s, played_s + cut.length_s)]
+        codes = " ".join(_timecode(frame, rate) for frame in ends)
+        lines += ["", f"{i + 1:03d}  {reel:<8} {channels:<5} C        {codes}"]
+        if cut.speed != 1:
+            lines.append(f"M2   {reel:<8}       {cut.speed * rate:05.1f}                {_timecode(ends[0], rate)}")
+        lines += [f"* FROM CLIP NAME: {' '.join(clip.name.split())}", f"* FROM CLIP: {path.as_uri()}"]
+        played_s += cut.length_s
+    write_atomic(target, ("\n".join(lines) + "\n").encode())
 
 
-def _timeline(name: str, clips: Sequence[TimelineClip], whole_rate: float | None = None) -> otio.schema.Timeline:
-    """A timeline of one video track.
+def _timecode(frame: int, rate: int) -> str:
+    seconds, frames = divmod(frame, rate)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{frames:02d}"
 
-    Args:
-        whole_rate: round all times to frames of this rate.
-    """
+
+def _path_of(cut: Cut) -> Path:
+    return Path(os.fsdecode(open_path(cut.path))).absolute()
+
+
+def _timeline(name: str, clips: Sequence[TimelineClip]) -> otio.schema.Timeline:
+    """A timeline of one video track."""
     timeline = otio.schema.Timeline(name=name)
     track = otio.schema.Track(name="video", kind=otio.schema.TrackKind.Video)
     timeline.tracks.append(track)
     for clip in clips:
         cut = clip.cut
-        rate = whole_rate or probe_video(cut.path).fps or DEFAULT_RATE
+        rate = probe_video(cut.path).fps or DEFAULT_RATE
         _, end_s = frame_times(cut.path)
-        path = Path(os.fsdecode(open_path(cut.path))).absolute()
-        digits = 0 if whole_rate else 6
-        media = otio.schema.ExternalReference(target_url=path.as_uri(), available_range=_range(0.0, end_s, rate, digits))
-        entry = otio.schema.Clip(clip.name, media, _range(cut.start_s, cut.end_s, rate, digits))
+        media = otio.schema.ExternalReference(target_url=_path_of(cut).as_uri(), available_range=_range(0.0, end_s, rate))
+        # A range lasts as long as it is played; what its effects need of the media follows from that.
+        entry = otio.schema.Clip(clip.name, media, _range(cut.start_s, cut.start_s + cut.length_s, rate))
         if cut.speed != 1:
             entry.effects.append(otio.schema.LinearTimeWarp(time_scalar=cut.speed))
         if cut.is_mute:
@@ -74,6 +95,6 @@ def _timeline(name: str, clips: Sequence[TimelineClip], whole_rate: float | None
     return timeline
 
 
-def _range(start_s: float, end_s: float, rate: float, digits: int) -> otio.opentime.TimeRange:
-    start, end = round(start_s * rate, digits), round(end_s * rate, digits)
+def _range(start_s: float, end_s: float, rate: float) -> otio.opentime.TimeRange:
+    start, end = round(start_s * rate, 6), round(end_s * rate, 6)
     return otio.opentime.TimeRange(otio.opentime.RationalTime(start, rate), otio.opentime.RationalTime(round(end - start, 6), rate))
