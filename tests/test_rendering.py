@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import MakeVideo, run_ffmpeg
+from vbcli import rendering
 from vbcli.errors import MediaError
 from vbcli.rendering import Cut, burn_subtitles, grab_jpeg, render_cuts, snap_cut
 from vbcli.transcripts import TranscriptSegment
@@ -83,6 +84,21 @@ def test_cuts_hold_exactly_their_frames_and_join_without_gaps(tmp_path: Path, ff
     assert loud[1:9].all()
     assert not loud[11:23].any()
     assert loud[24:26].any()
+
+
+def test_many_cuts_are_rendered_in_groups_without_a_seam(tmp_path: Path, ffmpeg_exe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "GROUP", 2)
+    one = counter_video(ffmpeg_exe, tmp_path / "one.mp4")
+    cuts = [Cut(str(one), start_s, start_s + 0.7) for start_s in (0.1, 2.2, 1.1, 3.0, 2.5)]
+    render_cuts(cuts, tmp_path / "joined.mp4", ffmpeg_exe)
+    assert shown(tmp_path / "joined.mp4") == [*range(1, 8), *range(22, 29), *range(11, 18), *range(30, 37), *range(25, 32)]
+    with av.open(str(tmp_path / "joined.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx(np.arange(35) / 10, abs=0.001)
+    # The tone begins after two seconds: it is in the second, fourth and fifth cut alone.
+    loud = loudness(tmp_path / "joined.mp4") > 0.1
+    assert loud[[8, 10, 12, 22, 24, 26, 27, 28, 29, 31, 33]].all()
+    assert not loud[[*range(1, 6), *range(15, 20)]].any()
 
 
 def test_cuts_without_frames_are_none(tmp_path: Path, ffmpeg_exe: str) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,10 @@ from vbcli.transcripts import TranscriptSegment, format_srt
 
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
 """H.264 halves the colours: sides must be even."""
-ENCODERS = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart")
+ENCODERS = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p")
+AAC = ("-c:a", "aac", "-movflags", "+faststart")
+GROUP = 24
+"""Cuts that are decoded beside each other; more are rendered in groups, as each decoder takes memory."""
 FONT_NAME = "Aileron"
 """Of Pillow's own font: a machine without fonts shows captions, too. Letters that it has not are taken from what is installed."""
 
@@ -80,8 +83,28 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
         VbcliError: `target` cannot be written.
     """
     infos = {path: probe_video(path) for path in dict.fromkeys(cut.path for cut in cuts)}
-    width, height = _shown_size(cuts[0].path, executable)
+    size = _shown_size(cuts[0].path, executable)
     has_sound = any(infos[cut.path].has_audio and not cut.is_mute for cut in cuts)
+    length_s = sum(cut.length_s for cut in cuts)
+    if len(cuts) <= GROUP:
+        run_ffmpeg(executable, [*_graph(cuts, infos, size, has_sound=has_sound), *ENCODERS, *AAC], target, length_s=length_s)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        groups = [cuts[start : start + GROUP] for start in range(0, len(cuts), GROUP)]
+        listed = ["ffconcat version 1.0"]
+        for i, group in enumerate(groups):
+            # Sound as it is: coded in pieces, each would begin with a little silence.
+            arguments = [*_graph(group, infos, size, has_sound=has_sound), *ENCODERS, "-c:a", "pcm_s16le"]
+            run_ffmpeg(executable, arguments, Path(place) / f"{i:06d}.mov", kind="mov")
+            listed += [f"file {i:06d}.mov", f"duration {sum(cut.length_s for cut in group):.6f}"]
+        (Path(place) / "groups.ffconcat").write_text("\n".join(listed) + "\n")
+        joined = ("-f", "concat", "-i", "groups.ffconcat", "-c:v", "copy", *AAC)
+        run_ffmpeg(executable, joined, target, cwd=place, length_s=length_s)
+
+
+def _graph(cuts: Sequence[Cut], infos: Mapping[str, VideoInfo], size: tuple[int, int], *, has_sound: bool) -> list[str | bytes]:
+    """ffmpeg's arguments that decode cuts and join them: inputs, filters and how their output is timed."""
+    width, height = size
     inputs: list[str | bytes] = []
     chains, labels = [], []
     for i, cut in enumerate(cuts):
@@ -100,8 +123,7 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
             labels.append(f"[a{i}]")
     joined = f"{''.join(labels)}concat=n={len(cuts)}:v=1:a={int(has_sound)}[v]{'[a]' if has_sound else ''}"
     outputs = ["-map", "[v]", *(["-map", "[a]"] if has_sound else []), "-fps_mode", "passthrough", "-enc_time_base", "1:90000"]
-    arguments = [*inputs, "-filter_complex", ";".join([*chains, joined]), *outputs, *ENCODERS]
-    run_ffmpeg(executable, arguments, target, length_s=sum(cut.length_s for cut in cuts))
+    return [*inputs, "-filter_complex", ";".join([*chains, joined]), *outputs]
 
 
 def _shown_size(path: str, executable: str) -> tuple[int, int]:
@@ -189,18 +211,25 @@ def burn_subtitles(path: str, sentences: Sequence[TranscriptSegment], target: Pa
         assert isinstance(font, ImageFont.FreeTypeFont)
         (Path(place) / "caption.ttf").write_bytes(font.font_bytes)
         shown = f"{EVEN},subtitles=captions.srt:fontsdir=.:force_style='FontName={FONT_NAME}'"
-        chosen = ("-map", f"0:{stream}", "-map", "0:a:0?", "-vf", shown, *ENCODERS)
+        chosen = ("-map", f"0:{stream}", "-map", "0:a:0?", "-vf", shown, *ENCODERS, *AAC)
         # The names of files within a filter would have to be escaped thrice: ffmpeg runs where they lie.
         run_ffmpeg(executable, [*input_arguments(str(Path(os.fsdecode(open_path(path))).absolute())), *chosen], target, cwd=place)
 
 
 def run_ffmpeg(
-    executable: str, arguments: Sequence[str | bytes], target: Path, *, cwd: str | None = None, length_s: float | None = None
+    executable: str,
+    arguments: Sequence[str | bytes],
+    target: Path,
+    *,
+    kind: str = "mp4",
+    cwd: str | None = None,
+    length_s: float | None = None,
 ) -> None:
     """Runs ffmpeg; what it writes is in its place complete or not at all.
 
     Args:
         arguments: inputs and options; the output is added.
+        kind: container that is written.
         length_s: how long the video must be; None where that is not known.
 
     Raises:
@@ -210,7 +239,7 @@ def run_ffmpeg(
     temporary = temporary_path(target.absolute())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [executable, "-nostdin", "-v", "error", "-y", *arguments, "-f", "mp4", b"file:" + os.fsencode(temporary)]
+        command = [executable, "-nostdin", "-v", "error", "-y", *arguments, "-f", kind, b"file:" + os.fsencode(temporary)]
         with tempfile.TemporaryFile() as messages:
             status = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, cwd=cwd, process_group=0
