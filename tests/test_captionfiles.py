@@ -175,10 +175,10 @@ def test_messages_about_parquet_and_missing_files(tmp_path: Path) -> None:
     pd.DataFrame({"video": ["a"] * 70_000 + [""]}).to_parquet(path)  # more than one batch
     with pytest.raises(VbcliError, match=r"a\.parquet, row 70001: column 'video' is empty"):
         read_caption_file(path)
-    with pytest.raises(VbcliError, match=r"none\.csv cannot be read: No such file"):
+    with pytest.raises(VbcliError, match=r"none\.csv does not exist"):
         read_caption_file(tmp_path / "none.csv")
     (tmp_path / "dir.csv").mkdir()
-    with pytest.raises(VbcliError, match=r"dir\.csv cannot be read: Is a directory"):
+    with pytest.raises(VbcliError, match=r"dir\.csv is a folder"):
         read_caption_file(tmp_path / "dir.csv")
 
 

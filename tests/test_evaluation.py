@@ -62,7 +62,7 @@ def test_perfect_captions_and_baselines_by_hand(tokens_dir):
 def test_captions_without_reference_are_said():
     found = evaluate_captions({"v0.mp4": "a red ball falls", "v9.mp4": "x"}, TRUTHS, with_meteor=False)
     assert any("1 of 2 captions have no reference" in note for note in found.notes)
-    with pytest.raises(VbcliError, match="none of the 1 captions has a reference"):
+    with pytest.raises(VbcliError, match="none of the 1 captioned videos has a reference"):
         evaluate_captions({"v9.mp4": "x"}, TRUTHS, with_meteor=False)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import MakeVideo, run_ffmpeg
 from vbcli import rendering
-from vbcli.errors import MediaError
+from vbcli.errors import MediaError, VbcliError
 from vbcli.rendering import Cut, burn_subtitles, grab_jpeg, render_cuts, snap_cut
 from vbcli.transcripts import TranscriptSegment
 
@@ -48,6 +48,14 @@ def test_what_cannot_be_decoded_leaves_nothing(tmp_path: Path, ffmpeg_exe: str) 
     with pytest.raises(MediaError, match=r"no\.mp4"):
         burn_subtitles(str(tmp_path / "no.mp4"), [TranscriptSegment(0, 1, "a")], tmp_path / "out" / "shown.mp4", ffmpeg_exe)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    video = str(make_video(tmp_path / "one.mp4"))
+    (tmp_path / "file").write_text("in the way")
+    for target in (tmp_path / "file" / "cut.mp4", Path("/proc/cut.mp4")):
+        with pytest.raises(VbcliError, match=f"cannot write {target}"):
+            render_cuts([Cut(video, 0, 1)], target, ffmpeg_exe)
 
 
 def counter_video(exe: str, path: Path, *, seconds: float = 4, rate: int = 10, audio: bool = True, size: str = "160x120") -> Path:

@@ -110,6 +110,8 @@ def read_caption_file(path: Path) -> list[CaptionRow]:
         VbcliError: the file cannot be read or a value in it is wrong; the message names file, line and column.
     """
     suffix = path.suffix.lower()
+    if not path.is_file():
+        raise VbcliError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}", hint="name a caption file")
     try:
         if suffix in (".csv", ".tsv"):
             rows = list(_iter_csv(path, "," if suffix == ".csv" else "\t"))
@@ -122,9 +124,9 @@ def read_caption_file(path: Path) -> list[CaptionRow]:
         else:
             raise VbcliError(f"{path} is not a kind of caption file that can be read", hint=f"use one of: {', '.join(_WORDS)}")
     except OSError as error:
-        raise VbcliError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise VbcliError(f"{path} cannot be read: {error.strerror or error}", hint="look at its permissions") from None
     if not rows:
-        raise VbcliError(f"{path} holds no rows")
+        raise VbcliError(f"{path} holds no rows", hint="write a line for each caption, below the names of the columns")
     return rows
 
 

@@ -8,7 +8,8 @@ import itertools
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vbcli.errors import VbcliError
 from vbcli.files import read_json
@@ -169,10 +170,10 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
     """Builds a frozen dataclass from JSON values; lists become tuples, and what is a dataclass in a field is built in the same way.
 
     Raises:
-        VbcliError: an unknown or missing field; the message names `source`.
+        VbcliError: an unknown or missing field, or a value of another type; the message names `source`.
     """
     assert dataclasses.is_dataclass(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known, hints = {f.name for f in dataclasses.fields(cls)}, get_type_hints(cls)
     unknown = sorted(set(values) - known)
     if unknown:
         raise VbcliError(f"{source}: unknown field '{unknown[0]}' for {cls.__name__}")
@@ -181,11 +182,28 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
         if isinstance(value, dict) and (inner := _dataclass_of(cls, name)) is not None:
             built[name] = from_dict(inner, value, f"{source}, {name}")
         else:
+            if not _fits(value, hints[name]):
+                raise VbcliError(f"{source}: '{name}' is {json.dumps(value)}, which is no {getattr(hints[name], '__name__', hints[name])}")
             built[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**built)
     except TypeError as error:
         raise VbcliError(f"{source}: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a field's type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, kind) for kind in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        kinds = arguments[:1] * len(value) if isinstance(value, (list, tuple)) and arguments[-1] is Ellipsis else arguments
+        return isinstance(value, (list, tuple)) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _dataclass_of(cls: type, name: str) -> type | None:

@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from vbcli.files import not_written, temporary_path
+from vbcli.files import not_written, remove_temporary, temporary_path
 from vbcli.media import FORMATS, PROTOCOLS, entry_times, frame_times, open_path, probe_video
 from vbcli.rendering import Cut
 
@@ -58,7 +58,7 @@ def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
     except OSError as error:
         raise not_written(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_temporary(temporary)
 
 
 def _remux(path: str, cuts: Sequence[Cut], target: Path) -> None:

@@ -70,7 +70,7 @@ def evaluate_captions(
     shared = [v for v in captions if references.get(v)]
     if not shared:
         raise VbcliError(
-            f"none of the {len(captions)} captions has a reference among {len(references)} videos",
+            f"none of the {len(captions)} captioned videos has a reference",
             hint="both sides must name the same videos",
         )
     hypotheses = {v: captions[v] for v in shared}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def write_atomic(path: Path, data: bytes, *, is_exclusive: bool = False) -> bool
                 return False
             return True
         finally:
-            temporary.unlink(missing_ok=True)
+            remove_temporary(temporary)
     except OSError as error:
         raise not_written(path, error) from error
 
@@ -71,6 +72,12 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
 
 
+def remove_temporary(path: Path) -> None:
+    """Removes a temporary file, if it was made: its folder may be none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink()
+
+
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and ".tmp-" in path.name
 
@@ -100,8 +107,11 @@ def write_json(path: Path, value: Any, *, is_exclusive: bool = False) -> bool:
     return write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), is_exclusive=is_exclusive)
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, unit: str) -> list[str]:
     """The lines of a text file that are not empty, without the space around them.
+
+    Args:
+        unit: what a line is, for the hint.
 
     Raises:
         VbcliError: it cannot be read, or there are none.
@@ -109,9 +119,10 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise VbcliError(f"{path} cannot be read: {error}", hint="it must be a text file") from error
+        cause = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8"
+        raise VbcliError(f"{path} cannot be read: {cause}", hint=f"name a text file with one {unit} on each line") from error
     if not any(lines):
-        raise VbcliError(f"{path} is empty", hint="write one answer on each line")
+        raise VbcliError(f"{path} is empty", hint=f"write one {unit} on each line")
     return [line for line in lines if line]
 
 
@@ -120,8 +131,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise VbcliError(f"{path} does not exist") from None
+        raise VbcliError(f"{path} does not exist", hint="look at the name, or make the folder again that it belongs to") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VbcliError(f"{path} is not valid JSON: {error}") from error
+        raise VbcliError(f"{path} is not valid JSON: {error}", hint="it is damaged: copy it again, or make it again") from error
     except OSError as error:
         raise VbcliError(f"{path} cannot be read: {error.strerror}") from error

@@ -60,6 +60,8 @@ def fuse_dataset(
         if values["n_clips"] == 0:
             raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")
         options.on_note(f"the captioner {checkpoint_dir} learned without transcripts: its encoder is shown no text, and `textual` is empty")
+    # Whole, before a folder is bound to it.
+    load_checkpoint(checkpoint_dir)
     stage = Fuse(str(checkpoint_dir), values["model_sha256"], values["encoder"]["hidden_size"], device, threads)
     note_missing(tokens_dir, options)
     with options.open() as executor:

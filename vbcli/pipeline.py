@@ -73,6 +73,8 @@ class RunOptions:
 
     @contextmanager
     def open(self) -> Iterator[Executor]:
+        # Found, before anything is written.
+        find_ffmpeg(self.ffmpeg)
         with open_executor(self.executor, self.n_workers) as executor:
             yield executor
 

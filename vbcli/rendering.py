@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFont
 
 from vbcli.errors import MediaError
-from vbcli.files import not_written, temporary_path
+from vbcli.files import not_written, remove_temporary, temporary_path
 from vbcli.media import FORMATS, PROTOCOLS, VideoInfo, first_line, frame_times, open_path, probe_video
 from vbcli.transcripts import TranscriptSegment, format_srt
 
@@ -239,6 +239,8 @@ def run_ffmpeg(
     temporary = temporary_path(target.absolute())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # What cannot be written is said by name, not by ffmpeg.
+        temporary.touch()
         command = [executable, "-nostdin", "-v", "error", "-y", *arguments, "-f", kind, b"file:" + os.fsencode(temporary)]
         with tempfile.TemporaryFile() as messages:
             status = subprocess.run(
@@ -252,7 +254,7 @@ def run_ffmpeg(
     except OSError as error:
         raise not_written(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_temporary(temporary)
 
 
 def _check_length(written: Path, target: Path, length_s: float) -> None:

@@ -48,21 +48,24 @@ CASES = [
     (["train", "empty", "--regime-weights", "inf", "0", "0"], 2, "--regime-weights is (inf, 0.0, 0.0)"),
     (["caption", "videos", "--length-penalty", "1000"], 2, "--length-penalty is 1000.0"),
     (["caption", "videos", "--length-penalty", "nan"], 2, "--length-penalty is nan"),
-    (["build-vocab", "empty", "--seed", "-1"], 2, "--seed -1 is below 0"),
+    (["build-vocab", "empty", "--seed", "-1"], 2, "Invalid value for '--seed'"),
     (["extract", "videos", "--ffmpeg", "/bin/true"], 1, "/bin/true is not an ffmpeg"),
     (["extract", "videos", "--ffmpeg", "/bin/echo"], 1, "/bin/echo is not an ffmpeg"),
     (["import", "empty", "out"], 1, "empty is not a model in Hugging Face's format"),
     (["import", "./nowhere", "out"], 1, "nowhere is no folder, and cannot be had from the hub"),
     (["import", "empty", "videos"], 1, "videos exists and is not an empty folder"),
     (["extract", "videos", "own"], 1, "own exists and is not an empty folder"),
-    (["predict", "--verbs", "none.txt"], 1, "none.txt cannot be read"),
+    (["predict", "--verbs", "none.txt"], 1, "none.txt cannot be read: No such file or directory"),
     (["train", "empty", "--regime-weights", "0", "0", "0"], 2, "--regime-weights is (0.0, 0.0, 0.0)"),
     (["export", "empty", "out", "--to", "transformers"], 1, "there is no checkpoint in empty"),
     (["export", "empty", "out", "--to", "keras"], 2, "Invalid value for '--to'"),
     (["caption", "videos"], 1, "there is no checkpoint in vbcli-work/checkpoints/caption"),
     (["caption", "videos", "--checkpoint", "empty"], 1, "there is no checkpoint in empty"),
     (["caption", "videos", "--beams", "0"], 2, "--beams is 0"),
+    (["caption", "videos", "--beams", "100000"], 2, "--beams is 100000"),
     (["evaluate"], 1, "has no captions"),
+    (["evaluate", "nowhere", "good.csv"], 1, "nowhere does not exist"),
+    (["evaluate", "good.csv", "nowhere.csv"], 1, "nowhere.csv does not exist"),
     (["evaluate", "broken.csv", "broken.csv"], 1, "broken.csv"),
     (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no video to score is in the split 'dev'"),
     (["evaluate", "good.csv", "good.csv", "--baselines", "videos"], 1, "videos is not a tokens dataset"),
@@ -97,6 +100,7 @@ def test_wrong_invocation(place: Path, arguments, status, sentence):
     assert first.startswith("error: ")
     assert not rest or rest[0] == ""
     assert not rest or rest[1].startswith("hint: ")
+    assert {p.name for p in place.iterdir()} == {"empty", "videos", "own", "good.csv", "broken.csv"}
 
 
 def test_a_broken_video_is_recorded_and_the_status_is_3(place: Path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,28 @@ def test_a_saved_checkpoint_gives_the_same_captions(checkpoint, tmp_path: Path):
     decoding = DecodingConfig(max_length=10)
     assert caption_videos(loaded, videos, decoding) == caption_videos(checkpoint, videos, decoding)
     assert (tmp_path / "c" / "vocab" / "vocabulary.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 99}, "was written by another version"),
+        ({"encoder": {"n_layers": "two"}}, "'n_layers' is \"two\", which is no int"),
+        ({"encoder": {"hidden_size": 16.5}}, "'hidden_size' is 16.5"),
+        ({"encoder": {"n_residual_tokens": [3, "x"]}}, "'n_residual_tokens' is"),
+        ({"encoder": {"fusion": "sum"}}, "'fusion' is \"sum\""),
+        ({"encoder": {"n_layers": 3}}, r"cannot be loaded: .*[Mm]issing key.*blocks\.2"),
+    ],
+)
+def test_a_damaged_configuration_is_named(checkpoint, tmp_path: Path, changes: dict, message: str):
+    save_checkpoint(checkpoint, tmp_path / "c")
+    path = tmp_path / "c" / "config.json"
+    values = json.loads(path.read_text())
+    for key, value in changes.items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(values))
+    with pytest.raises(VbcliError, match=message):
+        load_checkpoint(tmp_path / "c", "caption")
 
 
 def test_what_is_said_is_in_the_memory_once_beside_the_clips_of_its_time(checkpoint):

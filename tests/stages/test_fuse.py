@@ -253,4 +253,9 @@ def test_what_cannot_be_fused_is_refused(visual: Vocabulary, vocab_dir: Path, tm
         fuse_dataset(tmp_path / "tokens", tmp_path / "out", tmp_path / "bert")
     with pytest.raises(VbcliError, match="is not a tokens dataset"):
         fuse_dataset(tmp_path, tmp_path / "out", tmp_path / "pretrain")
+    tokens_dataset(tmp_path / "own", {"a.mp4": [segment(3)]}, visual.sha256)
+    weights = tmp_path / "pretrain" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(VbcliError, match=r"is not the file that .* describes"):
+        fuse_dataset(tmp_path / "own", tmp_path / "out", tmp_path / "pretrain")
     assert not (tmp_path / "out").exists()

@@ -103,6 +103,14 @@ def test_another_run_s_state_is_refused(tmp_path):
         Trainer(caption_task(), replace(SETTINGS, learning_rate=1e-4), tmp_path, {}, lambda now: None).run()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    steps = []
+    with pytest.raises(VbcliError, match="cannot write"):
+        Trainer(caption_task(), SETTINGS, tmp_path / "file" / "model", {}, lambda now: steps.append(now.step)).run()
+    assert steps == []
+
+
 def test_seeds_decide(tmp_path):
     losses = []
     for i, seed in enumerate((0, 0, 1)):

@@ -220,7 +220,7 @@ def classify(
 def _read_classes(path: Path) -> tuple[NamedClass, ...]:
     from vbcli.stages.zero_shot import NamedClass
 
-    parts = [[part.strip() for part in line.split("\t")] for line in read_lines(path)]
+    parts = [[part.strip() for part in line.split("\t")] for line in read_lines(path, "class")]
     too_many = next((row for row in parts if len(row) > 2), None)
     if too_many:
         raise VbcliError(f"{path} has a line of {len(too_many)} columns: {too_many[0]}", hint="write the class, a tab, and its words")

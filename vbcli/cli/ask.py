@@ -107,7 +107,7 @@ def _answers(template: str, verbs: Path | None, objects: Path | None) -> Answers
     files = [verbs, objects]
     if any(files[n_masks:]):
         raise UsageError(f"'{template}' has {n_masks} times [MASK]: there is no place for the words of {files[-1]}")
-    return [read_lines(path) if path else None for path in (*files, *[None] * n_masks)[:n_masks]]
+    return [read_lines(path, "word") if path else None for path in (*files, *[None] * n_masks)[:n_masks]]
 
 
 def _exemplars(model_dir: Path) -> dict[str, str]:

@@ -54,5 +54,5 @@ Captions = Annotated[
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also redo the videos that failed before.")]
 Ffmpeg = Annotated[str, typer.Option(help="'bundled', 'system' or the path of an ffmpeg.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of a worker; a part of what makes results equal to the last bit.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -136,7 +136,7 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
         draw_classes(evaluation, picture)
         evaluation.notes.append(f"drawn in {picture}")
     elif picture:
-        evaluation.notes.append("videos have several classes: no picture")
+        raise VbcliError("videos have several classes each: of these there is no picture", hint="leave --picture out")
     if as_json:
         console.print_json({"classes": str(given), "references": str(against), **asdict(evaluation)})
         return

@@ -33,6 +33,8 @@ from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.tokens import N_FRAMING_TOKENS
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 
+VERSION = 1
+"""Of what a checkpoint's folder holds."""
 _KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
 IMPORTED = "import"
 """The task of a published model that was only read."""
@@ -133,7 +135,7 @@ def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
         shutil.copytree(checkpoint.vocab_dir, checkpoint_dir / "vocab", dirs_exist_ok=True)
     values: dict[str, Any] = {
         "kind": "checkpoint",
-        "version": 1,
+        "version": VERSION,
         "task": checkpoint.task,
         **_shapes(checkpoint.model),
         "n_clips": checkpoint.n_clips,
@@ -195,6 +197,8 @@ def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:
     values = read_json(path)
     if not isinstance(values, dict) or values.get("kind") != "checkpoint":
         raise VbcliError(f"{checkpoint_dir} is not a checkpoint", hint="name a folder that vbcli train made")
+    if values.get("version") != VERSION:
+        raise VbcliError(f"{checkpoint_dir} was written by another version of vbcli", hint="train it again, or use that version")
     missing = sorted(_KEYS - set(values)) or ([] if {"encoder", "bart"} & set(values) else ["encoder"])
     if missing:
         raise VbcliError(f"{path} has no '{missing[0]}'", hint="it is damaged: copy the checkpoint again, or train it again")
@@ -222,7 +226,9 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
             raise VbcliError(f"{weights} is not the file that {source} describes", hint=hint)
         model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise VbcliError(f"{weights} cannot be loaded: {str(error).splitlines()[0]}", hint=hint) from error
+        # torch says in its second line which weights do not fit.
+        cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise VbcliError(f"{weights} cannot be loaded: {cause}", hint=hint) from error
     return Checkpoint(
         values["task"],
         model.eval(),

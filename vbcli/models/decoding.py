@@ -23,6 +23,8 @@ from vbcli.config import BartConfig
 from vbcli.errors import UsageError
 from vbcli.models.bart import BartDecoder
 
+MAX_BEAMS = 256
+"""More take gigabytes, and change nothing."""
 MAX_LENGTH_PENALTY = 10.0
 """Powers of the length beyond it leave the range of floating point numbers."""
 
@@ -57,7 +59,7 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         for option, value, is_valid, wanted in (
-            ("beams", self.n_beams, self.n_beams >= 1, "at least 1"),
+            ("beams", self.n_beams, 1 <= self.n_beams <= MAX_BEAMS, f"between 1 and {MAX_BEAMS}"),
             ("max-length", self.max_length, self.max_length >= 1, "at least 1"),
             ("min-length", self.min_length, 0 <= self.min_length <= self.max_length, f"between 0 and --max-length {self.max_length}"),
             (

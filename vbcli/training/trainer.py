@@ -154,6 +154,8 @@ class Trainer:
         """
         self._load_state()
         model, config = self.task.model, self.config
+        # Before anything is computed: a folder that cannot be written is known at once.
+        self._write_metrics()
         if self.step == 0:
             self._keep_start()
         with self._open_board() as write_board:
@@ -366,8 +368,12 @@ class Trainer:
             buffer,
         )
         write_atomic(self._state_path, buffer.getvalue())
-        lines = "".join(json.dumps(row) + "\n" for row in self.history)
-        write_atomic(self.checkpoint_dir / "metrics.jsonl", lines.encode())
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        if self.accelerator.is_main_process:
+            lines = "".join(json.dumps(row) + "\n" for row in self.history)
+            write_atomic(self.checkpoint_dir / "metrics.jsonl", lines.encode())
 
     def _load_state(self) -> None:
         if not self._state_path.is_file():
