@@ -218,16 +218,19 @@ def _iter_coco(data: Mapping[str, Any], path: Path) -> Iterator[CaptionRow]:
     for i, entry in _iter_entries(data, "annotations", path):
         image_id = _entry_value(entry, "image_id", path, "annotations", i)
         if image_id not in names:
-            raise VbcliError(f"{path}, entry {i} of 'annotations': image_id {image_id} is not among the images")
+            raise VbcliError(
+                f"{path}, entry {i} of 'annotations': image_id {image_id} is not among the images",
+                hint="each annotation names an image of the same file",
+            )
         yield _build_row({"video": names[image_id], "caption": _entry_value(entry, "caption", path, "annotations", i)}, path, i)
 
 
 def _iter_entries(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not isinstance(data[key], list):
-        raise VbcliError(f"{path}: '{key}' is not a list")
+        raise VbcliError(f"{path}: '{key}' is not a list", hint="a COCO or MSR-VTT file has lists of objects")
     for i, entry in enumerate(data[key], start=1):
         if not isinstance(entry, dict):
-            raise VbcliError(f"{path}, entry {i} of '{key}': not an object")
+            raise VbcliError(f"{path}, entry {i} of '{key}': not an object", hint="a COCO or MSR-VTT file has lists of objects")
         yield i, entry
 
 

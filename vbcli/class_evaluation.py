@@ -53,7 +53,7 @@ def read_classes(classes_dir: Path) -> ClassRows:
     shards.read_manifest(classes_dir, "classes")
     rows = shards.read_rows(classes_dir, ["video_id", "labels", "scores"])
     if not rows:
-        raise VbcliError(f"{classes_dir} holds no videos")
+        raise VbcliError(f"{classes_dir} holds no videos", hint="all of its videos failed: see its folder _errors")
     labels = {row["video_id"]: row["labels"] for row in rows}
     return ClassRows(labels, {row["video_id"]: {s["label"]: s["probability"] for s in row["scores"]} for row in rows})
 

@@ -123,7 +123,7 @@ def fill_clips(checkpoint: Checkpoint, video: VideoTokens, places: Sequence[int]
     tokens, features = _clips(checkpoint, video)
     wrong = [p for p in places if not 0 <= p < len(tokens)]
     if wrong:
-        raise VbcliError(f"{video.video_id} has {len(tokens)} clips, and none with the number {wrong[0]}")
+        raise VbcliError(f"{video.video_id} has {len(tokens)} clips, and none with the number {wrong[0]}", hint="clips are counted from 0")
     names, blind = _token_names(checkpoint), _blind(checkpoint)
     return [_guesses(names, _visual_log_probs(checkpoint, tokens, features, places, p)[0], blind) for p in places]
 

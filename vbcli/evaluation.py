@@ -90,7 +90,10 @@ def evaluate_captions(
         for run in runs:
             missing = [v for v in shared if v not in run]
             if missing:
-                raise VbcliError(f"{name} has no caption for {len(missing)} of the {len(shared)} videos, first {missing[0]}")
+                raise VbcliError(
+                    f"{name} has no caption for {len(missing)} of the {len(shared)} videos, first {missing[0]}",
+                    hint="caption the same videos with each system",
+                )
             said = {v: run[v] for v in shared}
             found = score_captions(said, truths, with_meteor=has_meteor)
             if has_meteor and found.meteor_reason and not rows:
@@ -212,7 +215,7 @@ def read_captions(path: Path, references: Path) -> dict[str, str]:
             raise VbcliError(f"{path} has several captions for {video}", hint="score one caption a video")
         captions[video] = caption
     if not captions:
-        raise VbcliError(f"{path} holds no captions")
+        raise VbcliError(f"{path} holds no captions", hint="all of its videos failed, or the file is empty: make them with vbcli caption")
     return captions
 
 

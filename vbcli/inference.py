@@ -58,7 +58,10 @@ def fuse_dataset(
         )
     if values["task"] == "caption" and values.get("window_text") is None:
         if values["n_clips"] == 0:
-            raise VbcliError(f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any")
+            raise VbcliError(
+                f"the checkpoint {checkpoint_dir} was trained with neither clips nor transcripts, and cannot see any",
+                hint="train one without --n-clips 0",
+            )
         options.on_note(f"the captioner {checkpoint_dir} learned without transcripts: its encoder is shown no text, and `textual` is empty")
     # Whole, before a folder is bound to it.
     load_checkpoint(checkpoint_dir)
@@ -92,7 +95,10 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
     kind = dataset_kind(source)
     if kind not in (None, "tokens"):
-        raise VbcliError(f"{source} is a {kind} dataset: {stage.name} takes a folder of videos or a tokens dataset")
+        raise VbcliError(
+            f"{source} is a {kind} dataset: {stage.name} takes a folder of videos or a tokens dataset",
+            hint="name the videos themselves, or what vbcli tokenize made",
+        )
     own_videos = output_dir / "videos"
     stage = replace(stage, videos_dir=str(own_videos if kind is None else source / "videos"))
     if kind == "tokens":
@@ -128,7 +134,7 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, or one video")
     kind = dataset_kind(source)
     if kind is not None:
-        raise VbcliError(f"{source} is a {kind} dataset: a published captioner takes a folder of videos")
+        raise VbcliError(f"{source} is a {kind} dataset: a published captioner takes a folder of videos", hint="name the videos themselves")
     with options.open() as executor:
         gone = scan_folder(source, output_dir, (), stage, executor, options)
         inputs = dataset_inputs(output_dir / "videos", stage, gone)

@@ -192,7 +192,10 @@ def encode_dataset(
     options = options or RunOptions()
     kind = dataset_kind(source_dir)
     if kind not in (None, "frames"):
-        raise VbcliError(f"{source_dir} is a {kind} dataset: encode takes frames or videos")
+        raise VbcliError(
+            f"{source_dir} is a {kind} dataset: encode takes frames or videos",
+            hint="name the videos themselves, or what vbcli extract made",
+        )
     stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.ffmpeg)
     if kind is not None:
         check_sampling(shards.read_manifest(source_dir).fact("fps"), encoder, source_dir)

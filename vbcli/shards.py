@@ -143,7 +143,7 @@ def read_footer(path: Path) -> dict[str, Any]:
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
     if FOOTER_KEY not in metadata:
-        raise VbcliError(f"{path} was not written by vbcli")
+        raise VbcliError(f"{path} was not written by vbcli", hint="name a dataset that a command of vbcli made")
     return json.loads(metadata[FOOTER_KEY])
 
 
@@ -291,7 +291,7 @@ def read_manifest(dataset_dir: Path, *kinds: str) -> Manifest:
     try:
         manifest = Manifest(**values)
     except TypeError as error:
-        raise VbcliError(f"{path} is not a manifest of a dataset: {error}") from error
+        raise VbcliError(f"{path} is not a manifest of a dataset: {error}", hint="it is damaged: make the dataset again") from error
     if kinds and manifest.kind not in kinds:
         raise VbcliError(f"{dataset_dir} is a {manifest.kind} dataset, not a {wanted} dataset", hint=_hint_for(kinds))
     return manifest

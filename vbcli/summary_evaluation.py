@@ -39,7 +39,7 @@ def read_segments(summaries_dir: Path) -> dict[str, list[Span]]:
     for row in shards.read_rows(summaries_dir, ["video_id", "start_s", "end_s"]):
         found.setdefault(row["video_id"], []).append((row["start_s"], row["end_s"]))
     if not found:
-        raise VbcliError(f"{summaries_dir} holds no summaries")
+        raise VbcliError(f"{summaries_dir} holds no summaries", hint="all of its videos failed: see its folder _errors")
     return found
 
 

@@ -77,7 +77,7 @@ def load_text_vocabulary(path: Path) -> TextVocabulary:
     try:
         tokenizer = Tokenizer.from_str(json.dumps(values))
     except Exception as error:
-        raise VbcliError(f"{path} is damaged: {error}") from error
+        raise VbcliError(f"{path} is damaged: {error}", hint="copy it again, or make it again") from error
     return TextVocabulary(tokenizer, str(path))
 
 

@@ -114,7 +114,7 @@ def test_a_decoder_has_the_width_of_the_encoder_it_is_given(visual: Vocabulary, 
 
 
 def test_what_is_no_checkpoint_and_no_bert_is_said(visual: Vocabulary, vocab_dir: Path, tmp_path: Path):
-    with pytest.raises(VbcliError, match="none is no folder, and cannot be had from the hub"):
+    with pytest.raises(VbcliError, match="none does not exist"):
         build(replace(PRETRAIN, init=str(tmp_path / "none")), visual, vocab_dir)
     with pytest.raises(VbcliError, match="is neither a checkpoint nor a BERT or BART"):
         build(replace(PRETRAIN, init=str(tmp_path)), visual, vocab_dir)

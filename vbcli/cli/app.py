@@ -74,6 +74,8 @@ def main() -> None:
     except VbcliError as error:
         if os.environ.get("VBCLI_DEBUG"):
             raise
+        if isinstance(error, UsageError) and not error.hint:
+            error.hint = f"see vbcli {sys.argv[1]} --help"
         console.show_error(error)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:

@@ -226,7 +226,7 @@ def _read_classes(path: Path) -> tuple[NamedClass, ...]:
         raise VbcliError(f"{path} has a line of {len(too_many)} columns: {too_many[0]}", hint="write the class, a tab, and its words")
     found = tuple(NamedClass(row[0], row[-1]) for row in parts)
     if len({name for name, _ in found}) < max(2, len(found)):
-        raise VbcliError(f"{path} must name two classes or more, each once")
+        raise VbcliError(f"{path} must name two classes or more, each once", hint="write one class on each line")
     return found
 
 

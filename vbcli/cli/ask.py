@@ -98,7 +98,7 @@ def _videos(tokens_dir: Path, split: str | None) -> list[VideoTokens]:
 
     videos = [v for v in read_tokens(tokens_dir) if split in (None, v.split)]
     if not videos:
-        raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'")
+        raise VbcliError(f"no video of {tokens_dir} is in the split '{split}'", hint="leave --split out for all videos")
     return videos
 
 

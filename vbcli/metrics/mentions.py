@@ -47,7 +47,7 @@ def load_lexicon(path: Path | str) -> dict[str, dict[str, list[str]]]:
     try:
         lexicon = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise VbcliError(f"cannot read the lexicon {path}: {error.strerror}") from error
+        raise VbcliError(f"cannot read the lexicon {path}: {error.strerror}", hint="look at the name") from error
     except ValueError as error:
         raise VbcliError(f"the lexicon {path} is not JSON: {error}", hint) from error
     if not isinstance(lexicon, dict) or not lexicon:

@@ -86,7 +86,9 @@ def load_encoder_checkpoint(encoder_dir: Path) -> EncoderCheckpoint:
     except KeyError as error:
         raise VbcliError(f"{path} does not say {error}", hint=MAKE_HINT) from error
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise VbcliError(f"{weights} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise VbcliError(
+            f"{weights} cannot be loaded: {str(error).splitlines()[0]}", hint="copy the encoder again, or train it again"
+        ) from error
     if state_sha256(model) != values.get("weights_sha256"):
         raise VbcliError(f"{weights} does not hold the weights that {path} describes", hint=MAKE_HINT)
     return checkpoint

@@ -37,6 +37,9 @@ def find_published(source: str, more: tuple[str, ...] = ()) -> Path:
     path = Path(source)
     if path.exists():
         return path
+    # A name on the hub is one word, or an owner and a word.
+    if source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1:
+        raise VbcliError(f"{source} does not exist", hint="name a folder with config.json, weights and a tokenizer, or a model of the hub")
     from huggingface_hub import snapshot_download
 
     try:

@@ -30,7 +30,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         VbcliError: the file is missing or holds something else.
     """
     if not path.is_file():
-        raise VbcliError(f"weights file {path} does not exist")
+        raise VbcliError(f"weights file {path} does not exist", hint="look at the name, or copy the file again")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

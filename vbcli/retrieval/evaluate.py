@@ -58,7 +58,10 @@ def evaluate_index(
     items, vectors = index.items("video"), index.vectors("video")
     kept = [i for i, item in enumerate(items) if captions.get(item.video_id)]
     if len(kept) < 2:
-        raise VbcliError(f"{len(kept)} of the {len(items)} videos of the index have captions: two are needed")
+        raise VbcliError(
+            f"{len(kept)} of the {len(items)} videos of the index have captions: two are needed",
+            hint="name references of the videos that the index is of",
+        )
     if n_candidates is not None:
         kept = sorted(sorted(kept, key=lambda i: config_hash([items[i].video_id]))[:n_candidates])
     items, vectors = [items[i] for i in kept], vectors[kept]

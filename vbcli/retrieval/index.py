@@ -118,7 +118,9 @@ class VideoIndex:
             is_there = [video_id not in removed for video_id in self._table.column("video_id").to_pylist()]
             self._table = self._table.filter(pa.array(is_there, pa.bool_())).combine_chunks()
         if self._table is None or not len(self._table):
-            raise VbcliError(f"the index {index_dir} holds no videos")
+            raise VbcliError(
+                f"the index {index_dir} holds no videos", hint="all of them failed or are gone: see the folder vectors/_errors in it"
+            )
         numbers = self._table.column("segment_index").to_numpy()
         column = self._table.column("vector").combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(numbers), -1)

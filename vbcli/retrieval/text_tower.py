@@ -53,7 +53,9 @@ class TextTower:
             torch.manual_seed(0)
             model, name = create_open_clip(architecture, weights)
         if state_sha256(model.visual.eval()) != encoder.weights_sha256:
-            raise VbcliError(f"the weights of encoder {encoder.name} are not those that the features were made with")
+            raise VbcliError(
+                f"the weights of encoder {encoder.name} are not those that the features were made with", hint="index the videos again"
+            )
         self._model: Any = model.eval()
         self._tokenizer: Any = open_clip.get_tokenizer(name)
 

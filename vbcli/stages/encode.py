@@ -78,7 +78,9 @@ class Encode(Stage):
         precision = "bfloat16" if spec.precision == "bfloat16" else "float32"
         encoder = load_encoder(self.encoder_dir or spec.name, pool=spec.pool, precision=precision, clip_s=spec.clip_s, device=self.device)
         if encoder.spec.weights_sha256 != spec.weights_sha256:
-            raise VbcliError(f"the weights of encoder {spec.name} are not those that the dataset was begun with")
+            raise VbcliError(
+                f"the weights of encoder {spec.name} are not those that the dataset was begun with", hint="encode into a new folder"
+            )
         read = self._read_frames if self.source == "frames" else self._read_video
 
         def process(rows: Rows) -> Rows:

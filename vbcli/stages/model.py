@@ -160,7 +160,10 @@ def video_windows(video: VideoTokens, checkpoint: Checkpoint) -> list[VideoWindo
     timeline, said = video_timeline(video, text_ids, chosen), list(itertools.chain.from_iterable(text_ids))
     config, size = checkpoint.encoder.config, checkpoint.window_size
     if size < 1 and timeline.n_tokens:
-        raise VbcliError(f"the checkpoint {checkpoint.vocab_dir.parent} was trained without video clips, and cannot see any")
+        raise VbcliError(
+            f"the checkpoint {checkpoint.vocab_dir.parent} was trained without video clips, and cannot see any",
+            hint="train one without --n-clips 0",
+        )
     overlap = size // OVERLAP_SHARE if checkpoint.reads_text else min(WINDOW_OVERLAP_CLIPS, size // 2)
     windows = []
     spans = timeline.windows(max(size, 1), overlap)

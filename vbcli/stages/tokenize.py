@@ -168,7 +168,9 @@ def relabel_inputs(dataset_dir: Path, caption_files: Sequence[Path]) -> list[Sha
     names = ", ".join(str(p) for p in caption_files)
     texts, _ = captionfiles.match_rows(rows, read_videos(dataset_dir).column("video_id").to_pylist(), names)
     if not texts:
-        raise VbcliError(f"{names} names none of the videos of {dataset_dir}")
+        raise VbcliError(
+            f"{names} names none of the videos of {dataset_dir}", hint="the column video has their file names, with or without the suffix"
+        )
     inputs = []
     for path in shards.list_shards(dataset_dir / "videos"):
         relabelled = [{**row, **_text_columns(texts.get(row["video_id"]))} for row in shards.read_shard(path).to_pylist()]

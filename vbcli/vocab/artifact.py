@@ -135,7 +135,9 @@ def load_vocabulary(vocab_dir: Path) -> Vocabulary:
         data = weights.read_bytes()
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise VbcliError(f"{weights} cannot be read: {error}") from error
+        raise VbcliError(
+            f"{weights} cannot be read: {error}", hint="it is damaged: copy it again, or build the vocabulary again"
+        ) from error
     if _hash(data) != values["sha256"]:
         raise VbcliError(f"{weights} is not the file that {path} describes", hint="build the vocabulary again")
     projection = Projection(tensors["projection.mean"], tensors["projection.components"], values["variance_kept"])
