@@ -19,6 +19,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, ffmpeg_exe: str) -> Path:
     (folder / "more").mkdir()
     counter_video(ffmpeg_exe, folder / "more" / "one.mp4", seconds=2)
     (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "taken.otio").mkdir()
     return folder
 
 
@@ -65,6 +66,10 @@ def test_what_can_be_copied_is_copied(place: Path):
         (("broken.mp4", "--instruction", "join"), 1, "broken.mp4 cannot be opened"),
         (("one.mp4", "--instruction", "join", "--out", "one.mp4"), 2, "is one of the videos"),
         (("one.mp4", "--instruction", "join", "--out", "one.avi"), 2, "written as .mp4"),
+        (("one.mp4", "--instruction", "join", "--out", "taken.mp4"), 1, "taken.otio is a folder"),
+        (("one.mp4", "--instruction", "join", "--out", "one.mp4/out.mp4"), 1, "one.mp4 is no folder"),
+        (("one.mp4", "--instruction", "keep the first half"), 2, "the times of 'keep the first half' cannot be read"),
+        (("one.mp4", "--instruction", "drop from 0:20 to 0:30"), 1, "'drop from 0:20 to 0:30' is about no part of the videos"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(place: Path, arguments: tuple[str, ...], status: int, message: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,9 +36,10 @@ def edit(
 ) -> None:
     """Cut and join videos as an instruction says.
 
-    Clauses, separated by commas: keep WHAT, drop WHAT, put WHAT first or last, order by time or score, mute [WHAT], speed up or slow down
-    [WHAT] Nx, at most N seconds, join. WHAT is a description of what is to be seen, the first or last N seconds, from M:SS to M:SS, or
-    everything.
+    Clauses, separated by commas: keep WHAT, drop (or trim) WHAT, put WHAT first or last, order by time or score, mute [WHAT], speed up or
+    slow down [WHAT] Nx, at most (or no longer than, trim to) N seconds, join. WHAT is a description of what is to be seen, without words
+    of time; or the first or last N seconds, from M:SS (or the start) to M:SS (or the end), between N and N seconds, several of these
+    joined by and; or everything.
     """
     from vbcli.editing.grammar import parse_instruction
 
@@ -49,23 +51,27 @@ def edit(
         raise VbcliError(f"{missing} does not exist or is no file", hint="name videos")
     if any(out.exists() and out.resolve() == video.resolve() for video in videos):
         raise UsageError(f"--out {out} is one of the videos")
-    from vbcli.editing.apply import decide, render_decisions
+    from vbcli.editing.apply import check_targets, decide, render_decisions
     from vbcli.media import find_ffmpeg
     from vbcli.segments import Segmentation
+    from vbcli.stages.scan import escape_name
 
+    if not dry_run:
+        check_targets(out)
     model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
     executable = find_ffmpeg(ffmpeg)
     with tempfile.TemporaryDirectory() as place, run_options("edit", executor, 0, False, ffmpeg) as options:
         cut = Segmentation(segments.value, segment_seconds)
         decisions = decide(videos, parsed, model_dir, cut, Path(place), threads=threads, options=options)
+    written = escape_name(os.fsencode(out))
     if not as_json:
         _show(decisions)
     if not dry_run:
         is_copied = render_decisions(decisions, out, executable)
         how = "without coding anything again" if is_copied else "coded again, as cuts are not at key frames or are played otherwise"
-        console.note(f"edit: wrote {out} ({how}), {out.with_suffix('.otio')} and {out.with_suffix('.edl')}")
+        console.note(f"edit: wrote {written} ({how}), and beside it its timelines, .otio and .edl")
     if as_json:
-        console.print_json({"out": None if dry_run else str(out), "decisions": [decision.as_row() for decision in decisions]})
+        console.print_json({"out": None if dry_run else written, "decisions": [decision.as_row() for decision in decisions]})
 
 
 def _show(decisions: list[Decision]) -> None:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vbcli.copying import copy_cuts
 from vbcli.editing.grammar import Instruction
 from vbcli.editing.ground import VideoParts, find_parts
-from vbcli.editing.plan import Piece, plan_edit
+from vbcli.editing.plan import EPSILON_S, Piece, plan_edit
 from vbcli.errors import VbcliError
+from vbcli.files import not_written
 from vbcli.inference import index_videos
-from vbcli.media import frame_times
+from vbcli.media import VIDEO_SUFFIXES, frame_times
 from vbcli.models.checkpoint import load_checkpoint
 from vbcli.pipeline import RunOptions
 from vbcli.rendering import Cut, render_cuts, snap_cut
 from vbcli.retrieval.index import Item, VideoIndex
 from vbcli.segments import Segmentation, cut_segments
+from vbcli.shards import read_failures
+from vbcli.stages.scan import escape_name
 from vbcli.timelines import TimelineClip, write_edl, write_timeline
 from vbcli.training.batches import SegmentRow, VideoTokens
+from vbcli.transcripts import find_sidecar
 
 
 @dataclass(frozen=True)
@@ -70,42 +78,86 @@ def decide(
             parts = _look_at(videos, checkpoint_dir, segments, place, threads, options)
         return find_parts(checkpoint, parts, what)
 
-    pieces = plan_edit(instruction, durations_s, ground)
-    decisions = [_decision(piece, videos) for piece in pieces]
-    kept = [decision for decision in decisions if decision is not None]
+    return _at_frames(plan_edit(instruction, durations_s, ground), videos, instruction.limit_s)
+
+
+def _at_frames(pieces: Sequence[Piece], videos: Sequence[Path], limit_s: float | None) -> list[Decision]:
+    """Pieces with the times of frames, up to a length; of the last those frames are kept that still fit."""
+    kept: list[Decision] = []
+    left_s = math.inf if limit_s is None else limit_s
+    for piece in pieces:
+        # Snapped first: a piece may grow by nearly a frame.
+        cut = snap_cut(Cut(_shown(videos[piece.span.video].absolute()), piece.span.start_s, piece.span.end_s, piece.speed, piece.is_mute))
+        if cut is None:
+            continue
+        fitting = _shortened(cut, left_s)
+        if fitting is not None:
+            kept.append(Decision(fitting, piece.span.score))
+            left_s -= fitting.length_s
+        elif not kept:
+            raise VbcliError(f"no frame is as short as the limit of {limit_s:g} seconds", hint="allow more")
+        if fitting != cut:
+            break
     if not kept:
         raise VbcliError("no frame lies in what the instruction leaves", hint="keep more, or drop less")
     return kept
 
 
-def _decision(piece: Piece, videos: Sequence[Path]) -> Decision | None:
-    path = str(videos[piece.span.video].absolute())
-    cut = snap_cut(Cut(path, piece.span.start_s, piece.span.end_s, piece.speed, piece.is_mute))
-    return None if cut is None else Decision(cut, piece.span.score)
+def _shortened(cut: Cut, limit_s: float) -> Cut | None:
+    """The first frames of a cut that are played within a time; None where not even one is."""
+    if cut.length_s <= limit_s + EPSILON_S:
+        return cut
+    times, _ = frame_times(cut.path)
+    ends = times[(times > cut.start_s) & (times <= cut.start_s + (limit_s + EPSILON_S) * cut.speed)]
+    return replace(cut, end_s=float(ends[-1])) if len(ends) else None
+
+
+def _shown(path: Path) -> str:
+    """A path as text that can be written anywhere; `open_path` finds the file by it."""
+    return escape_name(os.fsencode(path))
 
 
 def _look_at(
     videos: Sequence[Path], checkpoint_dir: Path, segments: Segmentation, place: Path, threads: int, options: RunOptions | None
 ) -> list[VideoParts]:
     """The parts of each video with their visual tokens and features."""
-    folder = place / "videos"
-    names = []
-    for i, video in enumerate(videos):
-        # Names may come twice: each has a folder of its own.
-        link = folder / f"{i:04d}" / video.name
-        link.parent.mkdir(parents=True)
-        link.symlink_to(video.absolute())
-        names.append(f"{i:04d}/{video.name}")
-    report = index_videos(folder, place / "index", checkpoint_dir, threads=threads, options=options)
-    if report.n_failed:
-        raise VbcliError("a video cannot be decoded, and nothing can be found in it", hint="leave it out, or mend it")
+    folder = (place / "videos").resolve()
+    linked = [_link(video, folder / f"{i:04d}") for i, video in enumerate(videos)]
+    shown = {str(link.relative_to(folder)): _shown(path) for links in linked for link, path in links}
+
+    def in_words_of_the_user(message: str) -> str:
+        return re.sub(rf"(?:{re.escape(str(folder))}/)?(\d+/video\.\w+)", lambda found: shown.get(found[1], found[0]), message)
+
+    options = options or RunOptions()
+    told = replace(options, on_note=lambda text: options.on_note(in_words_of_the_user(text)))
+    report = index_videos(folder, place / "index", checkpoint_dir, threads=threads, options=told)
+    if failures := read_failures(report.output_dir):
+        raise VbcliError(in_words_of_the_user(failures[0].message), hint="nothing can be found in it: leave it out, or mend it")
     index = VideoIndex(place / "index")
     whole = {item.video_id: item for item in index.items("video")}
     found = []
-    for name, video in zip(names, videos, strict=True):
+    for (link, video), *_ in linked:
+        name = str(link.relative_to(folder))
         of_video = [item for item in index.items("segment") if item.video_id == name]
-        found.append(VideoParts(video.name, _parts(whole[name], of_video, segments)))
+        found.append(VideoParts(_shown(Path(video.name)), _parts(whole[name], of_video, segments)))
     return found
+
+
+def _link(video: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """Links a video and its subtitles into a folder of their own, under names that a scan knows whatever theirs are.
+
+    Returns:
+        Links and what they lead to, the video first.
+    """
+    suffix = video.suffix.lower()
+    links = [(folder / f"video{suffix if suffix in VIDEO_SUFFIXES else '.mp4'}", video)]
+    sidecar = find_sidecar(video)
+    if sidecar is not None:
+        links.append((folder / f"video{sidecar.suffix.lower()}", sidecar))
+    folder.mkdir(parents=True)
+    for link, path in links:
+        link.symlink_to(path.absolute())
+    return links
 
 
 def _parts(whole: Item, of_video: Sequence[Item], segments: Segmentation) -> list[Item]:
@@ -117,8 +169,26 @@ def _parts(whole: Item, of_video: Sequence[Item], segments: Segmentation) -> lis
     ]
 
 
+def check_targets(out: Path) -> None:
+    """Refuses a video that could not be written, or not with its timelines beside it.
+
+    Raises:
+        VbcliError: one of them is a folder, or the folder that they go into cannot be made or written.
+    """
+    for path in _targets(out):
+        if path.is_dir():
+            raise VbcliError(f"{_shown(path)} is a folder, and would have to be written", hint="name another --out, or remove it")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise VbcliError(f"{_shown(above)} is no folder that can be written into", hint="name another --out")
+
+
+def _targets(out: Path) -> tuple[Path, Path, Path]:
+    return out, out.with_suffix(".otio"), out.with_suffix(".edl")
+
+
 def render_decisions(decisions: Sequence[Decision], out: Path, executable: str) -> bool:
-    """Writes the video of a decision list, and its timelines beside it.
+    """Writes the video of a decision list, and its timelines beside it: all of them, or nothing.
 
     Returns:
         Whether it could be written without coding anything again.
@@ -127,11 +197,23 @@ def render_decisions(decisions: Sequence[Decision], out: Path, executable: str) 
         MediaError: a video cannot be decoded.
         VbcliError: something cannot be written.
     """
+    check_targets(out)
     cuts = [decision.cut for decision in decisions]
-    is_copied = copy_cuts(cuts, out)
-    if not is_copied:
-        render_cuts(cuts, out, executable)
     clips = [TimelineClip(cut, Path(cut.path).stem) for cut in cuts]
-    write_timeline(out.with_suffix(".otio"), out.stem, clips)
-    write_edl(out.with_suffix(".edl"), out.stem, clips)
+    _, *timelines = _targets(out)
+    title = _shown(Path(out.stem))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the video, so that what is finished need only be renamed.
+        with tempfile.TemporaryDirectory(prefix=".edit-", dir=out.parent) as place:
+            made = [Path(place) / path.name for path in timelines]
+            write_timeline(made[0], title, clips)
+            write_edl(made[1], title, clips)
+            is_copied = copy_cuts(cuts, out)
+            if not is_copied:
+                render_cuts(cuts, out, executable)
+            for path, timeline in zip(made, timelines, strict=True):
+                os.replace(path, timeline)
+    except OSError as error:
+        raise not_written(out, error) from error
     return is_copied

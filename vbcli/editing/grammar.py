@@ -3,18 +3,20 @@
 An instruction is a list of clauses, separated by commas, semicolons, `then`, or `and` before another clause:
 
     keep WHAT           only these parts; several of them add up
-    drop WHAT           without these parts (also: remove, cut)
+    drop WHAT           without these parts (also: remove, cut, trim)
     put WHAT first      or `last`: where these parts go
     order by time       or `by score`: how parts follow each other; by time if nothing is said
     mute [WHAT]         without sound
     speed [WHAT] N      N times as fast: `speed up 2x`, `slow down 2x`
-    at most N seconds   how long the result may be (also: limit to N seconds)
+    at most N seconds   how long the result may be (also: no longer than, limit to, trim to)
     join                one video of all (which is what comes out anyway)
 
     WHAT is a description: `[the parts where] a red ball falls`
-         or times of each video: `the first N seconds`, `the last N seconds`, `from 0:05 to 0:12.5`, `everything`
+         or times of each video: `the first N seconds`, `the last second`, `from 0:05 to 0:12.5`, `from the start to 1:00:05`,
+            `from 0:05 to the end`, `between 5 and 7 seconds`, several of them with `and` in between, or `everything`
 
-Numbers are digits, or words up to twenty; times are seconds or minutes:seconds.
+Numbers are digits, or words up to twenty; times are seconds, minutes:seconds or hours:minutes:seconds. A description has no words of time:
+those that are not understood would be looked for in the pictures.
 """
 
 from __future__ import annotations
@@ -27,15 +29,24 @@ from vbcli.errors import UsageError
 
 Verb = Literal["keep", "drop", "first", "last", "mute"]
 ORDERS = ("time", "score")
-_VERBS = r"keep|drop|remove|cut|put|order|mute|speed|slow|play|at most|limit|join|trim"
+_VERBS = r"keep|drop|remove|cut|put|order|mute|speed|slow|play|at most|no longer than|limit|join|trim"
 _SPLIT = re.compile(rf"\s*[,;]\s*(?:and\s+|then\s+)?|\s+then\s+|\s+and\s+(?=(?:then\s+)?(?:{_VERBS})\b)", re.IGNORECASE)
 _NUMBER_WORDS = [
     *["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
     *["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"],
 ]
 _NUMBER = rf"(\d+(?:\.\d+)?|{'|'.join(_NUMBER_WORDS)}|half a|half|a)"
-_SECONDS = rf"{_NUMBER}\s*(seconds?|secs?|s|minutes?|min)"
-_CLOCK = r"(?:(\d+):)?(\d+(?:\.\d+)?)\s*s?(?:econds?)?"
+_UNIT = r"(seconds?|secs?|s|minutes?|mins?|hours?)"
+_UNIT_S = {"s": 1, "m": 60, "h": 3600}
+_POINT = rf"(?:(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)|{_NUMBER})(?:\s*{_UNIT})?"
+_STARTS, _ENDS = ("the start", "start", "the beginning", "beginning"), ("the end", "end")
+_OF_EACH = re.compile(r" of (?:each|every|the|all) (?:the )?videos?$")
+# Halves are times, but what is cut in half is a thing.
+_TIME_WORDS = re.compile(
+    r"\b(?:seconds?|secs?|minutes?|mins?|hours?|frames?)\b|(?<!\bin )\bhalf\b|\d:\d\d|\b\d+(?:\.\d+)?\s*(?:s|m|h|ms)\b"
+    r"|^(?:from|between|until|before|after|up to) \d|^(?:the )?(?:first|last)$"
+)
+_LIMIT = rf"(?:at most|no longer than|(?:limit|trim|cut)(?: it| everything)? to)\s+{_NUMBER}\s*{_UNIT}(?:\s+long|\s+in all)?"
 _LEADING = re.compile(
     r"^(?:only\s+)?(?:(?:all\s+)?the\s+|all\s+|every\s+|any\s+)?(?:parts?|segments?|scenes?|shots?|clips?|moments?|bits?)\s+"
     r"(?:where|when|in which|with|of|that show|showing)\s+",
@@ -58,7 +69,14 @@ class Stretch:
     end_s: float | None
 
 
-What = Description | Stretch
+@dataclass(frozen=True)
+class Stretches:
+    """Several stretches of every video."""
+
+    each: tuple[Stretch, ...]
+
+
+What = Description | Stretch | Stretches
 
 
 @dataclass(frozen=True)
@@ -114,7 +132,7 @@ def parse_instruction(text: str) -> Instruction:
         lower = clause.lower()
         if lower in ("join", "join them", "join everything", "join the parts"):
             continue
-        if found := re.fullmatch(rf"(?:at most|limit(?: it)? to|no longer than)\s+{_SECONDS}(?:\s+long|\s+in all)?", lower):
+        if found := re.fullmatch(_LIMIT, lower):
             limits.append(_seconds(found[1], found[2]))
         elif found := re.fullmatch(r"order(?: them| the parts)?(?: by)? (\w+)", lower):
             if found[1] not in ORDERS:
@@ -130,7 +148,7 @@ def parse_instruction(text: str) -> Instruction:
                 raise _unknown(clause, f"say what to {verb}")
             parts.append(Part(verb, _what(found[2] or "everything", clause), clause))
         else:
-            raise _unknown(clause, "clauses begin with keep, drop, put, order, mute, speed up, slow down, at most, or join")
+            raise _unknown(clause, "clauses begin with keep, drop, put, order, mute, speed up, slow down, at most N seconds, or join")
     _check(parts, speeds, orders, limits)
     return Instruction(tuple(parts), tuple(speeds), orders[0] if orders else "time", limits[0] if limits else None)
 
@@ -144,18 +162,62 @@ def _what(text: str, clause: str) -> What:
     lower = plain.lower()
     if lower in ("everything", "all", "it", "the video", "the sound", "all of it"):
         return EVERYTHING
-    if found := re.fullmatch(rf"(?:the )?(first|last) {_SECONDS}(?: of (?:each|every|the) videos?)?", lower):
-        length_s = _seconds(found[2], found[3])
-        return Stretch(None, length_s) if found[1] == "first" else Stretch(-length_s, None)
-    if found := re.fullmatch(rf"(?:the part )?from {_CLOCK} (?:to|until) {_CLOCK}", lower):
-        start_s, end_s = _clock(found[1], found[2]), _clock(found[3], found[4])
-        if start_s >= end_s:
-            raise _unknown(clause, "the first time must be before the second")
-        return Stretch(start_s, end_s)
+    if stretches := _stretches(lower, clause):
+        return stretches[0] if len(stretches) == 1 else Stretches(tuple(stretches))
     described = _LEADING.sub("", f"{plain} ").strip()
     if not re.search(r"\w", described):
         raise _unknown(clause, "say what the parts show")
+    if _TIME_WORDS.search(described.lower()):
+        raise UsageError(
+            f"the times of '{clause}' cannot be read",
+            hint="times are: the first 2 seconds, the last second, from 0:05 to 1:00:12, from 0:05 to the end, between 5 and 7 seconds, "
+            "or as a clause of its own at most 20 seconds; a description has no words of time",
+        )
     return Description(described)
+
+
+def _stretches(text: str, clause: str) -> list[Stretch]:
+    """The stretches that times joined by `and` mean; none where some of the text is no time."""
+    if whole := _stretch(text, clause):
+        return [whole]
+    for border in re.finditer(r"\s+and\s+", text):
+        first = _stretch(text[: border.start()], clause)
+        if first and (others := _stretches(text[border.end() :], clause)):
+            return [first, *others]
+    return []
+
+
+def _stretch(text: str, clause: str) -> Stretch | None:
+    text = _OF_EACH.sub("", text)
+    if found := re.fullmatch(rf"(?:only )?(?:the )?(first|last) (?:{_NUMBER}\s*)?{_UNIT}", text):
+        if found[2] is None and found[3] not in ("second", "minute", "hour"):
+            return None
+        length_s = _seconds(found[2] or "one", found[3])
+        if length_s <= 0:
+            raise _unknown(clause, "a part of no length is none: name more than 0 seconds")
+        return Stretch(None, length_s) if found[1] == "first" else Stretch(-length_s, None)
+    found = re.fullmatch(r"(?:only )?(?:the )?(?:parts? )?(?:from (.+?) (?:to|until|till) (.+)|between (.+?) and (.+))", text)
+    if not found:
+        return None
+    first, second = [group for group in found.groups() if group is not None]
+    # Between 1 and 2 minutes: the unit is that of both.
+    unit = re.search(rf"[\w.]\s*{_UNIT}$", second)
+    start_s = None if first in _STARTS else _point_s(first, unit[1] if unit else "s")
+    end_s = None if second in _ENDS else _point_s(second, "s")
+    if (start_s is None and first not in _STARTS) or (end_s is None and second not in _ENDS):
+        return None
+    if end_s is not None and (start_s or 0.0) >= end_s:
+        raise _unknown(clause, "the first time must be before the second")
+    return Stretch(start_s, end_s)
+
+
+def _point_s(text: str, unit: str) -> float | None:
+    """Seconds from the start of a video; `unit` is that of a number without one. None where the text is no time."""
+    found = re.fullmatch(_POINT, text)
+    if not found:
+        return None
+    hours, minutes, seconds, number, own_unit = found.groups()
+    return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds) if number is None else _seconds(number, own_unit or unit)
 
 
 def _speed(clause: str) -> Speed | None:
@@ -164,10 +226,14 @@ def _speed(clause: str) -> Speed | None:
     if not found:
         return None
     factor = _number(found[3].lower())
+    if found[1].lower() == "slow down" and factor > 1:
+        factor = 1 / factor
     if not 0.25 <= factor <= 8:
-        raise _unknown(clause, "between 0.25 and 8 times")
-    is_slower = found[1].lower() == "slow down" and factor > 1
-    return Speed(1 / factor if is_slower else factor, _what(found[2] or "everything", clause), clause)
+        raise UsageError(
+            f"'{clause}' would play at {factor:.3g} times the speed",
+            hint="0.25 to 8 times it is: slow down at most 4x, speed up at most 8x",
+        )
+    return Speed(factor, _what(found[2] or "everything", clause), clause)
 
 
 def _number(text: str) -> float:
@@ -177,11 +243,7 @@ def _number(text: str) -> float:
 
 
 def _seconds(number: str, unit: str) -> float:
-    return _number(number) * (60 if unit.startswith("m") else 1)
-
-
-def _clock(minutes: str | None, seconds: str) -> float:
-    return 60 * float(minutes or 0) + float(seconds)
+    return _number(number) * _UNIT_S[unit[0]]
 
 
 def _check(parts: list[Part], speeds: list[Speed], orders: list[str], limits: list[float]) -> None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from vbcli.editing.grammar import Description, Instruction, Stretch, What
+from vbcli.editing.grammar import Description, Instruction, Stretch, Stretches, What
 from vbcli.errors import VbcliError
 
 EPSILON_S = 1e-6
@@ -34,29 +34,32 @@ class Piece:
     speed: float = 1.0
     is_mute: bool = False
 
-    @property
-    def length_s(self) -> float:
-        """How long it is played."""
-        return (self.span.end_s - self.span.start_s) / self.speed
-
 
 def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Callable[[Description], Sequence[Span]]) -> list[Piece]:
     """The pieces that an instruction leaves, in the order in which they are played.
+
+    Its limit is not kept here: how long a piece lasts is known when it is cut at frames.
 
     Args:
         durations_s: of the videos.
         ground: the parts that fit a description.
 
     Raises:
-        VbcliError: nothing is left.
+        VbcliError: a clause is about nothing that is there, or nothing is left; the message names the clause.
     """
 
-    def spans_of(what: What) -> list[Span]:
+    def spans_of(what: What, clause: str) -> list[Span]:
+        if isinstance(what, Stretches):
+            return [span for stretch in what.each for span in spans_of(stretch, clause)]
         if isinstance(what, Description):
-            return list(ground(what))
-        return [span for video, end_s in enumerate(durations_s) for span in _stretch(what, video, end_s)]
+            spans = list(ground(what))
+        else:
+            spans = [span for video, end_s in enumerate(durations_s) for span in _stretch(what, video, end_s)]
+        if not spans:
+            raise VbcliError(f"'{clause}' is about no part of the videos", hint=f"they last up to {max(durations_s):.2f} seconds")
+        return spans
 
-    found = {part: spans_of(part.what) for part in instruction.parts}
+    found = {part: spans_of(part.what, part.clause) for part in instruction.parts}
     whole = [Span(video, 0.0, end_s) for video, end_s in enumerate(durations_s)]
     kept = [span for part, spans in found.items() if part.verb == "keep" for span in spans]
     pieces = [Piece(span) for span in (_union(kept) if any(part.verb == "keep" for part in found) else whole)]
@@ -69,14 +72,23 @@ def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Ca
         pieces.sort(key=lambda piece: -(piece.span.score or 0.0))
     for part, spans in found.items():
         if part.verb in ("first", "last"):
-            pieces = _split(pieces, spans)
-            pieces.sort(key=lambda piece, spans=spans, is_first=part.verb == "first": _is_within(piece, spans) != is_first)
+            marked = _marked(pieces, spans, part.clause)
+            is_first = part.verb == "first"
+            pieces = [piece for is_next in (is_first, not is_first) for piece, is_meant in marked if is_meant == is_next]
         elif part.verb == "mute":
-            pieces = [replace(p, is_mute=p.is_mute or _is_within(p, spans)) for p in _split(pieces, spans)]
+            pieces = [replace(p, is_mute=p.is_mute or is_meant) for p, is_meant in _marked(pieces, spans, part.clause)]
     for speed in instruction.speeds:
-        spans = spans_of(speed.what)
-        pieces = [replace(p, speed=p.speed * speed.factor) if _is_within(p, spans) else p for p in _split(pieces, spans)]
-    return _limit(_joined(pieces), instruction.limit_s)
+        marked = _marked(pieces, spans_of(speed.what, speed.clause), speed.clause)
+        pieces = [replace(p, speed=p.speed * speed.factor) if is_meant else p for p, is_meant in marked]
+    return _joined(pieces)
+
+
+def _marked(pieces: Sequence[Piece], spans: Sequence[Span], clause: str) -> list[tuple[Piece, bool]]:
+    """The pieces, cut at the borders of spans, and whether each is in one of them."""
+    marked = [(piece, _is_within(piece, spans)) for piece in _split(pieces, spans)]
+    if not any(is_meant for _, is_meant in marked):
+        raise VbcliError(f"'{clause}' is about nothing of what is kept", hint="keep more, or leave this out")
+    return marked
 
 
 def _stretch(what: Stretch, video: int, duration_s: float) -> list[Span]:
@@ -138,18 +150,3 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
         else:
             joined.append(piece)
     return joined
-
-
-def _limit(pieces: Sequence[Piece], limit_s: float | None) -> list[Piece]:
-    """The first pieces up to a length; the last of them is shortened."""
-    kept: list[Piece] = []
-    left_s = float("inf") if limit_s is None else limit_s
-    for piece in pieces:
-        if left_s <= EPSILON_S:
-            break
-        end_s = min(piece.span.end_s, piece.span.start_s + left_s * piece.speed)
-        kept.append(replace(piece, span=replace(piece.span, end_s=end_s)))
-        left_s -= kept[-1].length_s
-    if not kept:
-        raise VbcliError("the instruction leaves nothing of the videos", hint="keep more, or drop less")
-    return kept
