@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_ffmpeg
 from tests.e2e.commands import vbcli
+from vbcli.editing.plan import Span
+from vbcli.media import frame_times
 
 N_VIDEOS = 16
 ENCODER = ("--encoder", "timm:test_convnext/random")
@@ -78,6 +82,60 @@ def test_recall_and_ranks_are_printed_beside_chance(place: Path):
     assert "median rank" in vbcli("evaluate", "index", "tokens", cwd=place).stdout
 
 
+def test_a_query_may_have_any_name(place: Path, tmp_path: Path):
+    source = min((place / "world" / "videos").glob("*.mp4"))
+    shutil.copy(source, tmp_path / "b\udcff.mp4")
+    asked = ("--video", "b\udcff.mp4", "--page", tmp_path / "found.html")
+    assert found(tmp_path, str(place / "index"), *map(str, asked))[0]["video_id"] == source.name
+    assert "<h1>b%FF.mp4</h1>" in (tmp_path / "found.html").read_text()
+
+
+def test_a_query_that_cannot_be_looked_at_is_named(place: Path, tmp_path: Path, ffmpeg_exe: str):
+    run_ffmpeg(ffmpeg_exe, "-f", "lavfi", "-i", "sine=duration=1", str(tmp_path / "sound.mp4"))
+    said = vbcli("search", place / "index", "--video", "sound.mp4", cwd=tmp_path, status=1).stderr
+    assert f"{tmp_path.resolve()}/sound.mp4 has no video stream" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "film.dat", ".hidden.mp4", "b\udcff.mp4", "b.mp\udcfe", "100%41.MKV"])
+def test_an_edit_looks_at_videos_and_their_subtitles_whatever_their_names(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    source = min((place / "world" / "videos").glob("*.mp4"))
+    shutil.copy(source, tmp_path / name)
+    (tmp_path / f"{Path(name).stem}.en.srt").write_text(
+        "1\n00:00:00,000 --> 00:00:03,000\nOne.\n\n2\n00:00:03,000 --> 00:00:06,000\nTwo.\n"
+    )
+
+    def second_part(checkpoint: object, videos: list, what: object) -> list[Span]:
+        del checkpoint, what
+        assert [len(video.parts) for video in videos] == [2]
+        return [Span(0, videos[0].parts[1].start_s, videos[0].parts[1].end_s, 0.75)]
+
+    monkeypatch.setattr("vbcli.editing.apply.find_parts", second_part)
+    asked = ("--instruction", "keep a ball", "--segments", "transcript", "--checkpoint", place / "model", "--json", *SERIAL)
+    (said,) = json.loads(vbcli("edit", name, *asked, cwd=tmp_path).stdout)["decisions"]
+    # The second cue, to the end of the video.
+    assert (said["start_s"], said["end_s"], said["score"]) == (pytest.approx(3), pytest.approx(frame_times(str(source))[1]), 0.75)
+    assert said["path"].encode()
+    assert (tmp_path / "edited.mp4").exists()
+
+
+def test_what_cannot_be_looked_at_for_an_edit_is_named(place: Path, tmp_path: Path):
+    whole = min((place / "world" / "videos").glob("*.mp4")).read_bytes()
+    shutil.copy(min((place / "world" / "videos").glob("*.mp4")), tmp_path / "fine.mp4")
+    # Its list of frames is whole, and no frame is.
+    start, end = whole.index(b"mdat") + 4, whole.rindex(b"moov")
+    broken = whole[:start] + bytes(end - start - 4) + whole[end - 4 :] if end > start else whole[:start] + bytes(len(whole) - start)
+    (tmp_path / "broken\udcff.mp4").write_bytes(broken)
+    (tmp_path / "fine.srt").write_text("nothing")
+    asked = ("--instruction", "keep a ball", "--checkpoint", place / "model", *SERIAL)
+    said = " ".join(vbcli("edit", "fine.mp4", "broken\udcff.mp4", *asked, cwd=tmp_path, status=1).stderr.split())
+    assert "error: broken%FF.mp4 " in said
+    assert "edit: fine.srt holds no readable subtitle" in said
+    assert "/videos" not in said
+    assert sorted(os.listdir(tmp_path)) == ["broken\udcff.mp4", "fine.mp4", "fine.srt"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -85,6 +143,7 @@ def test_recall_and_ranks_are_printed_beside_chance(place: Path):
         (("search", "index"), 2, "name what to look for"),
         (("search", "index", " "), 2, "empty sentence"),
         (("search", "index", "--video", "nowhere.mp4"), 1, "nowhere.mp4 does not exist"),
+        (("search", "index", "--video", "world/videos"), 2, "--video is world/videos, a folder"),
         (("index", "tokens", "out", "--checkpoint", "vocab"), 1, "vocab is not a checkpoint"),
         (("index", "features", "out", "--checkpoint", "model"), 1, "is a features dataset"),
         (("train", "tokens", "out", "--task", "retrieve", "--accumulation", "2"), 2, "--accumulation is 2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -91,8 +92,11 @@ def search(
         raise UsageError("name what to look for: a sentence, or --video FILE")
     if text is not None and not text.strip():
         raise UsageError("there is nothing to look for in an empty sentence")
+    if video is not None and video.is_dir():
+        raise UsageError(f"--video is {video}, a folder", hint="name one video")
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import open_reader, search_text
+    from vbcli.stages.scan import escape_name
 
     opened = VideoIndex(index_dir)
     if text is not None:
@@ -101,7 +105,7 @@ def search(
         assert video is not None
         found = _like(opened, video, n, level, threads, ffmpeg)
     if page is not None:
-        _write_page(page, str(text or video), found, ffmpeg)
+        _write_page(page, text or escape_name(os.fsencode(str(video))), found, ffmpeg)
     _show(found, index_dir, as_json)
 
 
@@ -110,12 +114,15 @@ def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: in
     from vbcli.inference import index_frames, index_videos
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import search_vector
+    from vbcli.shards import read_failures
 
     with tempfile.TemporaryDirectory() as place, run_options("search", ExecutorName.serial, 1, False, ffmpeg) as options:
         if opened.encoder is not None:
-            index_frames(video, Path(place) / "query", opened.encoder, threads=threads, options=options)
+            report = index_frames(video, Path(place) / "query", opened.encoder, threads=threads, options=options)
         else:
-            index_videos(video, Path(place) / "query", opened.checkpoint_dir, threads=threads, options=options)
+            report = index_videos(video, Path(place) / "query", opened.checkpoint_dir, threads=threads, options=options)
+        if failures := read_failures(report.output_dir):
+            raise VbcliError(failures[0].message, hint="name another video, or mend it")
         return search_vector(opened, VideoIndex(Path(place) / "query").vectors("video")[0], n, level=level.value)
 
 
