@@ -20,6 +20,7 @@ from vbcli.encoders import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.files import check_free, write_json
 from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
+from vbcli.models.teachers import Teacher
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
 from vbcli.retrieval.index import INDEX
 from vbcli.retrieval.text_tower import check_tower
@@ -127,7 +128,7 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
     """Captions a folder of videos, or one video, by a published captioner.
 
     Raises:
-        VbcliError: `source` is neither, or `output_dir` holds something else.
+        VbcliError: `source` is neither, the captioner cannot be loaded, or `output_dir` holds something else.
     """
     options = options or RunOptions()
     if not source.exists():
@@ -135,6 +136,8 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
     kind = dataset_kind(source)
     if kind is not None:
         raise VbcliError(f"{source} is a {kind} dataset: a published captioner takes a folder of videos", hint="name the videos themselves")
+    # Whole, before a folder is bound to it.
+    Teacher(stage.teacher, stage.device)
     with options.open() as executor:
         gone = scan_folder(source, output_dir, (), stage, executor, options)
         inputs = dataset_inputs(output_dir / "videos", stage, gone)

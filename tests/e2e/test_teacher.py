@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,6 +15,7 @@ import tokenizers
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import MakeVideo
 from tests.e2e.commands import rows, vbcli
@@ -19,26 +23,26 @@ from vbcli.models.decoding import DecodingConfig
 from vbcli.models.teachers import Teacher, find_teacher
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(40))]
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-VISION = {**SMALL, "image_size": 32, "patch_size": 8}
-TEXT = {**SMALL, "vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+VISION: dict[str, Any] = {**SMALL, "image_size": 32, "patch_size": 8}
+TEXT: dict[str, Any] = {**SMALL, "vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
 
-def git() -> transformers.PreTrainedModel:
+def git() -> Any:
     model = transformers.GitForCausalLM(transformers.GitConfig(vision_config=VISION, num_image_with_embedding=3, **TEXT))
     # Words, not [PAD] and the like.
     torch.nn.init.constant_(model.output.bias[:5], -10.0)
     return model
 
 
-def blip() -> transformers.PreTrainedModel:
-    text = {**TEXT, "encoder_hidden_size": 32, "sep_token_id": 3}
+def blip() -> Any:
+    text: dict[str, Any] = {**TEXT, "encoder_hidden_size": 32, "sep_token_id": 3}
     return transformers.BlipForConditionalGeneration(
         transformers.BlipConfig(text_config=text, vision_config=VISION, projection_dim=32, image_text_hidden_size=32)
     )
 
 
-def vision_encoder_decoder() -> transformers.PreTrainedModel:
+def vision_encoder_decoder() -> Any:
     words = transformers.BertConfig(is_decoder=True, add_cross_attention=True, **TEXT)
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(transformers.ViTConfig(**VISION), words)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
@@ -47,7 +51,7 @@ def vision_encoder_decoder() -> transformers.PreTrainedModel:
     return model
 
 
-KINDS: dict[str, Callable[[], transformers.PreTrainedModel]] = {"git": git, "blip": blip, "vit-bert": vision_encoder_decoder}
+KINDS: dict[str, Callable[[], Any]] = {"git": git, "blip": blip, "vit-bert": vision_encoder_decoder}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +123,81 @@ def test_a_folder_without_captions_gets_some_and_a_model_can_learn_them(place: P
     vbcli("encode", "videos", "features", "--captions", "captions/captions.jsonl", *small, cwd=place, status=3)
     learned = rows(f"select video_id, captions from '{place}/features/videos/shard-*.parquet' order by 1")
     assert {v: c[0]["text"] for v, c in learned if c} == {row[0]: row[1] for row in found}
+
+
+def copied(place: Path, target: Path, name: str) -> Path:
+    shutil.copytree(place / name, target / name)
+    return target / name
+
+
+def cut(path: Path, n_bytes: int = 40) -> None:
+    path.write_bytes(path.read_bytes()[:n_bytes])
+
+
+def without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights cut off": lambda folder: cut(folder / "model.safetensors", 5000),
+    "weights empty": lambda folder: cut(folder / "model.safetensors", 0),
+    "no preprocessor": lambda folder: (folder / "preprocessor_config.json").unlink(),
+    "preprocessor cut off": lambda folder: cut(folder / "preprocessor_config.json"),
+    "no tokenizer": without_tokenizer,
+    "tokenizer of another form": lambda folder: (folder / "tokenizer.json").write_text("[]"),
+    "generation cut off": lambda folder: cut(folder / "generation_config.json"),
+    "generation of another form": lambda folder: (folder / "generation_config.json").write_text("[]"),
+    "a width that is text": lambda folder: (folder / "config.json").write_text(
+        (folder / "config.json").read_text().replace('"hidden_size": 32', '"hidden_size": "x"')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_captioner_is_refused_before_a_folder_is_made(place: Path, tmp_path: Path, damage: str):
+    DAMAGES[damage](copied(place, tmp_path, "git"))
+    said = vbcli("caption", place / "videos", "none", "--checkpoint", "hf:git", cwd=tmp_path, status=1)
+    assert said.stderr.startswith("error: git")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_model_that_lacks_weights_is_refused_by_name(place: Path, tmp_path: Path):
+    folder = copied(place, tmp_path, "blip")
+    transformers.BlipForImageTextRetrieval(transformers.BlipConfig.from_pretrained(folder)).save_pretrained(folder)
+    said = vbcli("caption", place / "videos", "none", "--checkpoint", "hf:blip", cwd=tmp_path, status=1)
+    message = " ".join(said.stderr.split())
+    assert "blip lacks" in message
+    assert "first text_decoder.bert" in message
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_pooler_that_is_not_used_may_be_missing(place: Path, tmp_path: Path):
+    folder = copied(place, tmp_path, "vit-bert")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if ".pooler." not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    frames = [Image.new("RGB", (64, 48), "red")]
+    said = [Teacher(find_teacher(str(path))).caption(frames, DecodingConfig(max_length=7)) for path in (folder, place / "vit-bert")]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        ("preprocessor_config.json", "image_mean", [0.9, 0.1, 0.2]),
+        ("generation_config.json", "repetition_penalty", 3.0),
+        ("tokenizer_config.json", "clean_up_tokenization_spaces", True),
+    ],
+)
+def test_what_is_around_the_weights_is_part_of_the_identity(place: Path, tmp_path: Path, file: str, name: str, value: Any):
+    folder = copied(place, tmp_path, "git")
+    before = find_teacher(str(folder)).sha256
+    assert before == find_teacher(str(place / "git")).sha256
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    assert find_teacher(str(folder)).sha256 != before
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +16,19 @@ from typing import Any
 
 from PIL import Image
 
+from vbcli.config import config_hash
 from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import read_json
 from vbcli.models.decoding import DecodingConfig
-from vbcli.models.published import find_published
+from vbcli.models.published import VOCABULARY_NAMES, find_published
 
 KINDS = ("git", "blip", "vision-encoder-decoder")
-MORE_FILES = ("preprocessor_config.json", "processor_config.json", "generation_config.json")
+SETTINGS = ("preprocessor_config.json", "processor_config.json", "generation_config.json", "tokenizer_config.json")
+WORDS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+MORE_FILES = (*SETTINGS, *WORDS, "special_tokens_map.json", "added_tokens.json")
+UNUSED = ("encoder.pooler.",)
+"""Weights that captions do not depend on, and that published folders (of TrOCR) lack."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class TeacherSpec:
         folder: where it lies.
         kind: one of `KINDS`.
         n_frames: that it reads of a video.
-        sha256: of its weights and configuration.
+        sha256: of its weights and configuration, of what prepares pictures, of its tokenizer and of its settings of generation.
     """
 
     source: str
@@ -50,20 +54,27 @@ def find_teacher(source: str) -> TeacherSpec:
     """Finds a captioner: a folder, or a name on the hub.
 
     Raises:
-        VbcliError: there is none, it is of another kind, or `transformers` is not installed.
+        VbcliError: there is none, it is of another kind or lacks a file, or `transformers` is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
         raise VbcliError("captioners of the hub need the package transformers", hint="install it with: pip install 'vbcli[hub]'")
     folder = find_published(source, MORE_FILES)
     config = folder / "config.json"
     values = read_json(config) if config.is_file() else {}
-    kind = values.get("model_type")
+    kind = values.get("model_type") if isinstance(values, dict) else None
     if kind not in KINDS:
         raise VbcliError(f"{source} is no captioner that can be asked: its model_type is {kind}", hint=f"there are: {', '.join(KINDS)}")
     weights = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
     if not weights:
         raise VbcliError(f"{source} has no weights", hint="the folder needs model.safetensors")
-    digest = hashlib.sha256("".join(file_sha256(path) for path in (config, *weights)).encode()).hexdigest()
+    if not any((folder / name).is_file() for name in WORDS):
+        # transformers makes an empty tokenizer of some kinds, and every caption would be empty, too.
+        raise VbcliError(f"{source} has no tokenizer", hint=f"the folder needs one of: {', '.join(WORDS)}")
+    for path in (folder / name for name in SETTINGS):
+        if path.is_file() and not isinstance(read_json(path), dict):
+            raise VbcliError(f"{path} is not a JSON object", hint="copy the model again")
+    others = [path for path in (folder / name for name in sorted({*VOCABULARY_NAMES, *MORE_FILES})) if path.is_file()]
+    digest = config_hash([(path.name, file_sha256(path)) for path in (config, *weights, *others)])
     n_frames = (values.get("num_image_with_embedding") or 1) if kind == "git" else 1
     return TeacherSpec(source, str(folder), kind, n_frames, digest)
 
@@ -72,13 +83,14 @@ class Teacher:
     """A loaded captioner.
 
     Raises:
-        VbcliError: its folder cannot be loaded.
+        VbcliError: its folder cannot be loaded, or lacks weights.
     """
 
     def __init__(self, spec: TeacherSpec, device: str = "cpu") -> None:
         import transformers
 
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         self.spec, self.device = spec, device
         classes = {
             "git": "AutoModelForCausalLM",
@@ -86,11 +98,21 @@ class Teacher:
             "vision-encoder-decoder": "VisionEncoderDecoderModel",
         }
         try:
-            self.model: Any = getattr(transformers, classes[spec.kind]).from_pretrained(spec.folder, local_files_only=True)
+            self.model: Any
+            self.model, loaded = getattr(transformers, classes[spec.kind]).from_pretrained(
+                spec.folder, local_files_only=True, output_loading_info=True
+            )
             self.images: Any = transformers.AutoImageProcessor.from_pretrained(spec.folder, local_files_only=True)
             self.words: Any = transformers.AutoTokenizer.from_pretrained(spec.folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise VbcliError(f"{spec.source} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        except Exception as error:  # a damaged file raises what the parsers of half a dozen packages raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+            raise VbcliError(f"{spec.source} cannot be loaded: {reason}", hint="copy the model again, or name another") from error
+        missing = sorted(name for name in loaded["missing_keys"] if not name.startswith(UNUSED))
+        if missing:
+            raise VbcliError(
+                f"{spec.source} lacks {len(missing)} weights of a captioner of the kind {spec.kind}, first {missing[0]}",
+                hint="it is damaged, or made for something else than captions: name another",
+            )
         self.model.eval().to(device)
 
     def caption(self, frames: Sequence[Image.Image], decoding: DecodingConfig) -> tuple[str, float | None]:
