@@ -125,6 +125,18 @@ def test_a_folder_without_captions_gets_some_and_a_model_can_learn_them(place: P
     assert {v: c[0]["text"] for v, c in learned if c} == {row[0]: row[1] for row in found}
 
 
+def test_a_video_that_is_gone_does_not_keep_others_from_their_burnt_in_captions(place: Path, tmp_path: Path):
+    shutil.copytree(place / "videos", tmp_path / "videos", ignore=shutil.ignore_patterns("broken.mp4", "[234].mp4"))
+    command = ("caption", "videos", "captions", "--checkpoint", f"hf:{place / 'git'}", "--max-length", "6")
+    vbcli(*command, cwd=tmp_path)
+    (tmp_path / "videos" / "0.mp4").unlink()
+    said = vbcli(*command, "--burn-in", "shown", "--json", cwd=tmp_path, status=3)
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == ["1.mp4.mp4"]
+    assert "warning: " in said.stderr
+    assert "0.mp4" in said.stderr
+    assert json.loads(said.stdout)["n_failed"] == 1
+
+
 def copied(place: Path, target: Path, name: str) -> Path:
     shutil.copytree(place / name, target / name)
     return target / name
