@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import html
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vbcli import shards
+from vbcli.config import config_hash
 from vbcli.errors import MediaError
-from vbcli.files import write_atomic
+from vbcli.files import not_written, read_json, write_atomic, write_json
+from vbcli.media import open_path
 from vbcli.rendering import Cut, grab_jpeg, render_cuts, snap_cut
 from vbcli.timelines import TimelineClip, write_timeline
 
 PICTURE_WIDTH_PX = 480
+RECORD = "made-from.json"
 _STYLE = """
 body { font: 16px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 1080px; padding: 0 1em; color: #222; background: #fff }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 1.5em; padding: 0; list-style: none }
@@ -45,7 +51,7 @@ def read_summaries(summaries_dir: Path) -> dict[str, list[Kept]]:
 
 
 def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_video: bool) -> None:
-    """Writes the files of one video's summary; `storyboard.html` comes last, and says that all are there.
+    """Writes the files of one video's summary; `made-from.json` comes last, and says that all are there.
 
     Args:
         kept: at least one.
@@ -55,8 +61,14 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
         MediaError: the video cannot be decoded.
         VbcliError: nothing can be written to `folder`.
     """
-    path = kept[0].path
+    path, origin = kept[0].path, _origin(kept)
     pictures = [grab_jpeg(path, one.keyframe_s, executable, width_px=PICTURE_WIDTH_PX) for one in kept]
+    try:
+        (folder / RECORD).unlink(missing_ok=True)
+    except OSError as error:
+        raise not_written(folder, error) from error
+    # What is kept now may be less than before.
+    shutil.rmtree(folder / "keyframes", ignore_errors=True)
     for i, picture in enumerate(pictures):
         write_atomic(folder / "keyframes" / f"{i + 1:03d}.jpg", picture)
     if is_video:
@@ -71,6 +83,24 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
         Picture(picture, one.caption, f"{_clock(one.start_s)} to {_clock(one.end_s)}") for one, picture in zip(kept, pictures, strict=True)
     ]
     write_atomic(folder / "storyboard.html", picture_page(kept[0].video_id, [("", entries)]).encode())
+    write_json(folder / RECORD, origin)
+
+
+def is_rendered(kept: Sequence[Kept], folder: Path) -> bool:
+    """Whether the files of a summary are there, made from these rows and from the video as it is; one that is gone is taken as it was."""
+    if not (folder / RECORD).is_file():
+        return False
+    before, now = read_json(folder / RECORD), _origin(kept)
+    return before == now or (now["video"] is None and before["rows"] == now["rows"])
+
+
+def _origin(kept: Sequence[Kept]) -> dict[str, Any]:
+    """What a summary's files are made from: its rows, and size and time of change of the video (None where it is gone)."""
+    try:
+        status = os.stat(open_path(kept[0].path))
+    except OSError:
+        status = None
+    return {"rows": config_hash([asdict(one) for one in kept]), "video": status and [status.st_size, status.st_mtime_ns]}
 
 
 def _merged(cuts: Sequence[Cut]) -> list[Cut]:

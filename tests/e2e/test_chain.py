@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -167,6 +168,11 @@ def test_summaries_keep_what_they_were_asked_for(chain: Path, clips: Path):
     vbcli("summarize", "vbcli-work/tokens", "short", "--length", "40%", "--segment-seconds", "1", "--split", "val", cwd=chain)
     assert before == {p: p.stat().st_mtime_ns for p in (chain / "short").rglob("*.mp4")}
     one = next(iter(kept))
+    status = (clips / one).stat()
+    os.utime(clips / one, (1, 1))
+    vbcli("summarize", "vbcli-work/tokens", "short", "--length", "40%", "--segment-seconds", "1", "--split", "val", cwd=chain)
+    os.utime(clips / one, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert {p.parent.name for p, time_ns in before.items() if p.stat().st_mtime_ns != time_ns} == {one}
     vbcli("summarize", str(clips / one), "moments", "--n-keyframes", "3", cwd=chain)
     assert len(list((chain / "moments" / "rendered" / one / "keyframes").iterdir())) == 3
     for wrong in (["--length", "0%"], ["--length", "ten"], ["--length", "5s", "--n-keyframes", "2"], ["--segment-seconds", "0"]):

@@ -87,14 +87,14 @@ def _length(length: str | None, n_keyframes: int | None) -> Length:
 
 
 def _render(target: Path, ffmpeg: str, *, is_video: bool) -> int:
-    """Writes the files of each summary that has none yet; how many failed."""
+    """Writes the files of each summary that has none yet, or those of other rows or of another video; how many failed."""
     from vbcli.media import find_ffmpeg
-    from vbcli.storyboards import read_summaries, render_summary
+    from vbcli.storyboards import is_rendered, read_summaries, render_summary
 
     executable, n_failed = find_ffmpeg(ffmpeg), 0
     for video_id, kept in read_summaries(target).items():
         folder = target / "rendered" / video_id
-        if (folder / "storyboard.html").exists():
+        if is_rendered(kept, folder):
             continue
         try:
             render_summary(kept, folder, executable, is_video=is_video)
