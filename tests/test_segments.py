@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbcli.segments import Segmentation, as_paragraph, clip_spans, cut_segments, shot_starts
+from vbcli.segments import Segmentation, as_paragraph, clip_spans, cut_segments, shot_starts, split_longer
 from vbcli.training.batches import SegmentRow, VideoTokens
 
 
@@ -40,6 +41,15 @@ def test_parts_of_equal_length_share_out_what_is_left_over() -> None:
     parts = cut_segments(video_of([22]), Segmentation("fixed", 4))
     assert [(p.segments[0].start_s, p.segments[-1].end_s) for p in parts] == [(0, 3.5), (3.5, 7.5), (7.5, 11)]
     assert len(cut_segments(video_of([3]), Segmentation("fixed", 60))) == 1
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.floats(0.5, 20))
+def test_pieces_of_a_part_are_no_longer_than_they_may_be(counts: list[int], most_s: float) -> None:
+    pieces = split_longer(video_of(counts), most_s)
+    assert np.concatenate([piece.features[:, 0] for piece in pieces]).tolist() == list(range(sum(counts)))
+    assert all(len(piece.features) * 0.5 <= most_s + 1e-9 for piece in pieces)
+    # With clips of half a second in each, no fewer would do.
+    assert len(pieces) == math.ceil(sum(counts) / math.floor(2 * most_s + 1e-9))
 
 
 def test_clips_of_a_segment_share_its_time() -> None:

@@ -48,8 +48,30 @@ def cut_segments(video: VideoTokens, how: Segmentation) -> list[VideoTokens]:
         spans = [(s.start_s, s.end_s) for s in video.segments if len(s.visual_tokens)]
     else:
         clips = clip_spans(video)
-        firsts = _equal_parts(clips, how.length_s) if how.kind == "fixed" else shot_starts(video.features)
-        spans = [(clips[a][0], clips[b - 1][1]) for a, b in itertools.pairwise([*firsts, len(clips)])]
+        n = max(1, round((clips[-1][1] - clips[0][0]) / how.length_s))
+        return _cut_at(video, clips, _equal_parts(clips, n) if how.kind == "fixed" else shot_starts(video.features))
+    return [part for part in (cut_video(video, *span) for span in spans) if part is not None]
+
+
+def split_longer(part: VideoTokens, most_s: float) -> list[VideoTokens]:
+    """The fewest about equal pieces of a part that are no longer than `most_s`; where there are none such, each clip for itself."""
+    clips = clip_spans(part)
+    length_s = clips[-1][1] - clips[0][0]
+    for n in range(max(1, math.ceil(length_s / most_s - 1e-9)), len(clips)):
+        pieces = _cut_at(part, clips, _equal_parts(clips, n))
+        if all(seconds_of(piece) <= most_s + 1e-9 for piece in pieces):
+            return pieces
+    return _cut_at(part, clips, range(len(clips)))
+
+
+def seconds_of(part: VideoTokens) -> float:
+    """From the start of a part to its end."""
+    return part.segments[-1].end_s - part.segments[0].start_s
+
+
+def _cut_at(video: VideoTokens, clips: Sequence[tuple[float, float]], firsts: Sequence[int]) -> list[VideoTokens]:
+    """Parts that begin with the clips of these numbers."""
+    spans = [(clips[a][0], clips[b - 1][1]) for a, b in itertools.pairwise([*firsts, len(clips)])]
     return [part for part in (cut_video(video, *span) for span in spans) if part is not None]
 
 
@@ -59,10 +81,9 @@ def clip_spans(video: VideoTokens) -> list[tuple[float, float]]:
     return [pair for of_segment in edges for pair in itertools.pairwise(of_segment)]
 
 
-def _equal_parts(clips: Sequence[tuple[float, float]], length_s: float) -> list[int]:
-    """The first clip of each part."""
+def _equal_parts(clips: Sequence[tuple[float, float]], n: int) -> list[int]:
+    """The first clip of each of n parts."""
     start_s, end_s = clips[0][0], clips[-1][1]
-    n = max(1, round((end_s - start_s) / length_s))
     middles = [(a + b) / 2 for a, b in clips]
     borders = np.searchsorted(middles, np.linspace(start_s, end_s, n + 1)[:-1])
     # Parts shorter than a clip have none of their own.

@@ -13,7 +13,7 @@ import pyarrow as pa
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.decoding import DecodingConfig, check_decoding
 from vbcli.schemas import SUMMARIES
-from vbcli.segments import Segmentation, clip_spans, cut_segments
+from vbcli.segments import Segmentation, clip_spans, cut_segments, seconds_of, split_longer
 from vbcli.selection import Chosen, Coverage, choose_some, choose_within
 from vbcli.stages.caption import caption_videos
 from vbcli.stages.model import ModelStage
@@ -52,7 +52,7 @@ class Summarize(ModelStage):
     decoding: DecodingConfig
 
     name: ClassVar[str] = "summarize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "summaries"
     tasks: ClassVar[tuple[str, ...]] = ("caption",)
 
@@ -84,13 +84,14 @@ def summarize_video(video: VideoTokens, length: Length, segments: Segmentation) 
     if length.n_keyframes is not None:
         parts = [part for span in spans if (part := cut_video(video, *span)) is not None]
     else:
-        parts = cut_segments(video, replace(segments, length_s=min(segments.length_s, budget_s)))
+        cut = cut_segments(video, replace(segments, length_s=min(segments.length_s, budget_s)))
+        # A part that costs more than there is could never be kept, and a video of one shot would have no summary.
+        parts = [piece for part in cut for piece in split_longer(part, budget_s)]
     edges = np.cumsum([0, *(len(part.features) for part in parts)])
     coverage = Coverage(video.features, video.visual_tokens, [np.arange(a, b) for a, b in itertools.pairwise(edges)])
     if length.n_keyframes is not None:
         chosen = choose_some(coverage, length.n_keyframes)
     else:
-        costs = np.array([part.segments[-1].end_s - part.segments[0].start_s for part in parts])
-        chosen = choose_within(coverage, costs, budget_s)
+        chosen = choose_within(coverage, np.array([seconds_of(part) for part in parts]), budget_s)
     rows = [(rank, one, parts[one.index]) for rank, one in enumerate(chosen)]
     return sorted(rows, key=lambda row: row[1].index)
