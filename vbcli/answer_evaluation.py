@@ -10,11 +10,12 @@ from pathlib import Path
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.evaluation import References
-from vbcli.metrics.answers import normalise, score_answers
+from vbcli.metrics.answers import expected_scores, normalise, score_answers
+from vbcli.runner import read_videos
 from vbcli.training.answering import known_answers
 from vbcli.training.batches import VideoTokens, read_tokens
 
-GIVEN, QUESTION_ALONE, MOST_FREQUENT = "answers", "the question alone", "most frequent answer"
+GIVEN, QUESTION_ALONE, MOST_FREQUENT, CHANCE = "answers", "the question alone", "most frequent answer", "a random training answer"
 Pair = tuple[str, str]
 """A video and a question."""
 
@@ -34,21 +35,41 @@ class AnswerEvaluation:
     notes: list[str] = field(default_factory=list)
 
 
-def read_answers(answers_dir: Path) -> dict[Pair, str]:
+@dataclass(frozen=True)
+class GivenAnswers:
+    """What an answers dataset holds.
+
+    Args:
+        answers: by video and question.
+        video_ids: the videos that were asked.
+        is_whole: each was asked all that its dataset asks of it: what has no answer is wrong.
+    """
+
+    answers: dict[Pair, str]
+    video_ids: list[str]
+    is_whole: bool
+
+
+def read_answers(answers_dir: Path) -> GivenAnswers:
     """Answers by video and question.
 
     Raises:
         VbcliError: it is no answers dataset, or empty.
     """
-    shards.read_manifest(answers_dir, "answers")
+    manifest = shards.read_manifest(answers_dir, "answers")
+    # Straight from videos, the stage is the last of a chain.
+    config = manifest.config.get("answer", manifest.config)
     rows = shards.read_rows(answers_dir, ["video_id", "question", "answer"])
     found = {(row["video_id"], row["question"]): row["answer"] for row in rows}
     if not found:
         raise VbcliError(f"{answers_dir} holds no answers")
-    return found
+    if config["questions"]:
+        return GivenAnswers(found, list(dict.fromkeys(video for video, _ in found)), is_whole=False)
+    videos = read_videos(answers_dir).select(["video_id", "split"]).to_pylist()
+    return GivenAnswers(found, [v["video_id"] for v in videos if config["split"] in (None, v["split"])], is_whole=True)
 
 
-def evaluate_answers(given: Mapping[Pair, str], references: References, scored: Sequence[str], tokens_dir: Path | None) -> AnswerEvaluation:
+def evaluate_answers(given: GivenAnswers, references: References, scored: Sequence[str], tokens_dir: Path | None) -> AnswerEvaluation:
     """Scores answers and baselines.
 
     Args:
@@ -60,38 +81,58 @@ def evaluate_answers(given: Mapping[Pair, str], references: References, scored: 
         VbcliError: no question that was answered has a right answer.
     """
     wanted = set(scored)
-    truths = {pair: references.answers[pair] for pair in given if pair[0] in wanted and references.answers.get(pair)}
+    known = {pair: truths for pair, truths in references.answers.items() if pair[0] in wanted and truths}
+    truths = {pair: known[pair] for pair in given.answers if pair in known}
     if not truths:
-        raise VbcliError(f"none of the {len(given)} answers is to a question with a known answer", hint="both sides must ask the same")
+        raise VbcliError(
+            f"none of the {len(given.answers)} answers is to a question with a known answer", hint="both sides must ask the same"
+        )
+    silent = {pair: of for pair, of in known.items() if pair not in truths}
+    if given.is_whole:
+        truths |= silent
 
-    def score(rows: Mapping[Pair, str]) -> dict[str, float]:
-        return score_answers([rows[pair] for pair in truths], list(truths.values()))
-
-    evaluation = AnswerEvaluation({GIVEN: score(given)})
+    evaluation = AnswerEvaluation({GIVEN: _score(given.answers, truths)})
     evaluation.notes.append(f"{len(truths)} questions about {len({video for video, _ in truths})} videos")
-    kinds: dict[str, list[Pair]] = defaultdict(list)
-    for pair in truths:
-        kinds[" ".join(pair[1].lower().split()[:2])].append(pair)
-    for kind, pairs in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        evaluation.kinds[kind] = {"questions": len(pairs), **score_answers([given[p] for p in pairs], [truths[p] for p in pairs])}
+    if silent:
+        told = "have no answer and count as wrong" if given.is_whole else "that the references ask were not asked"
+        evaluation.notes.append(f"{len(silent)} {'questions' if given.is_whole else 'more questions'} about these videos {told}")
+    kinds: dict[str, dict[Pair, list[str]]] = defaultdict(dict)
+    for pair, of_pair in truths.items():
+        kinds[" ".join(pair[1].lower().split()[:2])][pair] = of_pair
+    for kind, of_kind in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        evaluation.kinds[kind] = {"questions": len(of_kind), **_score(given.answers, of_kind)}
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training questions")
-        return evaluation
-    training = [v for v in read_tokens(tokens_dir) if v.split == "train" and v.questions and v.video_id not in wanted]
-    if not training:
-        evaluation.notes.append(f"{tokens_dir} has no training videos with questions besides those scored: no baselines")
-        return evaluation
+    else:
+        _add_baselines(evaluation, truths, wanted, tokens_dir)
+    return evaluation
+
+
+def _score(rows: Mapping[Pair, str], truths: Mapping[Pair, Sequence[str]]) -> dict[str, float]:
+    """Means over all questions; one without an answer adds nothing."""
+    answered = [pair for pair in truths if pair in rows]
+    scores = score_answers([rows[pair] for pair in answered], [truths[pair] for pair in answered])
+    return {name: value * len(answered) / len(truths) for name, value in scores.items()}
+
+
+def _add_baselines(evaluation: AnswerEvaluation, truths: Mapping[Pair, Sequence[str]], scored: set[str], tokens_dir: Path) -> None:
+    """What the training questions and their answers alone would score."""
+    training = [v for v in read_tokens(tokens_dir) if v.split == "train" and v.video_id not in scored]
+    drawn = Counter(answer for video in training for question in video.questions for answer in question.answers)
+    if not drawn:
+        evaluation.notes.append(f"{tokens_dir} has no training videos with answered questions besides those scored: no baselines")
+        return
     most_frequent = known_answers(training)[0]
     suggest = _suggested(training, most_frequent)
-    evaluation.scores[QUESTION_ALONE] = score({pair: suggest(pair[1]) for pair in truths})
-    evaluation.scores[MOST_FREQUENT] = score(dict.fromkeys(truths, most_frequent))
-    return evaluation
+    evaluation.scores[QUESTION_ALONE] = _score({pair: suggest(pair[1]) for pair in truths}, truths)
+    evaluation.scores[MOST_FREQUENT] = _score(dict.fromkeys(truths, most_frequent), truths)
+    evaluation.scores[CHANCE] = expected_scores(drawn, list(truths.values()))
 
 
 def _suggested(training: Sequence[VideoTokens], most_frequent: str) -> Callable[[str], str]:
     """The most frequent training answer to the same question; to one that was never asked, to those that share most of its words."""
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in (q for v in training for q in v.questions):
+    for question in (q for v in training for q in v.questions if q.answers):
         by_question[normalise(question.text)].update(question.answers)
 
     def suggest(question: str) -> str:

@@ -160,9 +160,8 @@ def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir:
     from vbcli.evaluation import read_references
 
     rows = read_answers(given)
-    video_ids = list(dict.fromkeys(video for video, _ in rows))
-    truths = read_references(against, video_ids)
-    evaluation = evaluate_answers(rows, truths, truths.held_out(video_ids, split), tokens_dir)
+    truths = read_references(against, rows.video_ids)
+    evaluation = evaluate_answers(rows, truths, truths.held_out(rows.video_ids, split), tokens_dir)
     if as_json:
         console.print_json({"answers": str(given), "references": str(against), **vars(evaluation)})
         return

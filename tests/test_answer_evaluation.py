@@ -1,0 +1,55 @@
+"""Scores of answers, by hand: what was not answered, and what training answers alone would score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vbcli import answer_evaluation
+from vbcli.answer_evaluation import AnswerEvaluation, GivenAnswers, evaluate_answers
+from vbcli.evaluation import References
+from vbcli.training.batches import Question, SegmentRow, VideoTokens
+
+WHAT, WHERE = "what is it?", "where is it?"
+TRUTHS = {("a", WHAT): ["ball"], ("a", WHERE): ["left"], ("b", WHAT): ["cube"], ("c", WHAT): ["ball"], ("d", WHAT): []}
+
+
+def evaluate(
+    answers: dict[tuple[str, str], str], video_ids: list[str], training: list[list[Question]], *, is_whole: bool
+) -> AnswerEvaluation:
+    rows = [SegmentRow("t", 0, 1, np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), "")]
+    known = [VideoTokens(f"t{i}", rows, split="train", questions=questions) for i, questions in enumerate(training)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_evaluation, "read_tokens", lambda path: known)
+        references = References({}, {}, {}, TRUTHS, {})
+        return evaluate_answers(GivenAnswers(answers, video_ids, is_whole), references, video_ids, Path("tokens"))
+
+
+TRAINING = [[Question(WHAT, ("ball", "ball", "cube")), Question("why?")], [Question("how?")], [Question(WHERE, ("right",))]]
+
+
+def test_what_was_not_answered_is_wrong_where_all_was_asked():
+    found = evaluate({("a", WHAT): "ball", ("b", WHAT): "ball"}, ["a", "b", "d"], TRAINING, is_whole=True)
+    # Right: one of three; the question about d has no known answer, and c was not asked.
+    assert found.scores["answers"]["exact match"] == pytest.approx(1 / 3)
+    assert "1 questions about these videos have no answer and count as wrong" in found.notes
+    assert {kind: (of["questions"], of["exact match"]) for kind, of in found.kinds.items()} == {"what is": (2, 0.5), "where is": (1, 0)}
+    # The truths ball, left, cube; suggested to what: ball, to where: right.
+    assert found.scores["the question alone"]["exact match"] == pytest.approx(1 / 3)
+    # Drawn from ball, ball, cube, right: 2/4, 0 and 1/4.
+    assert found.scores["a random training answer"] == {"exact match": pytest.approx(0.25), "F1": pytest.approx(0.25)}
+
+
+def test_questions_that_were_not_asked_are_counted_alone():
+    found = evaluate({("a", WHAT): "ball", ("b", WHAT): "ball"}, ["a", "b"], TRAINING, is_whole=False)
+    assert found.scores["answers"]["exact match"] == pytest.approx(1 / 2)
+    assert "1 more questions about these videos that the references ask were not asked" in found.notes
+
+
+@pytest.mark.parametrize("training", [[], [[Question(WHAT)]]])
+def test_training_questions_without_answers_give_no_baselines(training: list[list[Question]]):
+    found = evaluate({("a", WHAT): "ball"}, ["a"], training, is_whole=True)
+    assert list(found.scores) == ["answers"]
+    assert "no training videos with answered questions" in found.notes[-1]
