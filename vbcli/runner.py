@@ -388,8 +388,8 @@ def _record_run(report: RunReport, started: float, environment: dict[str, Any]) 
         "seconds": round(time.time() - started, 3),
         "host": platform.node(),
         "python": sys.version.split()[0],
-        # Names of files may hold bytes outside UTF-8, which JSON does not.
-        "command": [argument.encode(errors="backslashreplace").decode() for argument in sys.argv],
+        # Bytes of a file name that are no UTF-8 cannot be written as JSON.
+        "command": [os.fsencode(argument).decode(errors="backslashreplace") for argument in sys.argv],
         "counts": {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")},
         "packages": {
             name: _package_version(name) for name in ("vbcli", "torch", "torchvision", "timm", "open_clip_torch", "av", "pyarrow")

@@ -319,12 +319,24 @@ def claim_manifest(dataset_dir: Path, manifest: Manifest) -> None:
         check_manifest(dataset_dir, manifest.stage, manifest.version, manifest.config)
 
 
+def _check_name(dataset_dir: Path) -> None:
+    """Refuses a path that is no UTF-8: Arrow opens no file there.
+
+    Raises:
+        VbcliError: it is none.
+    """
+    shown = os.fsencode(dataset_dir).decode(errors="backslashreplace")
+    if shown != str(dataset_dir):
+        raise VbcliError(f"{shown} cannot hold a dataset: the path is not UTF-8", hint="name another folder; videos may lie in this one")
+
+
 def check_manifest(dataset_dir: Path, stage: str, version: int, config: dict[str, Any]) -> None:
     """Refuses a folder that was made with another stage or configuration, or that holds something else.
 
     Raises:
         VbcliError: it says what differs.
     """
+    _check_name(dataset_dir)
     # Looked into before the manifest is looked for: another machine may claim and fill the folder just now.
     videos_dir = dataset_dir / "videos"
     is_ours = (videos_dir / "manifest.json").is_file() or (videos_dir.is_dir() and not any(videos_dir.iterdir()))
