@@ -219,12 +219,16 @@ def index_frames(
 def _finish_index(source: Path, index_dir: Path, made_by: dict[str, Any]) -> None:
     # Datasets keep the rows of videos whose files are gone; a search must not find them.
     known = {row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])}
-    removed = sorted(known - _videos_of(source))
+    removed = sorted(known - videos_of(source))
     write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": removed})
 
 
-def _videos_of(source: Path) -> set[str]:
-    """The videos that a folder or a tokens dataset holds now."""
+def videos_of(source: Path) -> set[str]:
+    """The videos that a folder or a dataset holds now.
+
+    Raises:
+        VbcliError: there is no such folder, or no video in it.
+    """
     if dataset_kind(source) is None:
         return {video.video_id for video in list_videos(source)}
     return {row["video_id"] for row in shards.read_rows(source, ["video_id"])}

@@ -101,6 +101,7 @@ ANSWERS = pa.schema(
         pa.field("answer", pa.string(), nullable=False),
         pa.field("probability", pa.float64()),
         pa.field("is_sure", pa.bool_()),
+        pa.field("unknown_words", pa.list_(pa.string()), nullable=False),
         pa.field("candidates", pa.list_(pa.struct([("answer", pa.string()), ("probability", pa.float64())])), nullable=False),
         pa.field("evidence_start_s", pa.float64()),
         pa.field("evidence_end_s", pa.float64()),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +75,7 @@ def test_answers_tell_the_part_that_they_rest_on(place: Path):
 
 def test_answers_are_scored_beside_what_the_question_suggests(place: Path):
     found = json.loads(vbcli("evaluate", "of-tokens", "tokens", "--json", cwd=place).stdout)
-    assert list(found["scores"]) == ["answers", "the question alone", "most frequent answer"]
+    assert list(found["scores"]) == ["answers", "the question alone", "most frequent answer", "a random training answer"]
     answers = {(v, q): a for v, q, a in rows(f"select video_id, question, answer from '{place}/of-tokens/shard-*.parquet'")}
     truths: dict[tuple[str, str], set[str]] = {}
     for line in (place / "world" / "questions.jsonl").read_text().splitlines():
@@ -80,6 +83,24 @@ def test_answers_are_scored_beside_what_the_question_suggests(place: Path):
         truths.setdefault((row["video"], row["question"]), set()).add(row["answer"])
     assert found["scores"]["answers"]["exact match"] == pytest.approx(sum(a in truths[k] for k, a in answers.items()) / len(answers))
     assert sum(kind["questions"] for kind in found["kinds"].values()) == len(answers)
+
+
+def test_a_question_that_came_later_counts_as_wrong(place: Path, tmp_path: Path):
+    answers = {(v, q): a for v, q, a in rows(f"select video_id, question, answer from '{place}/of-tokens/shard-*.parquet'")}
+    table = (place / "world" / "questions.jsonl").read_text()
+    first = next(iter(answers))[0]
+    (tmp_path / "more.jsonl").write_text(table + json.dumps({"video": first, "question": "why?", "answer": "who knows"}) + "\n")
+
+    def exact(*arguments: str | Path) -> float:
+        return json.loads(vbcli("evaluate", *arguments, "--json", cwd=place).stdout)["scores"]["answers"]["exact match"]
+
+    assert exact("of-tokens", tmp_path / "more.jsonl") == pytest.approx(
+        exact("of-tokens", "world/questions.jsonl") * len(answers) / (len(answers) + 1)
+    )
+    # Of a table, no more was asked than what it holds.
+    assert exact("of-table", tmp_path / "more.jsonl") == pytest.approx(exact("of-table", "world/questions.jsonl"))
+    notes = vbcli("evaluate", "of-table", tmp_path / "more.jsonl", cwd=place).stderr
+    assert "1 more questions about these videos that the references ask were not asked" in " ".join(notes.split())
 
 
 def test_a_video_that_cannot_be_read_is_told_in_json_too(place: Path, tmp_path: Path):
@@ -91,6 +112,70 @@ def test_a_video_that_cannot_be_read_is_told_in_json_too(place: Path, tmp_path: 
     found = json.loads(vbcli(*command, cwd=tmp_path, status=3).stdout)
     assert [row["video_id"] for row in found["rows"]] == [video.name]
     assert [failure["video_id"] for failure in found["failures"]] == ["broken.mp4"]
+
+
+def test_a_question_with_a_word_that_training_questions_never_had_is_not_sure(place: Path):
+    video = sorted((place / "world" / "videos").glob("*.mp4"))[0]
+    splits = dict(rows(f"select video_id, split from '{place}/tokens/videos/shard-*.parquet'"))
+    table = [json.loads(line) for line in (place / "world" / "questions.jsonl").read_text().splitlines()]
+    learned = {word.strip("?").lower() for row in table if splits.get(row["video"]) == "train" for word in row["question"].split()}
+    kept = json.loads((place / "model" / "config.json").read_text())["question_words"]
+    assert kept == sorted(kept)
+    assert set(kept) <= learned
+    assert {"color", "falls"} <= set(kept)
+    assert {"what", "is", "the"} & set(kept) == set()
+    # Of a set of two, the likelier one has 0.5 at least.
+    likely = ("--choose", "red", "--choose", "blue")
+    (known,) = asked(place, str(video), "What COLOR is there that falls?", *likely, "--out", "known")
+    assert (known["is_sure"], known["unknown_words"]) == (True, [])
+    (unknown,) = asked(place, str(video), "what color is Grandmother's 2nd hat?", *likely, "--out", "unknown")
+    assert (unknown["is_sure"], unknown["unknown_words"]) == (False, ["2nd", "grandmother", "hat"])
+    command = ("answer", video, "what color is Grandmother's 2nd hat?", *likely, "--out", "unknown", "--checkpoint", "model", *SERIAL)
+    shown = " ".join(vbcli(*command, cwd=place).stdout.split())
+    assert f"not sure: {unknown['answer']} (no training question had: 2nd, grandmother, hat)" in shown
+
+
+def test_a_checkpoint_that_kept_no_words_of_questions_still_answers(place: Path, tmp_path: Path):
+    shutil.copytree(place / "model", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "question_words"}))
+    video = sorted((place / "world" / "videos").glob("*.mp4"))[0]
+    command = ("answer", video, "a hat?", "--choose", "red", "--choose", "blue", "--checkpoint", "model", *SERIAL, "--json")
+    (row,) = json.loads(vbcli(*command, cwd=tmp_path).stdout)["rows"]
+    assert (row["is_sure"], row["unknown_words"]) == (True, [])
+
+
+def test_names_of_a_table_are_those_of_caption_files(place: Path, tmp_path: Path):
+    one, other = sorted((place / "world" / "videos").glob("*.mp4"))[:2]
+    for target, video in (("a/clip.mp4", one), ("b/clip.mp4", other), ("alone.mp4", one)):
+        (tmp_path / "videos" / target).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / target).symlink_to(video)
+    command = ("answer", "videos", "--questions", "asked.csv", "--out", "out", "--checkpoint", place / "model", *SERIAL, "--json")
+    (tmp_path / "asked.csv").write_text("video,question\nalone,what color?\nclip,what falls?\n")
+    said = " ".join(vbcli(*command, cwd=tmp_path, status=1).stderr.split())
+    assert "asked.csv, line 3: 'clip' names 2 videos: a/clip.mp4, b/clip.mp4" in said
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "asked.csv").write_text("video,question\nalone,what color?\na/clip.mp4,\nb/clip.mp4,what falls?\nb/clip.mp4, \nno,what?\n")
+    said = vbcli(*command, cwd=tmp_path)
+    found = {(row["video_id"], row["question"]) for row in json.loads(said.stdout)["rows"]}
+    assert found == {("alone.mp4", "what color?"), ("b/clip.mp4", "what falls?")}
+    assert "2 rows of asked.csv have no question and are left out" in said.stderr
+    assert "1 videos of asked.csv are not there, first no" in said.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_folders_whose_names_are_no_utf8_are_answered_about(place: Path, tmp_path: Path):
+    video, folder = sorted((place / "world" / "videos").glob("*.mp4"))[0], os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.mkdir(folder)
+    os.symlink(video, f"{folder}/clip.mp4")
+    command = ("answer", folder, "what color?", "--checkpoint", place / "model", *SERIAL, "--json")
+    found = json.loads(vbcli(*command, cwd=tmp_path).stdout)
+    assert [row["video_id"] for row in found["rows"]] == ["clip.mp4"]
+    (record,) = (tmp_path / found["output_dir"] / "_runs").glob("*.json")
+    assert json.loads(record.read_text())["command"][2].endswith("caf\\xe9")
+    said = vbcli(*command, "--out", f"{folder}/answers", cwd=tmp_path, status=1)
+    assert "caf\\xe9/answers cannot hold a dataset: the path is not UTF-8" in " ".join(said.stderr.split())
+    assert os.listdir(folder) == ["clip.mp4"]
 
 
 @pytest.mark.parametrize(

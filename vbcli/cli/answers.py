@@ -67,7 +67,7 @@ def answer(
     with run_options("answer", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
     rows = _rows(target)
-    unknown = sorted({q.video_id for q in asked if q.video_id and not any(stage.is_of(q.video_id, r["video_id"]) for r in rows)})
+    unknown = sorted({q.video_id for q in asked if q.video_id} - {row["video_id"] for row in rows})
     if unknown:
         console.warn(f"{len(unknown)} videos of {questions} are not there, first {unknown[0]}")
     if not as_json:
@@ -76,7 +76,6 @@ def answer(
 
 
 def _asked(source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...]) -> tuple[AskedQuestion, ...]:
-    from vbcli import captionfiles
     from vbcli.pipeline import dataset_kind
     from vbcli.stages.answer import AskedQuestion
 
@@ -92,17 +91,32 @@ def _asked(source: Path, question: str | None, questions: Path | None, choose: t
         if source.exists() and dataset_kind(source) != "tokens":
             raise UsageError("there is no question", hint="give one after the folder, or --questions FILE")
         return ()
-    rows = [row for row in captionfiles.read_caption_file(questions) if row.question]
+    return _read_questions(source, questions)
+
+
+def _read_questions(source: Path, path: Path) -> tuple[AskedQuestion, ...]:
+    """The questions of a table, each of the video of `source` that its row names."""
+    from vbcli.captionfiles import read_caption_file, resolve_names
+    from vbcli.inference import videos_of
+    from vbcli.stages.answer import AskedQuestion
+
+    table = read_caption_file(path)
+    rows = [row for row in table if row.question]
     if not rows:
-        raise VbcliError(f"{questions} holds no questions", hint="it needs the columns video and question")
-    return tuple(dict.fromkeys(AskedQuestion(row.video, row.question or "", tuple(row.candidates or ())) for row in rows))
+        raise VbcliError(f"{path} holds no questions", hint="it needs the columns video and question")
+    if len(rows) < len(table):
+        console.note(f"answer: {len(table) - len(rows)} rows of {path} have no question and are left out")
+    names = resolve_names(rows, sorted(videos_of(source)), str(path))
+    return tuple(
+        dict.fromkeys(AskedQuestion(name, row.question or "", tuple(row.candidates or ())) for name, row in zip(names, rows, strict=True))
+    )
 
 
 def _rows(target: Path) -> list[dict[str, Any]]:
     from vbcli.shards import read_rows
 
-    columns = ["video_id", "question", "answer", "probability", "is_sure", "candidates", "evidence_start_s", "evidence_end_s"]
-    return read_rows(target, columns)
+    columns = ["video_id", "question", "answer", "probability", "is_sure", "unknown_words", "candidates"]
+    return read_rows(target, [*columns, "evidence_start_s", "evidence_end_s"])
 
 
 def _show(rows: list[dict[str, Any]], target: Path) -> None:
@@ -110,7 +124,7 @@ def _show(rows: list[dict[str, Any]], target: Path) -> None:
         (
             row["video_id"],
             row["question"],
-            row["answer"] if row["is_sure"] else f"not sure: {row['answer']}",
+            row["answer"] if row["is_sure"] else f"not sure: {row['answer']}{_doubt(row['unknown_words'])}",
             f"{row['probability']:.2f}",
             console.format_span(row["evidence_start_s"], row["evidence_end_s"]),
         )
@@ -120,3 +134,7 @@ def _show(rows: list[dict[str, Any]], target: Path) -> None:
     console.print_table("Answers", ("video", "question", "answer", "probability", "rests on"), table, caption)
     if not rows:
         console.note("no video has a question")
+
+
+def _doubt(unknown_words: list[str]) -> str:
+    return f" (no training question had: {', '.join(unknown_words)})" if unknown_words else ""

@@ -55,6 +55,7 @@ class Checkpoint:
         window_clips: most clips in one window of the encoder: the longest that training has seen.
         window_text: most text tokens in it, of a task in `WINDOWED` that is shown transcripts; None of one that is not.
         trained_on: facts for the reader: dataset, split, numbers, steps, losses.
+        question_words: of the task `answer`, content words of the training questions; None where they were not kept.
     """
 
     task: str
@@ -67,6 +68,7 @@ class Checkpoint:
     window_text: int | None = None
     trained_on: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
+    question_words: frozenset[str] | None = None
 
     @property
     def encoder(self) -> VideoBert:
@@ -145,6 +147,8 @@ def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
         "model_sha256": checkpoint.sha256,
         "trained_on": checkpoint.trained_on,
     }
+    if checkpoint.question_words is not None:
+        values["question_words"] = sorted(checkpoint.question_words)
     write_json(checkpoint_dir / "config.json", values)
 
 
@@ -240,6 +244,7 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
         values.get("window_text"),
         values["trained_on"],
         values["model_sha256"],
+        frozenset(values["question_words"]) if "question_words" in values else None,
     )
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from vbcli.config import config_hash
 from vbcli.grounding import evidence
-from vbcli.models.checkpoint import Checkpoint
+from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config
 from vbcli.models.decoding import DecodingConfig, check_decoding, generate
 from vbcli.schemas import ANSWERS
 from vbcli.stages.caption import sentence_log_probs
 from vbcli.stages.model import BATCH_SIZE, ModelStage, VideoWindow, run_windows, video_windows
 from vbcli.tokens import beside
-from vbcli.training.answering import MAX_QUESTION_TOKENS
+from vbcli.training.answering import MAX_QUESTION_TOKENS, content_words
 from vbcli.training.batches import Question, VideoTokens
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ UNSURE = 0.3
 
 
 class AskedQuestion(NamedTuple):
-    """A question of one video, or of all (`video_id` None), and the closed set of its answers, if it has one."""
+    """A question of one video, by its id, or of all (None), and the closed set of its answers, if it has one."""
 
     video_id: str | None
     question: str
@@ -51,12 +52,17 @@ class Answer(ModelStage):
     is_grounded: bool = False
 
     name: ClassVar[str] = "answer"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "answers"
     tasks: ClassVar[tuple[str, ...]] = ("answer",)
 
     def output_schema(self) -> pa.Schema:
         return ANSWERS
+
+    def identity(self) -> dict[str, Any]:
+        # Beside the weights in the checkpoint, and part of what `is_sure` says.
+        words = read_checkpoint_config(Path(self.checkpoint_dir)).get("question_words")
+        return {**super().identity(), "question_words_sha256": config_hash(words)}
 
     def check(self, checkpoint: Checkpoint) -> None:
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
@@ -75,48 +81,54 @@ class Answer(ModelStage):
     def _asked(self, video: VideoTokens) -> list[Question]:
         if not self.questions:
             return video.questions
-        return [
-            Question(q.question, candidates=q.candidates)
-            for q in self.questions
-            if q.video_id is None or self.is_of(q.video_id, video.video_id)
-        ]
-
-    @staticmethod
-    def is_of(name: str, video_id: str) -> bool:
-        """Whether a name in a table is of a video: its id, or the last part of it, with or without its suffix."""
-        return name in (video_id, PurePosixPath(video_id).name, PurePosixPath(video_id).stem)
+        return [Question(q.question, candidates=q.candidates) for q in self.questions if q.video_id in (None, video.video_id)]
 
 
 def answer_questions(
     checkpoint: Checkpoint, video: VideoTokens, questions: Sequence[Question], decoding: DecodingConfig
 ) -> list[dict[str, Any]]:
-    """Rows of answers: `question`, `answer`, `probability`, `is_sure`, and `candidates` with the probability of each.
+    """Rows of answers: `question`, `answer`, `probability`, `is_sure`, `unknown_words`, and `candidates` with the probability of each.
 
-    The probability of a free answer is the geometric mean of its tokens'; that of one of a closed set is among the set.
+    The probability of a free answer is the geometric mean of its tokens'; that of one of a closed set is among the set. An answer is sure
+    that is likely, to a question without unknown words: content words that no training question had.
     """
     import torch
 
-    if not questions:
-        return []
     text, decoder = checkpoint.text, checkpoint.captioner.decoder
-    windows = video_windows(video, checkpoint)
-    with torch.inference_mode():
-        memory, mask = _encode_asked(checkpoint, [(question.text, windows) for question in questions])
-        written = generate(decoder, memory, mask, decoding)
+    windows = video_windows(video, checkpoint) if questions else []
     found = []
-    for i, question in enumerate(questions):
-        if question.candidates:
-            (scores,) = sentence_log_probs(checkpoint, memory[i : i + 1], mask[i : i + 1], question.candidates)
-            odds = np.exp(scores - scores.max())
-            probabilities = odds / odds.sum()
-            order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
-            candidates = [{"answer": question.candidates[k], "probability": float(probabilities[k])} for k in order]
-            best = candidates[0]
-        else:
-            candidates = []
-            best = {"answer": text.decode(written[i][0].token_ids), "probability": _mean_probability(written[i][0], decoding)}
-        found.append({"question": question.text, **best, "is_sure": best["probability"] >= UNSURE, "candidates": candidates})
+    for start in range(0, len(questions), BATCH_SIZE):
+        batch = questions[start : start + BATCH_SIZE]
+        with torch.inference_mode():
+            memory, mask = _encode_asked(checkpoint, [(question.text, windows) for question in batch])
+            written = generate(decoder, memory, mask, decoding)
+        for i, question in enumerate(batch):
+            candidates = _rank(checkpoint, memory[i : i + 1], mask[i : i + 1], question.candidates) if question.candidates else []
+            free = {"answer": text.decode(written[i][0].token_ids), "probability": _mean_probability(written[i][0], decoding)}
+            best = candidates[0] if candidates else free
+            unknown = _unknown_words(checkpoint, question.text)
+            is_sure = best["probability"] >= UNSURE and not unknown
+            found.append({"question": question.text, **best, "is_sure": is_sure, "unknown_words": unknown, "candidates": candidates})
     return found
+
+
+def _rank(checkpoint: Checkpoint, memory: Tensor, mask: Tensor, candidates: Sequence[str]) -> list[dict[str, Any]]:
+    """Answers of a closed set with the probability of each among them, the likeliest first.
+
+    Args:
+        memory: float (1, S, D), of one question, and its `mask` bool (1, S).
+    """
+    batches = [candidates[start : start + BATCH_SIZE] for start in range(0, len(candidates), BATCH_SIZE)]
+    scores = np.concatenate([sentence_log_probs(checkpoint, memory, mask, batch)[0] for batch in batches])
+    odds = np.exp(scores - scores.max())
+    probabilities = odds / odds.sum()
+    order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
+    return [{"answer": candidates[k], "probability": float(probabilities[k])} for k in order]
+
+
+def _unknown_words(checkpoint: Checkpoint, question: str) -> list[str]:
+    """Content words of a question that no training question had; none where the checkpoint does not say which there were."""
+    return [] if checkpoint.question_words is None else sorted(content_words(question) - checkpoint.question_words)
 
 
 def _encode_asked(checkpoint: Checkpoint, asked: Sequence[tuple[str, Sequence[VideoWindow]]]) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,13 @@ from vbcli.training.showing import Showing, ShownVideos
 from vbcli.training.writing import WritingTask
 
 MAX_QUESTION_TOKENS, MAX_ANSWER_TOKENS = 62, 62
+_FUNCTION_WORDS = (
+    "a about an and any are as at be been being by can could did do does for from had has have he her his how i if in into is it its many "
+    "me much my no not of on or our s she should some t than that the their them there these they this those to us was we were what when "
+    "where which who whom whose why will with would you your"
+)
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+"""Words that say nothing of what a question is about: that training had none of them is no reason to doubt its answer."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,16 @@ class AnswerTask(WritingTask[Asked]):
     def _draw(self, video: VideoTokens, row: Asked, rng: np.random.Generator, *, is_disturbed: bool) -> tuple[PackedSequence, list[int]]:
         shown = self.shown.pack(video, rng, is_disturbed=is_disturbed)
         return beside(row.question, shown, self.text, self.model.encoder.config.max_positions), row.answer
+
+
+def content_words(question: str) -> set[str]:
+    """The words of a question, runs of letters and digits in lower case, without function words."""
+    return set(re.findall(r"[^\W_]+", question.lower())) - FUNCTION_WORDS
+
+
+def words_of_questions(train: Iterable[VideoTokens]) -> frozenset[str]:
+    """The content words of the questions that training videos have answers to."""
+    return frozenset(word for v in train for q in v.questions if q.answers for word in content_words(q.text))
 
 
 def known_answers(train: Sequence[VideoTokens]) -> list[str]:

@@ -17,7 +17,7 @@ from vbcli.models.classifier import VideoClassifier
 from vbcli.models.retriever import VideoRetriever
 from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 from vbcli.models.videobert import VideoBert
-from vbcli.training.answering import AnswerTask
+from vbcli.training.answering import AnswerTask, words_of_questions
 from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
 from vbcli.training.captioning import CaptionTask
@@ -93,6 +93,8 @@ def fit(
     note_overfitting(result, on_note)
     if isinstance(task, CaptionTask | ClassifyTask | RetrieveTask | AnswerTask):
         checkpoint.window_clips, checkpoint.window_text = task.shown.longest_clips, task.shown.longest_text
+    if isinstance(task, AnswerTask):
+        checkpoint.question_words = words_of_questions(train)
     checkpoint.trained_on = record_run(options, identity, manifest.facts, task, result, train, validation)
     checkpoint.model.to("cpu")
     if accelerator.is_main_process:
