@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vbcli.segments import Segmentation
+from vbcli.segments import Segmentation, SegmentKind
 from vbcli.stages.summarize import Length, summarize_video
 from vbcli.training.batches import SegmentRow, VideoTokens
 
@@ -24,7 +24,7 @@ def still(n_clips: int) -> VideoTokens:
 @pytest.mark.parametrize(
     ("length", "budget_s"), [(Length(share=0.15), 3.0), (Length(seconds=7), 7.0), (Length(seconds=0.1), CLIP_S), (Length(share=0.4), 8.0)]
 )
-def test_a_video_of_one_shot_has_a_summary(kind: str, length: Length, budget_s: float) -> None:
+def test_a_video_of_one_shot_has_a_summary(kind: SegmentKind, length: Length, budget_s: float) -> None:
     kept = summarize_video(still(40), length, Segmentation(kind, 60.0))
     seconds = [part.segments[-1].end_s - part.segments[0].start_s for _, _, part in kept]
     assert kept
