@@ -62,7 +62,7 @@ def read_answers(answers_dir: Path) -> GivenAnswers:
     rows = shards.read_rows(answers_dir, ["video_id", "question", "answer"])
     found = {(row["video_id"], row["question"]): row["answer"] for row in rows}
     if not found:
-        raise VbcliError(f"{answers_dir} holds no answers")
+        raise VbcliError(f"{answers_dir} holds no answers", hint="no video had a question, or all failed: see its folder _errors")
     if config["questions"]:
         return GivenAnswers(found, list(dict.fromkeys(video for video, _ in found)), is_whole=False)
     videos = read_videos(answers_dir).select(["video_id", "split"]).to_pylist()

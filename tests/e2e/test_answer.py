@@ -160,7 +160,7 @@ def test_names_of_a_table_are_those_of_caption_files(place: Path, tmp_path: Path
     found = {(row["video_id"], row["question"]) for row in json.loads(said.stdout)["rows"]}
     assert found == {("alone.mp4", "what color?"), ("b/clip.mp4", "what falls?")}
     assert "2 rows of asked.csv have no question and are left out" in said.stderr
-    assert "1 videos of asked.csv are not there, first no" in said.stderr
+    assert "asked.csv names 1 of its videos that are not there, first no" in said.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

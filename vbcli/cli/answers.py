@@ -67,9 +67,6 @@ def answer(
     with run_options("answer", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
     rows = _rows(target)
-    unknown = sorted({q.video_id for q in asked if q.video_id} - {row["video_id"] for row in rows})
-    if unknown:
-        console.warn(f"{len(unknown)} videos of {questions} are not there, first {unknown[0]}")
     if not as_json:
         _show(rows, target)
     finish_run(report, "answers", as_json, rows=rows)
@@ -83,6 +80,8 @@ def _asked(source: Path, question: str | None, questions: Path | None, choose: t
         raise UsageError("give one question, or --questions FILE")
     if choose and (question is None or len(choose) < 2):
         raise UsageError("--choose goes with one question, and is given twice or more")
+    if len({text.strip() for text in choose} - {""}) < len(choose):
+        raise UsageError("--choose names an answer twice, or an empty one", hint="name each answer once")
     if question is not None:
         if not question.strip():
             raise UsageError("the question is empty", hint="ask something, such as: what color is the ball?")
@@ -106,7 +105,13 @@ def _read_questions(source: Path, path: Path) -> tuple[AskedQuestion, ...]:
         raise VbcliError(f"{path} holds no questions", hint="it needs the columns video and question")
     if len(rows) < len(table):
         console.note(f"answer: {len(table) - len(rows)} rows of {path} have no question and are left out")
-    names = resolve_names(rows, sorted(videos_of(source)), str(path))
+    known = videos_of(source)
+    names = resolve_names(rows, sorted(known), str(path))
+    unknown = sorted(set(names) - known)
+    if len(unknown) == len(set(names)):
+        raise VbcliError(f"{path} names none of the videos of {source}", hint=f"its first is {unknown[0]}; there is {min(known)}")
+    if unknown:
+        console.warn(f"{path} names {len(unknown)} of its videos that are not there, first {unknown[0]}")
     return tuple(
         dict.fromkeys(AskedQuestion(name, row.question or "", tuple(row.candidates or ())) for name, row in zip(names, rows, strict=True))
     )

@@ -114,6 +114,8 @@ def caption(
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut, is_grounded=evidence)
+    if burn_in is not None and burn_in.resolve().is_relative_to((source if source.is_dir() else source.parent).resolve()):
+        raise UsageError(f"--burn-in {burn_in} is among the videos, and its copies would be captioned next", hint="name another folder")
     target = captions_dir or places.results_dir("captions", source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options) if isinstance(stage, Caption) else _ask_teacher(source, target, stage, options)

@@ -58,12 +58,16 @@ def find_teacher(source: str) -> TeacherSpec:
     """
     if importlib.util.find_spec("transformers") is None:
         raise VbcliError("captioners of the hub need the package transformers", hint="install it with: pip install 'vbcli[hub]'")
+    if not source:
+        raise VbcliError("hf: names no captioner", hint="write hf:FOLDER, or hf:OWNER/NAME of the hub")
     folder = find_published(source, MORE_FILES)
     config = folder / "config.json"
     values = read_json(config) if config.is_file() else {}
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind not in KINDS:
-        raise VbcliError(f"{source} is no captioner that can be asked: its model_type is {kind}", hint=f"there are: {', '.join(KINDS)}")
+        raise VbcliError(
+            f"{source} is no captioner that can be asked: its model_type is {kind}", hint=f"of transformers there are: {', '.join(KINDS)}"
+        )
     weights = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
     if not weights:
         raise VbcliError(f"{source} has no weights", hint="the folder needs model.safetensors")
