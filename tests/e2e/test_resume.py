@@ -450,7 +450,7 @@ def test_new_captions_leave_everything_alone_where_they_are_refused(
     for out, caption, sentence in (
         (own, caption_file, "exists and is not an empty folder"),
         (copied, bad, "names none of the videos"),
-        (copied, tmp_path / "none.csv", "cannot be read"),
+        (copied, tmp_path / "none.csv", "does not exist"),
         (features, caption_file, "was made by encode"),
     ):
         before = contents(out)
