@@ -17,21 +17,23 @@ TRUTHS = {("a", WHAT): ["ball"], ("a", WHERE): ["left"], ("b", WHAT): ["cube"], 
 
 
 def evaluate(
-    answers: dict[tuple[str, str], str], video_ids: list[str], training: list[list[Question]], *, is_whole: bool
+    answers: dict[tuple[str, str], str], video_ids: list[str], training: list[list[Question]], own: set[tuple[str, str]]
 ) -> AnswerEvaluation:
     rows = [SegmentRow("t", 0, 1, np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), "")]
     known = [VideoTokens(f"t{i}", rows, split="train", questions=questions) for i, questions in enumerate(training)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(answer_evaluation, "read_tokens", lambda path: known)
         references = References({}, {}, {}, TRUTHS, {})
-        return evaluate_answers(GivenAnswers(answers, video_ids, is_whole), references, video_ids, Path("tokens"))
+        return evaluate_answers(GivenAnswers(answers, video_ids, frozenset(own)), references, video_ids, Path("tokens"))
 
 
 TRAINING = [[Question(WHAT, ("ball", "ball", "cube")), Question("why?")], [Question("how?")], [Question(WHERE, ("right",))]]
 
 
 def test_what_was_not_answered_is_wrong_where_all_was_asked():
-    found = evaluate({("a", WHAT): "ball", ("b", WHAT): "ball"}, ["a", "b", "d"], TRAINING, is_whole=True)
+    found = evaluate(
+        {("a", WHAT): "ball", ("b", WHAT): "ball"}, ["a", "b", "d"], TRAINING, {("a", WHAT), ("a", WHERE), ("b", WHAT), ("d", WHAT)}
+    )
     # Right: one of three; the question about d has no known answer, and c was not asked.
     assert found.scores["answers"]["exact match"] == pytest.approx(1 / 3)
     assert "1 questions about these videos have no answer and count as wrong" in found.notes
@@ -43,13 +45,13 @@ def test_what_was_not_answered_is_wrong_where_all_was_asked():
 
 
 def test_questions_that_were_not_asked_are_counted_alone():
-    found = evaluate({("a", WHAT): "ball", ("b", WHAT): "ball"}, ["a", "b"], TRAINING, is_whole=False)
+    found = evaluate({("a", WHAT): "ball", ("b", WHAT): "ball"}, ["a", "b"], TRAINING, set())
     assert found.scores["answers"]["exact match"] == pytest.approx(1 / 2)
     assert "1 more questions about these videos that the references ask were not asked" in found.notes
 
 
 @pytest.mark.parametrize("training", [[], [[Question(WHAT)]]])
 def test_training_questions_without_answers_give_no_baselines(training: list[list[Question]]):
-    found = evaluate({("a", WHAT): "ball"}, ["a"], training, is_whole=True)
+    found = evaluate({("a", WHAT): "ball"}, ["a"], training, {("a", WHAT)})
     assert list(found.scores) == ["answers"]
     assert "no training videos with answered questions" in found.notes[-1]

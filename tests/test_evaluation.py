@@ -92,6 +92,8 @@ def test_systems_have_rows_of_their_own_whatever_their_folders_are_called(tmp_pa
     assert name_systems(["x=a/0", "captions=b", "x=a/1"]) == {"x": [Path("a/0"), Path("a/1")], "captions": [Path("b")]}
     (tmp_path / "rate=2").mkdir()
     assert name_systems([f"{tmp_path}/rate=2"]) == {"rate=2": [tmp_path / "rate=2"]}
+    assert name_systems(["captions"]) == {"./captions": [Path("captions")]}
+    assert name_systems(["x=a", "x"]) == {"x": [Path("a")], "./x": [Path("x")]}
     with pytest.raises(VbcliError, match="'best constant', as a baseline is called"):
         name_systems(["best constant=a"])
     assert list(name_systems(["a/captions", "b/same", "c/same", "x/best constant"])) == [

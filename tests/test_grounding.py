@@ -72,11 +72,17 @@ def test_no_shorter_stretch_is_enough(worth: list[float]):
     def likelihood(videos: Sequence[VideoTokens]) -> np.ndarray:
         return np.array([math.log(sum(math.exp(worth[i]) for i in shown(v))) for v in videos])
 
-    start_s, end_s = find_span(video(), likelihood)
-    whole = math.log(sum(map(math.exp, worth)))
-    enough = [
-        (b - a) / 2
-        for a, b in itertools.combinations(range(N_CLIPS + 1), 2)
-        if math.log(sum(map(math.exp, worth[a:b]))) >= whole - math.log(2) + 1e-9
-    ]
-    assert end_s - start_s <= min(enough) + 1e-9 or (start_s, end_s) == (0.0, 4.0)
+    found = find_span(video(), likelihood)
+
+    def of(a: int, b: int) -> float:
+        return math.log(sum(map(math.exp, worth[a:b])))
+
+    enough = [(a, b) for a, b in itertools.combinations(range(N_CLIPS + 1), 2) if of(a, b) >= of(0, N_CLIPS) + math.log(0.5)]
+    if all((a, a + 1) in enough for a in range(N_CLIPS)):
+        assert found == (0.0, 4.0)
+        return
+    length = min(b - a for a, b in enough)
+    best = max(of(a, b) for a, b in enough if b - a == length)
+    a, b = round(2 * found[0]), round(2 * found[1])
+    assert b - a == length
+    assert of(a, b) == pytest.approx(best)

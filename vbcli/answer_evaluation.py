@@ -42,12 +42,12 @@ class GivenAnswers:
     Args:
         answers: by video and question.
         video_ids: the videos that were asked.
-        is_whole: each was asked all that its dataset asks of it: what has no answer is wrong.
+        own: what the dataset asks of these videos, where they were asked that: what of it has no answer is wrong.
     """
 
     answers: dict[Pair, str]
     video_ids: list[str]
-    is_whole: bool
+    own: frozenset[Pair] = frozenset()
 
 
 def read_answers(answers_dir: Path) -> GivenAnswers:
@@ -64,9 +64,11 @@ def read_answers(answers_dir: Path) -> GivenAnswers:
     if not found:
         raise VbcliError(f"{answers_dir} holds no answers", hint="no video had a question, or all failed: see its folder _errors")
     if config["questions"]:
-        return GivenAnswers(found, list(dict.fromkeys(video for video, _ in found)), is_whole=False)
-    videos = read_videos(answers_dir).select(["video_id", "split"]).to_pylist()
-    return GivenAnswers(found, [v["video_id"] for v in videos if config["split"] in (None, v["split"])], is_whole=True)
+        return GivenAnswers(found, list(dict.fromkeys(video for video, _ in found)))
+    videos = read_videos(answers_dir).select(["video_id", "split", "questions"]).to_pylist()
+    asked = [v for v in videos if config["split"] in (None, v["split"])]
+    own = frozenset((v["video_id"], q["question"]) for v in asked for q in v["questions"] or [])
+    return GivenAnswers(found, [v["video_id"] for v in asked], own)
 
 
 def evaluate_answers(given: GivenAnswers, references: References, scored: Sequence[str], tokens_dir: Path | None) -> AnswerEvaluation:
@@ -87,15 +89,16 @@ def evaluate_answers(given: GivenAnswers, references: References, scored: Sequen
         raise VbcliError(
             f"none of the {len(given.answers)} answers is to a question with a known answer", hint="both sides must ask the same"
         )
-    silent = {pair: of for pair, of in known.items() if pair not in truths}
-    if given.is_whole:
-        truths |= silent
+    silent = {pair: of for pair, of in known.items() if pair not in truths and pair in given.own}
+    n_more = len(known) - len(truths) - len(silent)
+    truths |= silent
 
     evaluation = AnswerEvaluation({GIVEN: _score(given.answers, truths)})
     evaluation.notes.append(f"{len(truths)} questions about {len({video for video, _ in truths})} videos")
     if silent:
-        told = "have no answer and count as wrong" if given.is_whole else "that the references ask were not asked"
-        evaluation.notes.append(f"{len(silent)} {'questions' if given.is_whole else 'more questions'} about these videos {told}")
+        evaluation.notes.append(f"{len(silent)} questions about these videos have no answer and count as wrong")
+    if n_more:
+        evaluation.notes.append(f"{n_more} more questions about these videos that the references ask were not asked")
     kinds: dict[str, dict[Pair, list[str]]] = defaultdict(dict)
     for pair, of_pair in truths.items():
         kinds[" ".join(pair[1].lower().split()[:2])][pair] = of_pair

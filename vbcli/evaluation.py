@@ -179,10 +179,16 @@ def name_systems(given: Sequence[str]) -> dict[str, list[Path]]:
     taken = next((name for name, _ in pairs if name in (NEAREST, CONSTANT, SHUFFLED)), None)
     if taken:
         raise VbcliError(f"--also calls a system '{taken}', as a baseline is called", hint="give it another name")
-    counts = Counter([GIVEN, NEAREST, CONSTANT, SHUFFLED, *(name or path.name for name, path in pairs)])
     named: dict[str, list[Path]] = {}
     for name, path in pairs:
-        named.setdefault(name or (path.name if counts[path.name] == 1 else str(path)), []).append(path)
+        if name:
+            named.setdefault(name, []).append(path)
+    # Only a name that is given joins runs.
+    counts = Counter([GIVEN, NEAREST, CONSTANT, SHUFFLED, *named, *(path.name for name, path in pairs if not name)])
+    taken_names = {GIVEN, NEAREST, CONSTANT, SHUFFLED, *named}
+    for path in (path for name, path in pairs if not name):
+        shown = path.name if counts[path.name] == 1 else str(path)
+        named[shown if shown not in taken_names else f"./{path}"] = [path]
     return named
 
 

@@ -41,7 +41,9 @@ def find_span(video: VideoTokens, likelihood: Likelihood) -> tuple[float, float]
     n = len(edges) - 1
     stretches = sorted(itertools.combinations(range(n + 1), 2), key=lambda pair: pair[1] - pair[0])
     spans = [(clips[edges[a]][0], clips[edges[b] - 1][1]) for a, b in stretches]
-    scores = likelihood([part for span in spans if (part := cut_video(video, *span)) is not None])
+    parts = [cut_video(video, *span) for span in spans]
+    scores = likelihood([part for part in parts if part is not None])
+    assert len(scores) == len(spans)
     is_enough = scores >= scores[-1] + math.log(KEPT)
     if is_enough[:n].all():
         return spans[-1]

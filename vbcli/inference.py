@@ -23,7 +23,7 @@ from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
 from vbcli.models.teachers import Teacher
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
 from vbcli.retrieval.index import INDEX
-from vbcli.retrieval.text_tower import check_tower
+from vbcli.retrieval.text_tower import TextTower
 from vbcli.runner import Chain, RunReport, dataset_inputs
 from vbcli.stages.embed import Embed
 from vbcli.stages.embed_frames import EmbedFrames
@@ -198,7 +198,8 @@ def index_frames(
     spec = encoder if kind is None else EncoderSpec.from_dict(shards.read_manifest(source, "features").fact("encoder"))
     if spec is None or (encoder is not None and encoder != spec):
         raise VbcliError(f"{source} is not of the encoder that is asked for", hint="leave --encoder out: features name their own")
-    check_tower(spec)
+    # Whole, before a folder is bound to it.
+    TextTower(spec)
     vectors_dir = index_dir / "vectors"
     videos_dir = source / "videos" if kind else vectors_dir / "videos"
     stage = EmbedFrames(spec.weights_sha256, spec.width, str(videos_dir))

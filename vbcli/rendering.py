@@ -85,9 +85,9 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
     infos = {path: probe_video(path) for path in dict.fromkeys(cut.path for cut in cuts)}
     size = _shown_size(cuts[0].path, executable)
     has_sound = any(infos[cut.path].has_audio and not cut.is_mute for cut in cuts)
-    length_s = sum(cut.length_s for cut in cuts)
+    last_s = _last_shown_s(cuts)
     if len(cuts) <= GROUP:
-        run_ffmpeg(executable, [*_graph(cuts, infos, size, has_sound=has_sound), *ENCODERS, *AAC], target, length_s=length_s)
+        run_ffmpeg(executable, [*_graph(cuts, infos, size, has_sound=has_sound), *ENCODERS, *AAC], target, last_s=last_s)
         return
     with tempfile.TemporaryDirectory() as place:
         groups = [cuts[start : start + GROUP] for start in range(0, len(cuts), GROUP)]
@@ -99,7 +99,7 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
             listed += [f"file {i:06d}.mov", f"duration {sum(cut.length_s for cut in group):.6f}"]
         (Path(place) / "groups.ffconcat").write_text("\n".join(listed) + "\n")
         joined = ("-f", "concat", "-i", "groups.ffconcat", "-c:v", "copy", *AAC)
-        run_ffmpeg(executable, joined, target, cwd=place, length_s=length_s)
+        run_ffmpeg(executable, joined, target, cwd=place, last_s=last_s)
 
 
 def _graph(cuts: Sequence[Cut], infos: Mapping[str, VideoInfo], size: tuple[int, int], *, has_sound: bool) -> list[str | bytes]:
@@ -223,14 +223,14 @@ def run_ffmpeg(
     *,
     kind: str = "mp4",
     cwd: str | None = None,
-    length_s: float | None = None,
+    last_s: float | None = None,
 ) -> None:
     """Runs ffmpeg; what it writes is in its place complete or not at all.
 
     Args:
         arguments: inputs and options; the output is added.
         kind: container that is written.
-        length_s: how long the video must be; None where that is not known.
+        last_s: when its last frame must be shown; None where that is not known.
 
     Raises:
         MediaError: it failed, or wrote a shorter or longer video.
@@ -248,8 +248,8 @@ def run_ffmpeg(
             ).returncode
             if status:
                 raise MediaError(f"{target} cannot be rendered: {first_line(messages) or f'ffmpeg ended with {status}'}")
-        if length_s is not None:
-            _check_length(temporary, target, length_s)
+        if last_s is not None:
+            _check_whole(temporary, target, last_s)
         os.replace(temporary, target)
     except OSError as error:
         raise not_written(target, error) from error
@@ -257,9 +257,18 @@ def run_ffmpeg(
         remove_temporary(temporary)
 
 
-def _check_length(written: Path, target: Path, length_s: float) -> None:
-    """Refuses a video that is not as long as its cuts: some of their frames could not be decoded."""
-    times, end_s = frame_times(str(written))
+def _last_shown_s(cuts: Sequence[Cut]) -> float:
+    """When the last frame of cuts is shown, one after the other."""
+    last = cuts[-1]
+    times, _ = frame_times(last.path)
+    of_last = times[(times >= last.start_s - 1e-4) & (times < last.end_s - 1e-4)]
+    last_s = float(of_last.max(initial=last.start_s))
+    return sum(cut.length_s for cut in cuts) - (last.end_s - last_s) / last.speed
+
+
+def _check_whole(written: Path, target: Path, last_s: float) -> None:
+    """Refuses a video whose last frame does not come at its time: some frames could not be decoded."""
+    times, _ = frame_times(str(written))
     usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    if abs(end_s - length_s) > MISSING_S + 2 * usual:
-        raise MediaError(f"{target} cannot be rendered: {end_s:.2f} of {length_s:.2f} s could be decoded")
+    if abs(float(times[-1]) - last_s) > MISSING_S + 2 * usual:
+        raise MediaError(f"{target} cannot be rendered: its last frame is at {times[-1]:.2f} s, not at {last_s:.2f} s")

@@ -15,6 +15,8 @@ from vbcli.media import frame_times, open_path, probe_video
 from vbcli.rendering import Cut
 
 DEFAULT_RATE = 25.0
+DROP = 1001 / 1000
+"""Of television in America: 30 frames take 1.001 seconds."""
 TIMECODE_RATES = (24, 25, 30, 48, 50, 60)
 """Frames a second that an edit decision list can count in."""
 
@@ -48,8 +50,9 @@ def write_edl(target: Path, name: str, clips: Sequence[TimelineClip]) -> None:
     """
     fps = probe_video(clips[0].cut.path).fps or DEFAULT_RATE
     # 29.97 frames a second are counted as 30: a second of the counter is a little longer than one of the clock.
-    rate = next((rate for rate in TIMECODE_RATES if round(fps) and rate % round(fps) == 0), TIMECODE_RATES[-1])
-    frames_a_second = fps * rate / round(fps) if round(fps) and rate % round(fps) == 0 else float(rate)
+    whole = round(fps * DROP) if abs(fps * DROP - round(fps * DROP)) < 1e-3 else round(fps)
+    rate = next((rate for rate in TIMECODE_RATES if whole and rate % whole == 0), TIMECODE_RATES[-1])
+    frames_a_second = rate / DROP if abs(fps * DROP - whole) < 1e-3 else float(rate)
     lines = [f"TITLE: {name}", "FCM: NON-DROP FRAME"]
     played_s = 0.0
     for i, clip in enumerate(clips):

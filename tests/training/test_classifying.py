@@ -18,6 +18,7 @@ from vbcli.models.heads import balanced_class_weights
 from vbcli.models.videobert import VideoBert
 from vbcli.textvocab import train_text_vocabulary
 from vbcli.tokens import pack
+from vbcli.training import classifying
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
 from vbcli.training.classifying import ClassifyTask, ClassSet, fit_probe
 from vbcli.training.showing import Showing
@@ -128,7 +129,10 @@ def test_training_starts_from_what_a_logistic_regression_of_mean_features_says(l
     train = [video(i, *of_video) for i, of_video in enumerate(labels)]
     asked = [video(i) for i in range(30, 38)]
     model = task(train, []).model
-    fit_probe(model, train)
+    # One without a label teaches nothing, nor does one whose features are no numbers.
+    broken = video(99, *labels[0])
+    broken.segments[0].features[0] = np.nan
+    fit_probe(model, [replace(video(98), labels=[]), *train, broken])
     # What the encoder adds at first is small and random.
     torch.nn.init.zeros_(model.head.output.weight)
     batch = collate([pack([], v.visual_tokens, v.features, TEXT, model.encoder.config) for v in asked], N_DIMS, TEXT.pad_id)
@@ -145,6 +149,18 @@ def test_training_starts_from_what_a_logistic_regression_of_mean_features_says(l
         regression = LogisticRegression(C=0.1, max_iter=1000).fit(scaled, answers)
         columns.append(regression.predict_proba(others_scaled)[:, -1:] if name else regression.predict_proba(others_scaled))
     np.testing.assert_allclose(found, np.concatenate(columns, 1), atol=1e-4)
+
+
+def test_a_class_that_the_probe_does_not_see_is_unlikely(monkeypatch: pytest.MonkeyPatch):
+    train = [video(i) for i in range(12)]
+    monkeypatch.setattr(classifying, "MAX_PROBED", 4)  # 0, 3, 7, 11: one is red, three are white
+    model = task(train, []).model
+    fit_probe(model, train)
+    assert model.probe is not None
+    seen = {COLOURS[i % 4] for i in (0, 3, 7, 11)}
+    for row, name in enumerate(model.classes):
+        assert bool(model.probe.weight[row].any()) == (name in seen)
+        assert name in seen or model.probe.bias[row] == -4
 
 
 def test_what_can_be_seen_is_learned(tmp_path: Path):

@@ -54,7 +54,7 @@ def answer(
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about videos: one of all, those of a table, or those that a tokens dataset has."""
-    asked = _asked(source, question, questions, tuple(choose or ()))
+    asked, video_ids = _asked(source, question, questions, tuple(choose or ()))
     from vbcli.cli.apply import ask
     from vbcli.models.decoding import DecodingConfig
     from vbcli.stages.answer import Answer
@@ -62,7 +62,15 @@ def answer(
     places = Places(workspace)
     model_dir = checkpoint or places.checkpoints_dir / "answer"
     decoding = DecodingConfig(beams, max_length, no_repeat_ngram_size=0)
-    stage = Answer(checkpoint_dir=str(model_dir), split=split, threads=threads, questions=asked, decoding=decoding, is_grounded=evidence)
+    stage = Answer(
+        checkpoint_dir=str(model_dir),
+        split=split,
+        threads=threads,
+        questions=asked,
+        video_ids=video_ids,
+        decoding=decoding,
+        is_grounded=evidence,
+    )
     target = answers_dir or places.results_dir("answers", source, stage.identity())
     with run_options("answer", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
@@ -72,7 +80,10 @@ def answer(
     finish_run(report, "answers", as_json, rows=rows)
 
 
-def _asked(source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...]) -> tuple[AskedQuestion, ...]:
+def _asked(
+    source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...]
+) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
+    """What is asked, and the videos that names in it are of."""
     from vbcli.pipeline import dataset_kind
     from vbcli.stages.answer import AskedQuestion
 
@@ -85,16 +96,16 @@ def _asked(source: Path, question: str | None, questions: Path | None, choose: t
     if question is not None:
         if not question.strip():
             raise UsageError("the question is empty", hint="ask something, such as: what color is the ball?")
-        return (AskedQuestion(None, question, choose),)
+        return (AskedQuestion(None, question, choose),), ()
     if questions is None:
         if source.exists() and dataset_kind(source) != "tokens":
             raise UsageError("there is no question", hint="give one after the folder, or --questions FILE")
-        return ()
+        return (), ()
     return _read_questions(source, questions)
 
 
-def _read_questions(source: Path, path: Path) -> tuple[AskedQuestion, ...]:
-    """The questions of a table, each of the video of `source` that its row names."""
+def _read_questions(source: Path, path: Path) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
+    """The questions of a table, and the videos of `source` that its names are of."""
     from vbcli.captionfiles import read_caption_file, resolve_names
     from vbcli.inference import videos_of
     from vbcli.stages.answer import AskedQuestion
@@ -106,15 +117,16 @@ def _read_questions(source: Path, path: Path) -> tuple[AskedQuestion, ...]:
     if len(rows) < len(table):
         console.note(f"answer: {len(table) - len(rows)} rows of {path} have no question and are left out")
     known = videos_of(source)
+    if not known:
+        raise VbcliError(f"{source} holds no videos", hint="all of them failed: see its folder _errors")
     names = resolve_names(rows, sorted(known), str(path))
     unknown = sorted(set(names) - known)
     if len(unknown) == len(set(names)):
         raise VbcliError(f"{path} names none of the videos of {source}", hint=f"its first is {unknown[0]}; there is {min(known)}")
     if unknown:
         console.warn(f"{path} names {len(unknown)} of its videos that are not there, first {unknown[0]}")
-    return tuple(
-        dict.fromkeys(AskedQuestion(name, row.question or "", tuple(row.candidates or ())) for name, row in zip(names, rows, strict=True))
-    )
+    asked = dict.fromkeys(AskedQuestion(row.video, row.question or "", tuple(row.candidates or ())) for row in rows)
+    return tuple(asked), tuple(dict(zip((row.video for row in rows), names, strict=True)).items())
 
 
 def _rows(target: Path) -> list[dict[str, Any]]:

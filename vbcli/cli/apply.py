@@ -114,7 +114,7 @@ def caption(
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut, is_grounded=evidence)
-    if burn_in is not None and burn_in.resolve().is_relative_to((source if source.is_dir() else source.parent).resolve()):
+    if burn_in is not None and source.is_dir() and burn_in.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"--burn-in {burn_in} is among the videos, and its copies would be captioned next", hint="name another folder")
     target = captions_dir or places.results_dir("captions", source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:

@@ -49,7 +49,7 @@ def edit(
     missing = next((video for video in videos if not video.is_file()), None)
     if missing is not None:
         raise VbcliError(f"{missing} {'is a folder' if missing.is_dir() else 'does not exist'}", hint="name the videos one by one")
-    if any(out.exists() and out.resolve() == video.resolve() for video in videos):
+    if any(os.path.exists(out) and out.resolve() == video.resolve() for video in videos):
         raise UsageError(f"--out {out} is one of the videos")
     from vbcli.editing.apply import check_targets, decide, render_decisions
     from vbcli.media import find_ffmpeg

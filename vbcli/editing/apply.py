@@ -176,10 +176,10 @@ def check_targets(out: Path) -> None:
         VbcliError: one of them is a folder, or the folder that they go into cannot be made or written.
     """
     for path in _targets(out):
-        if path.is_dir():
+        if os.path.isdir(path):
             raise VbcliError(f"{_shown(path)} is a folder, and would have to be written", hint="name another --out, or remove it")
-    above = next(path for path in out.absolute().parents if path.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+    above = next(path for path in out.absolute().parents if os.path.exists(path))
+    if not (os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK)):
         raise VbcliError(f"{_shown(above)} is no folder that can be written into", hint="name another --out")
 
 

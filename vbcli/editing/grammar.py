@@ -38,13 +38,13 @@ _NUMBER_WORDS = [
 _NUMBER = rf"(\d+(?:\.\d+)?|{'|'.join(_NUMBER_WORDS)}|half a|half|a)"
 _UNIT = r"(seconds?|secs?|s|minutes?|mins?|hours?)"
 _UNIT_S = {"s": 1, "m": 60, "h": 3600}
-_POINT = rf"(?:(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)|{_NUMBER})(?:\s*{_UNIT})?"
+_POINT = rf"(?:(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)|{_NUMBER}(?:\s*{_UNIT})?)"
 _STARTS, _ENDS = ("the start", "start", "the beginning", "beginning"), ("the end", "end")
 _OF_EACH = re.compile(r" of (?:each|every|the|all) (?:the )?videos?$")
-# Halves are times, but what is cut in half is a thing.
+# Halves are times, but what is cut in half is a thing; so are a second dog and the frame of a picture.
 _TIME_WORDS = re.compile(
-    r"\b(?:seconds?|secs?|minutes?|mins?|hours?|frames?)\b|(?<!\bin )\bhalf\b|\d:\d\d|\b\d+(?:\.\d+)?\s*(?:s|m|h|ms)\b"
-    r"|^(?:from|between|until|before|after|up to) \d|^(?:the )?(?:first|last)$"
+    rf"\b(?:seconds|secs?|minutes?|mins?|hours?)\b|(?:\d|\b(?:first|last|{'|'.join(_NUMBER_WORDS)}))\s+(?:second|frames?)\b|\bsecond$"
+    r"|(?<!\bin )\bhalf\b|\d:\d\d|\b\d+(?:\.\d+)?\s*(?:s|m|h|ms)\b|^(?:from|between|until|before|after|up to) \d|^(?:the )?(?:first|last)$"
 )
 _LIMIT = rf"(?:at most|no longer than|(?:limit|trim|cut)(?: it| everything)? to)\s+{_NUMBER}\s*{_UNIT}(?:\s+long|\s+in all)?"
 _LEADING = re.compile(

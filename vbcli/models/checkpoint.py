@@ -33,7 +33,7 @@ from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.tokens import N_FRAMING_TOKENS
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 
-VERSION = 1
+VERSION = 2
 """Of what a checkpoint's folder holds."""
 _KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
 IMPORTED = "import"

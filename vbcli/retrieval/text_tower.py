@@ -19,7 +19,7 @@ from vbcli.models.encoder_checkpoint import state_sha256
 BATCH_SIZE = 64
 
 
-def check_tower(encoder: EncoderSpec) -> None:
+def _check_tower(encoder: EncoderSpec) -> None:
     """Refuses features that sentences cannot be compared with.
 
     Raises:
@@ -46,7 +46,7 @@ class TextTower:
     def __init__(self, encoder: EncoderSpec) -> None:
         import open_clip
 
-        check_tower(encoder)
+        _check_tower(encoder)
         architecture, _, weights = encoder.name.partition(":")[2].partition("/")
         with torch.random.fork_rng(devices=[]):
             # As `load_encoder`: random weights are the same in every process.
@@ -57,7 +57,13 @@ class TextTower:
                 f"the weights of encoder {encoder.name} are not those that the features were made with", hint="index the videos again"
             )
         self._model: Any = model.eval()
-        self._tokenizer: Any = open_clip.get_tokenizer(name)
+        try:
+            self._tokenizer: Any = open_clip.get_tokenizer(name)
+        except (OSError, ValueError) as error:
+            raise VbcliError(
+                f"the tokenizer of encoder {encoder.name} cannot be had: {str(error).splitlines()[0]}",
+                hint="without a network, name a local folder that holds it",
+            ) from error
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:

@@ -30,9 +30,9 @@ UNSURE = 0.3
 
 
 class AskedQuestion(NamedTuple):
-    """A question of one video, by its id, or of all (None), and the closed set of its answers, if it has one."""
+    """A question of one video, by its name in a table, or of all (None), and the closed set of its answers, if it has one."""
 
-    video_id: str | None
+    name: str | None
     question: str
     candidates: tuple[str, ...] = ()
 
@@ -45,9 +45,11 @@ class Answer(ModelStage):
         questions: what is asked; none asks what the dataset asks of its videos.
         decoding: how free answers are written.
         is_grounded: also tell which part of the video each answer rests on.
+        video_ids: the videos that the names in `questions` are of; no part of the identity, as videos come and go.
     """
 
     questions: tuple[AskedQuestion, ...] = ()
+    video_ids: tuple[tuple[str, str], ...] = ()
     decoding: DecodingConfig
     is_grounded: bool = False
 
@@ -62,7 +64,8 @@ class Answer(ModelStage):
     def identity(self) -> dict[str, Any]:
         # Beside the weights in the checkpoint, and part of what `is_sure` says.
         words = read_checkpoint_config(Path(self.checkpoint_dir)).get("question_words")
-        return {**super().identity(), "question_words_sha256": config_hash(words)}
+        kept = {k: v for k, v in super().identity().items() if k != "video_ids"}
+        return {**kept, "question_words_sha256": config_hash(words)}
 
     def check(self, checkpoint: Checkpoint) -> None:
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
@@ -81,7 +84,9 @@ class Answer(ModelStage):
     def _asked(self, video: VideoTokens) -> list[Question]:
         if not self.questions:
             return video.questions
-        return [Question(q.question, candidates=q.candidates) for q in self.questions if q.video_id in (None, video.video_id)]
+        ids = dict(self.video_ids)
+        asked = [q for q in self.questions if q.name is None or ids.get(q.name) == video.video_id]
+        return [Question(q.question, candidates=q.candidates) for q in asked]
 
 
 def answer_questions(

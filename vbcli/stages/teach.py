@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
-from vbcli.media import Geometry, find_ffmpeg, iter_images, probe_video
+from vbcli.media import Geometry, find_ffmpeg, frame_times, iter_images, probe_video
 from vbcli.models.decoding import DecodingConfig
 from vbcli.models.teachers import Teacher, TeacherSpec
 from vbcli.runner import Process, Rows, Stage
@@ -21,8 +21,6 @@ from vbcli.schemas import CAPTIONS
 from vbcli.stages.extract import VIDEO_IDENTITY
 
 SHORT_SIDE_PX = 384
-DEFAULT_FPS = 1.0
-"""Of videos that do not say how long they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ class TeacherCaption(Stage):
         torch.set_num_threads(self.threads)
         teacher, executable = Teacher(self.teacher, self.device), find_ffmpeg(self.ffmpeg)
         shared = {
-            "checkpoint": f"hf:{self.teacher.source}@{self.teacher.sha256[:16]}",
+            "checkpoint": f"hf:{PurePath(self.teacher.source).name}@{self.teacher.sha256[:16]}",
             "decoding": json.dumps(to_dict(self.decoding), sort_keys=True),
         }
 
@@ -71,9 +69,9 @@ class TeacherCaption(Stage):
                 if isinstance(table, ItemFailure):
                     yield table
                     continue
-                (video,) = table.select(["video_id", "path", "duration_s"]).to_pylist()
+                (video,) = table.select(["video_id", "path"]).to_pylist()
                 try:
-                    frames, end_s = _sample(video["path"], video["duration_s"], self.teacher.n_frames, executable)
+                    frames, end_s = _sample(video["path"], self.teacher.n_frames, executable)
                 except MediaError as error:
                     yield ItemFailure(video["video_id"], self.name, type(error).__name__, error.message)
                     continue
@@ -91,17 +89,21 @@ class TeacherCaption(Stage):
         return process
 
 
-def _sample(path: str, duration_s: float | None, n_frames: int, executable: str) -> tuple[list[Image.Image], float]:
+def _sample(path: str, n_frames: int, executable: str) -> tuple[list[Image.Image], float]:
     """Frames in the middles of n equal parts of a video, repeated where it has fewer, and how long it is.
 
     Raises:
         MediaError: nothing can be decoded.
     """
-    # Twice as many as are wanted: every second lies in the middle of a part.
-    fps = 2 * n_frames / duration_s if duration_s else DEFAULT_FPS
-    found = list(iter_images(path, probe_video(path), fps=fps, geometry=Geometry(SHORT_SIDE_PX, None), executable=executable))
-    times: Sequence[float] = [pts_s for pts_s, _ in found]
-    end_s = duration_s or times[-1]
+    # Of its frames, whatever its container says.
+    _, end_s = frame_times(path)
     wanted = (np.arange(n_frames) + 0.5) * end_s / n_frames
-    nearest = [int(np.abs(np.array(times) - time_s).argmin()) for time_s in wanted]
-    return [Image.fromarray(found[i][1]) for i in nearest], end_s
+    nearest: list[tuple[float, np.ndarray]] = []
+    # Twice as many as are wanted: every second lies in the middle of a part.
+    sampled = iter_images(path, probe_video(path), fps=2 * n_frames / end_s, geometry=Geometry(SHORT_SIDE_PX, None), executable=executable)
+    for pts_s, picture in sampled:
+        nearest = nearest or [(pts_s, picture)] * n_frames
+        nearest = [
+            (pts_s, picture) if abs(pts_s - time_s) < abs(best[0] - time_s) else best for best, time_s in zip(nearest, wanted, strict=True)
+        ]
+    return [Image.fromarray(picture) for _, picture in nearest], end_s

@@ -64,38 +64,51 @@ def fit_probe(model: VideoClassifier, train: Sequence[VideoTokens]) -> None:
     """Gives a classifier the weights that a logistic regression of mean features learns from the videos with a label."""
     if model.probe is None:
         return
-    rows = [(v, model.targets(v.labels)) for v in train]
-    labelled = [(v, targets) for v, targets in rows if targets]
+    known = set(model.classes)
+    means = {v.video_id: v.features[:, : model.probe.in_features].mean(0, dtype=np.float64) for v in train if known.intersection(v.labels)}
+    # What is no number is told with its shard when training meets it.
+    labelled = [v for v in train if v.video_id in means and np.isfinite(means[v.video_id]).all()]
     chosen = [labelled[i] for i in np.linspace(0, len(labelled) - 1, min(len(labelled), MAX_PROBED)).astype(int)]
-    means = np.stack([v.features[:, : model.probe.in_features].mean(0, dtype=np.float64) for v, _ in chosen])  # (V, P)
-    middle, spread = means.mean(0), max(float(means.std()), 1e-9)
-    found = [_logistic((means - middle) / spread, answers) for answers in _answers(model, [targets for _, targets in chosen])]
-    weights, bias = np.concatenate([w for w, _ in found]), np.concatenate([b for _, b in found])  # (C, P), (C,)
-    if not model.head.is_multi_label and len(weights) == 1:
-        # Of two classes the log-odds of the second are told: half of them for it, half against the first.
-        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    rows = np.stack([means[v.video_id] for v in chosen])  # (V, P)
+    middle, spread = rows.mean(0), max(float(rows.std()), 1e-9)
+    weights, bias = _regress(model, (rows - middle) / spread, [model.targets(v.labels) for v in chosen])
     weights = weights / spread
     with torch.no_grad():
         model.probe.weight.copy_(torch.from_numpy(weights))
         model.probe.bias.copy_(torch.from_numpy(bias - weights @ middle))
 
 
-def _answers(model: VideoClassifier, targets: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """What each regression learns: of several classes a video whether it has each, else which it has."""
-    if model.head.is_multi_label:
-        return list(np.array(targets).T)
-    return [np.array([of_video[0] for of_video in targets])]
+def _regress(model: VideoClassifier, rows: np.ndarray, targets: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Weights float (C, P) and bias float (C,) of logistic regressions: one of all classes, or one a class where videos have several.
 
-
-def _logistic(rows: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights float (C, P) and bias float (C,): of one class where answers are 0 or 1 of it, else of each."""
-    if len(set(answers.tolist())) < 2:
-        # All have it, or none has.
-        return np.zeros((1, rows.shape[1])), np.array([CERTAIN if answers[0] else -CERTAIN])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        found = LogisticRegression(C=PROBE_FIT, max_iter=MAX_ITERATIONS).fit(rows, answers)
-    return found.coef_, found.intercept_
+    Args:
+        rows: float (V, P).
+        targets: of `VideoClassifier.targets`.
+    """
+    n_classes = len(model.classes)
+    weights, bias = np.zeros((n_classes, rows.shape[1])), np.full(n_classes, -CERTAIN)
+    regression = LogisticRegression(
+        C=PROBE_FIT, max_iter=MAX_ITERATIONS, class_weight=None if model.head.class_weights is None else "balanced"
+    )
+    is_multi_label = model.head.is_multi_label
+    for number, answers in enumerate(np.array(targets).T):
+        found = np.unique(answers)
+        if len(found) < 2:
+            # All have it, or none has.
+            bias[number if is_multi_label else found[0]] = CERTAIN if not is_multi_label or found[0] else -CERTAIN
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.fit(rows, answers)
+        if is_multi_label:
+            weights[number], bias[number] = regression.coef_[0], regression.intercept_[0]
+        elif len(found) == 2:
+            # Of two classes the log-odds of the second are told: half of them for it, half against the first.
+            weights[found] = np.concatenate([-regression.coef_, regression.coef_]) / 2
+            bias[found] = np.concatenate([-regression.intercept_, regression.intercept_]) / 2
+        else:
+            weights[found], bias[found] = regression.coef_, regression.intercept_
+    return weights, bias
 
 
 class ClassifyTask(TokensTask[VideoClassifier, list[int]]):
