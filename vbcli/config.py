@@ -183,7 +183,10 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
             built[name] = from_dict(inner, value, f"{source}, {name}")
         else:
             if not _fits(value, hints[name]):
-                raise VbcliError(f"{source}: '{name}' is {json.dumps(value)}, which is no {getattr(hints[name], '__name__', hints[name])}")
+                raise VbcliError(
+                    f"{source}: '{name}' is {json.dumps(value)}, which is no {getattr(hints[name], '__name__', hints[name])}",
+                    hint="it is damaged: copy it again, or make it again",
+                )
             built[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**built)

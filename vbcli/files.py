@@ -135,4 +135,4 @@ def read_json(path: Path) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise VbcliError(f"{path} is not valid JSON: {error}", hint="it is damaged: copy it again, or make it again") from error
     except OSError as error:
-        raise VbcliError(f"{path} cannot be read: {error.strerror}") from error
+        raise VbcliError(f"{path} cannot be read: {error.strerror}", hint="look at its permissions") from error

@@ -136,8 +136,8 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
     kind = dataset_kind(source)
     if kind is not None:
         raise VbcliError(f"{source} is a {kind} dataset: a published captioner takes a folder of videos", hint="name the videos themselves")
-    # Whole, before a folder is bound to it.
-    Teacher(stage.teacher, stage.device)
+    # Whole and fit for what is asked, before a folder is bound to it.
+    Teacher(stage.teacher, stage.device).check(stage.decoding)
     with options.open() as executor:
         gone = scan_folder(source, output_dir, (), stage, executor, options)
         inputs = dataset_inputs(output_dir / "videos", stage, gone)

@@ -13,7 +13,7 @@ from typing import Any
 
 from vbcli import shards
 from vbcli.config import config_hash
-from vbcli.errors import MediaError
+from vbcli.errors import MediaError, VbcliError
 from vbcli.files import not_written, read_json, write_atomic, write_json
 from vbcli.media import open_path
 from vbcli.rendering import Cut, grab_jpeg, render_cuts, snap_cut
@@ -88,9 +88,11 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
 
 def is_rendered(kept: Sequence[Kept], folder: Path) -> bool:
     """Whether the files of a summary are there, made from these rows and from the video as it is; one that is gone is taken as it was."""
-    if not (folder / RECORD).is_file():
+    try:
+        before, now = read_json(folder / RECORD), _origin(kept)
+    except VbcliError:
+        # None, or one that was damaged: all is made again.
         return False
-    before, now = read_json(folder / RECORD), _origin(kept)
     return before == now or (now["video"] is None and before["rows"] == now["rows"])
 
 

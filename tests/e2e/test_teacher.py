@@ -218,6 +218,8 @@ def test_what_is_around_the_weights_is_part_of_the_identity(place: Path, tmp_pat
         (("videos", "none", "--checkpoint", "hf:videos"), 1, "videos is no captioner that can be asked"),
         (("videos", "none", "--checkpoint", "hf:git", "--segments", "shots"), 2, "captions whole videos"),
         (("videos", "none", "--checkpoint", "hf:git", "--sample"), 2, "--sample is for captioners of vbcli train"),
+        (("videos", "none", "--checkpoint", "hf:blip", "--max-length", "512"), 2, "--max-length is 512, and blip has 512 positions"),
+        (("videos", "none", "--checkpoint", "hf:"), 1, "names no captioner"),
         (("nowhere", "none", "--checkpoint", "hf:git"), 1, "nowhere does not exist"),
         (("captions", "none", "--checkpoint", "hf:git"), 1, "is a captions dataset"),
     ],

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vbcli.config import config_hash
 from vbcli.digests import file_sha256
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_json
 from vbcli.models.decoding import DecodingConfig
 from vbcli.models.published import VOCABULARY_NAMES, find_published
@@ -108,6 +108,8 @@ class Teacher:
             )
             self.images: Any = transformers.AutoImageProcessor.from_pretrained(spec.folder, local_files_only=True)
             self.words: Any = transformers.AutoTokenizer.from_pretrained(spec.folder, local_files_only=True)
+        except (ImportError, MemoryError):
+            raise
         except Exception as error:  # a damaged file raises what the parsers of half a dozen packages raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
             raise VbcliError(f"{spec.source} cannot be loaded: {reason}", hint="copy the model again, or name another") from error
@@ -118,6 +120,21 @@ class Teacher:
                 hint="it is damaged, or made for something else than captions: name another",
             )
         self.model.eval().to(device)
+
+    def check(self, decoding: DecodingConfig) -> None:
+        """Refuses captions that are longer than it can write.
+
+        Raises:
+            UsageError: it has fewer positions.
+        """
+        config = self.model.config
+        words = {"git": config, "blip": getattr(config, "text_config", None), "vision-encoder-decoder": getattr(config, "decoder", None)}
+        n_positions = getattr(words[self.spec.kind], "max_position_embeddings", None)
+        if n_positions is not None and decoding.max_length >= n_positions:
+            raise UsageError(
+                f"--max-length is {decoding.max_length}, and {self.spec.source} has {n_positions} positions",
+                hint=f"give at most {n_positions - 1}",
+            )
 
     def caption(self, frames: Sequence[Image.Image], decoding: DecodingConfig) -> tuple[str, float | None]:
         """The caption of a video, and its score where there are several beams.

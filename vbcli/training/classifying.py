@@ -100,14 +100,15 @@ def _regress(model: VideoClassifier, rows: np.ndarray, targets: Sequence[Sequenc
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             regression.fit(rows, answers)
+        learned, start = np.asarray(regression.coef_), np.asarray(regression.intercept_)
         if is_multi_label:
-            weights[number], bias[number] = regression.coef_[0], regression.intercept_[0]
+            weights[number], bias[number] = learned[0], start[0]
         elif len(found) == 2:
             # Of two classes the log-odds of the second are told: half of them for it, half against the first.
-            weights[found] = np.concatenate([-regression.coef_, regression.coef_]) / 2
-            bias[found] = np.concatenate([-regression.intercept_, regression.intercept_]) / 2
+            weights[found] = np.concatenate([-learned, learned]) / 2
+            bias[found] = np.concatenate([-start, start]) / 2
         else:
-            weights[found], bias[found] = regression.coef_, regression.intercept_
+            weights[found], bias[found] = learned, start
     return weights, bias
 
 
