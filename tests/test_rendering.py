@@ -230,3 +230,11 @@ def test_speed_and_silence(tmp_path: Path, ffmpeg_exe: str) -> None:
     # Faster, not higher: the tone keeps its 440 Hz.
     part = sound[44100 // 5 : 44100 // 5 + 22050]
     assert np.abs(np.fft.rfft(part)).argmax() * 2 == pytest.approx(440, abs=6)
+
+
+def test_a_file_that_is_replaced_has_the_times_of_the_new_one(tmp_path: Path, make_video: MakeVideo):
+    video = tmp_path / "one.mp4"
+    make_video(video, duration_s=1)
+    assert len(frame_times(str(video))[0]) == 10
+    make_video(video, duration_s=2)
+    assert len(frame_times(str(video))[0]) == 20

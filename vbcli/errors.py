@@ -26,6 +26,9 @@ class UsageError(VbcliError):
 class MediaError(VbcliError):
     """A video that cannot be probed or decoded. In a dataset run it becomes an `ItemFailure`."""
 
+    def __init__(self, message: str, hint: str = "leave this video out, or save it anew with a program that plays it") -> None:
+        super().__init__(message, hint)
+
 
 @dataclass(frozen=True)
 class ItemFailure:

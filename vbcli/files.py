@@ -1,7 +1,8 @@
-"""Files that appear whole, and folders that are free."""
+"""Files that appear whole, folders that are free, and names as text."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import platform
@@ -136,3 +137,14 @@ def read_json(path: Path) -> Any:
         raise VbcliError(f"{path} is not valid JSON: {error}", hint="it is damaged: copy it again, or make it again") from error
     except OSError as error:
         raise VbcliError(f"{path} cannot be read: {error.strerror}", hint="look at its permissions") from error
+
+
+def escape_name(name: bytes) -> str:
+    """A file name as text: bytes outside UTF-8 are percent-escaped, and then every other `%` is, too."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.replace(b"%", b"%25").decode("utf-8", errors="percent-escape")
+
+
+codecs.register_error("percent-escape", lambda error: ("".join(f"%{b:02X}" for b in error.object[error.start : error.end]), error.end))  # type: ignore[union-attr]

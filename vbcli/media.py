@@ -238,8 +238,19 @@ class _PacketTime(NamedTuple):
     is_key: bool
 
 
-def _packet_times(path: str) -> list[_PacketTime]:
+def _packet_times(path: str) -> tuple[_PacketTime, ...]:
     """The frames of a video in the order in which they are decoded."""
+    try:
+        status = os.stat(open_path(path))
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
+    return _read_packet_times(path, status.st_size, status.st_mtime_ns)
+
+
+# Every cut and every picture of a video asks for them, and they are read from all of the file.
+@lru_cache(maxsize=2)
+def _read_packet_times(path: str, size: int, mtime_ns: int) -> tuple[_PacketTime, ...]:
+    del size, mtime_ns
     info = probe_video(path)
     name = os.fsdecode(open_path(path))
     try:
@@ -256,7 +267,7 @@ def _packet_times(path: str) -> list[_PacketTime]:
         raise MediaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not found:
         raise MediaError(f"{path} has no frame with a time")
-    return found
+    return tuple(found)
 
 
 def _is_picture(stream: VideoStream) -> bool:

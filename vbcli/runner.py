@@ -23,7 +23,7 @@ import pyarrow as pa
 from vbcli import shards
 from vbcli.config import config_hash, to_dict
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.files import read_json, write_atomic, write_json
+from vbcli.files import escape_name, read_json, write_atomic, write_json
 
 Rows = Iterator[pa.Table | ItemFailure]
 Process = Callable[[Rows], Rows]
@@ -305,7 +305,8 @@ def run_stage(
         report.n_done += 1
         report.n_rows += result.n_rows
         report.n_failed += result.n_failed
-        if result.n_failed == result.n_items > 0:
+        # Of one item its own failure tells enough.
+        if result.n_failed == result.n_items > 1:
             report.notes.append(f"all {result.n_items} items of {output_dir / shards.shard_name(result.index)} failed")
         progress(report.n_skipped + report.n_done, report.n_shards, shards.shard_name(result.index))
     if jobs:
@@ -389,7 +390,7 @@ def _record_run(report: RunReport, started: float, environment: dict[str, Any]) 
         "host": platform.node(),
         "python": sys.version.split()[0],
         # Bytes of a file name that are no UTF-8 cannot be written as JSON.
-        "command": [os.fsencode(argument).decode(errors="backslashreplace") for argument in sys.argv],
+        "command": [escape_name(os.fsencode(argument)) for argument in sys.argv],
         "counts": {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")},
         "packages": {
             name: _package_version(name) for name in ("vbcli", "torch", "torchvision", "timm", "open_clip_torch", "av", "pyarrow")

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from vbcli.digests import iter_bytes, table_digest
 from vbcli.encoderfolders import CARRIED_NAME
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.files import is_free, not_free, not_written, read_json, remove_stale, temporary_path, write_atomic, write_json
+from vbcli.files import escape_name, is_free, not_free, not_written, read_json, remove_stale, temporary_path, write_atomic, write_json
 
 FOOTER_KEY = b"vbcli"
 # Rows are gathered into row groups of about this size, by content alone, so that bytes do not depend on who wrote them.
@@ -325,7 +325,7 @@ def _check_name(dataset_dir: Path) -> None:
     Raises:
         VbcliError: it is none.
     """
-    shown = os.fsencode(dataset_dir).decode(errors="backslashreplace")
+    shown = escape_name(os.fsencode(dataset_dir))
     if shown != str(dataset_dir):
         raise VbcliError(f"{shown} cannot hold a dataset: the path is not UTF-8", hint="name another folder; videos may lie in this one")
 

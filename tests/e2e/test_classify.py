@@ -128,7 +128,7 @@ def test_classes_that_nothing_was_trained_for(place: Path):
             "was trained for the task 'classify', not 'caption'",
         ),
         (("classify", "tokens", "out", "--classes", "wide.txt", "--checkpoint", "model"), 1, "wide.txt has a line of 3 columns: a"),
-        (("evaluate", "tokens", "tokens", "--picture", "out"), 2, "--picture is for classes, not for captions"),
+        (("evaluate", "tokens", "tokens", "--picture", "out"), 2, "--picture is not for captions"),
         (("train", "tokens", "out", "--task", "caption", "--balance"), 2, "--balance is for --task classify"),
     ],
 )

@@ -134,7 +134,9 @@ def test_a_video_that_is_gone_does_not_keep_others_from_their_burnt_in_captions(
     assert [path.name for path in (tmp_path / "shown").iterdir()] == ["1.mp4.mp4"]
     assert "warning: " in said.stderr
     assert "0.mp4" in said.stderr
-    assert json.loads(said.stdout)["n_failed"] == 1
+    counts = json.loads(said.stdout)
+    assert [(f["video_id"], f["stage"]) for f in counts["failures"]] == [("0.mp4", "render")]
+    assert counts["n_failed"] == 1
 
 
 def copied(place: Path, target: Path, name: str) -> Path:

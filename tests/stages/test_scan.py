@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.executors import SerialExecutor
+from vbcli.files import escape_name
 from vbcli.media import open_path
 from vbcli.runner import run_stage
 from vbcli.schemas import VIDEOS
 from vbcli.stages import scan
-from vbcli.stages.scan import Probe, Scan, escape_name, scan_folder, scan_videos
+from vbcli.stages.scan import Probe, Scan, scan_folder, scan_videos
 
 
 @pytest.fixture

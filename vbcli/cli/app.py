@@ -92,7 +92,9 @@ def _refuse(error: typer.TyperException) -> NoReturn:
     """Ends with a usage error in the form of all other errors."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "vbcli"
-    console.show_error(UsageError(error.format_message().rstrip("."), hint=f"see {command} --help"))
+    # The words before a wrong choice are of the package that Typer asks.
+    message = error.format_message().replace("Value error, ", "").strip().rstrip(".")
+    console.show_error(UsageError(message, hint=f"see {command} --help"))
     sys.exit(error.exit_code)
 
 

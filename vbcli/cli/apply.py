@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +25,8 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, run_options
-from vbcli.errors import MediaError, UsageError, VbcliError
+from vbcli.cli.runs import finish_run, render_each, run_options
+from vbcli.errors import ItemFailure, UsageError, VbcliError
 from vbcli.files import read_lines
 from vbcli.workspace import Workspace as Places
 
@@ -120,8 +120,8 @@ def caption(
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options) if isinstance(stage, Caption) else _ask_teacher(source, target, stage, options)
     _after_captioning(target, file_format, is_dense=segments is not None, has_evidence=evidence)
-    n_failed = _burn_in(target, burn_in, ffmpeg) if burn_in is not None else 0
-    finish_run(replace(report, n_failed=report.n_failed + n_failed), "captions", as_json)
+    not_rendered = [] if burn_in is None else _burn_in(target, burn_in, ffmpeg)
+    finish_run(report, "captions", as_json, not_rendered)
 
 
 def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str) -> TeacherCaption:
@@ -162,21 +162,19 @@ def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: boo
     console.print_table("Captions", names, table, f"{len(rows)} in all" if len(rows) > N_SHOWN else "")
 
 
-def _burn_in(target: Path, folder: Path, ffmpeg: str) -> int:
-    """Writes the videos with their captions; how many failed."""
+def _burn_in(target: Path, folder: Path, ffmpeg: str) -> list[ItemFailure]:
+    """Writes the videos with their captions."""
     from vbcli.exports import timed_captions
     from vbcli.media import find_ffmpeg
     from vbcli.rendering import burn_subtitles
 
-    executable, n_failed = find_ffmpeg(ffmpeg), 0
-    for (video_id, path), sentences in timed_captions(target).items():
-        try:
-            burn_subtitles(path, sentences, folder / f"{video_id}.mp4", executable)
-        except MediaError as error:
-            console.warn(error.message)
-            n_failed += 1
+    executable = find_ffmpeg(ffmpeg)
+    failures = render_each(
+        (video_id, partial(burn_subtitles, path, sentences, folder / f"{video_id}.mp4", executable))
+        for (video_id, path), sentences in timed_captions(target).items()
+    )
     console.note(f"caption: wrote the videos with their captions: {folder}")
-    return n_failed
+    return failures
 
 
 def classify(

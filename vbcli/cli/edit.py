@@ -52,9 +52,9 @@ def edit(
     if any(os.path.exists(out) and out.resolve() == video.resolve() for video in videos):
         raise UsageError(f"--out {out} is one of the videos")
     from vbcli.editing.apply import check_targets, decide, render_decisions
+    from vbcli.files import escape_name
     from vbcli.media import find_ffmpeg
     from vbcli.segments import Segmentation
-    from vbcli.stages.scan import escape_name
 
     if not dry_run:
         check_targets(out)

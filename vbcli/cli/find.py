@@ -94,9 +94,9 @@ def search(
         raise UsageError("there is nothing to look for in an empty sentence")
     if video is not None and video.is_dir():
         raise UsageError(f"--video is {video}, a folder", hint="name one video")
+    from vbcli.files import escape_name
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import open_reader, search_text
-    from vbcli.stages.scan import escape_name
 
     opened = VideoIndex(index_dir)
     if text is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vbcli.cli import console
 from vbcli.cli.options import ExecutorName
+from vbcli.errors import ItemFailure, MediaError
 
 if TYPE_CHECKING:
     from vbcli.pipeline import RunOptions
@@ -32,16 +34,30 @@ def run_options(command: str, executor: ExecutorName, workers: int, is_retry: bo
         yield RunOptions(executor.value, workers, is_retry, ffmpeg, lambda text: console.note(f"{command}: {text}"), on_progress)
 
 
-def finish_run(report: RunReport, unit: str, as_json: bool, **more: Any) -> None:
+def render_each(jobs: Iterable[tuple[str, Callable[[], object]]]) -> list[ItemFailure]:
+    """Writes the video or the pictures of each (video_id, job); the failures, each of which is told."""
+    failures = []
+    for video_id, render in jobs:
+        try:
+            render()
+        except MediaError as error:
+            console.warn(error.message)
+            failures.append(ItemFailure(video_id, "render", type(error).__name__, error.message))
+    return failures
+
+
+def finish_run(report: RunReport, unit: str, as_json: bool, not_rendered: Sequence[ItemFailure] = (), **more: Any) -> None:
     """Prints the counts of a run and leaves with its exit status.
 
     Args:
+        not_rendered: of `render_each`; they count as failures of the run.
         more: printed in JSON, too.
     """
     from vbcli.shards import read_failures
 
+    report = replace(report, n_failed=report.n_failed + len(not_rendered))
     if as_json:
-        failures = read_failures(report.output_dir)
+        failures = [*read_failures(report.output_dir), *not_rendered]
         counts = {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")}
         console.print_json({"output_dir": str(report.output_dir), **counts, "failures": [f.as_row() for f in failures], **more})
     else:

@@ -14,7 +14,7 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.evaluation import Evaluation
+    from vbcli.evaluation import Evaluation, References
 
 
 def evaluate(
@@ -52,8 +52,6 @@ def evaluate(
     exact match and F1, beside what the question alone suggests; an index by recall and median rank in both directions; summaries by the
     events that they show (captions with start_s and end_s), beside segments at even distances.
     """
-    from vbcli.evaluation import GIVEN, evaluate_captions, name_systems, read_captions, read_references
-    from vbcli.metrics.mentions import load_lexicon
     from vbcli.pipeline import dataset_kind
     from vbcli.retrieval.index import is_index
     from vbcli.shards import read_manifest
@@ -67,42 +65,66 @@ def evaluate(
     against = references or places.tokens_dir
     if not against.exists():
         raise VbcliError(f"{against} does not exist", hint="name a caption file or a dataset as REFERENCES")
-    if is_index(given):
-        if also or picture:
-            raise UsageError("--also and --picture are not for an index")
+    tokens_dir = baselines or _first_tokens(against, places)
+    kind = "index" if is_index(given) else dataset_kind(given)
+    _check_options(kind, {"--also": also or None, "--lexicon": lexicon, "--picture": picture, "--candidates": candidates})
+    if kind == "index":
         _evaluate_index(given, against, split, candidates, lexicon, as_json)
-        return
-    if dataset_kind(given) == "answers":
-        _evaluate_answers(given, against, split, baselines or _first_tokens(against, places), as_json)
-        return
-    if dataset_kind(given) == "summaries":
+    elif kind == "answers":
+        _evaluate_answers(given, against, split, tokens_dir, as_json)
+    elif kind == "summaries":
         _evaluate_summaries(given, against, split, as_json)
-        return
-    if dataset_kind(given) == "classes":
-        if also or lexicon:
-            raise UsageError("--also and --lexicon are for captions, not for classes")
-        _evaluate_classes(given, against, split, baselines or _first_tokens(against, places), picture, as_json)
-        return
-    if picture:
-        raise UsageError("--picture is for classes, not for captions")
+    elif kind == "classes":
+        _evaluate_classes(given, against, split, tokens_dir, picture, as_json)
+    else:
+        _evaluate_captions(given, against, split, also or [], tokens_dir, lexicon, as_json, has_meteor=meteor)
+
+
+OPTIONS = {"index": ("--lexicon", "--candidates"), "classes": ("--picture",), "answers": (), "summaries": ()}
+"""What only some kinds of results are scored by."""
+
+
+def _check_options(kind: str | None, given: Mapping[str, object]) -> None:
+    known = OPTIONS.get(kind or "", ("--also", "--lexicon"))
+    wrong = next((name for name, value in given.items() if value is not None and name not in known), None)
+    if wrong:
+        raise UsageError(f"{wrong} is not for {'an index' if kind == 'index' else kind if kind in OPTIONS else 'captions'}")
+
+
+def _evaluate_captions(
+    given: Path,
+    against: Path,
+    split: str | None,
+    also: Sequence[str],
+    tokens_dir: Path | None,
+    lexicon: Path | None,
+    as_json: bool,
+    *,
+    has_meteor: bool,
+) -> None:
+    from vbcli.evaluation import GIVEN, evaluate_captions, name_systems, read_captions, read_references
+    from vbcli.metrics.mentions import load_lexicon
+
     rows = read_captions(given, against)
     truths = read_references(against, list(rows))
-    scored = truths.held_out(list(rows), split)
-    if len(scored) < len(rows):
-        console.note(
-            f"evaluate: {len(rows) - len(scored)} captions of videos in other splits are left out; --split train scores training videos"
-        )
-    rows = {v: rows[v] for v in scored}
-    tokens_dir = baselines or _first_tokens(against, places)
-    runs = {name: [read_captions(path, against) for path in paths] for name, paths in name_systems(also or ()).items()}
+    rows = {v: rows[v] for v in _held_out(truths, list(rows), split, "captions of videos")}
+    runs = {name: [read_captions(path, against) for path in paths] for name, paths in name_systems(also).items()}
     reruns = runs.pop(GIVEN, [])
     named = load_lexicon(lexicon) if lexicon else None
     evaluation = evaluate_captions(
-        rows, truths.captions, reruns=reruns, others=runs, tokens_dir=tokens_dir, lexicon=named, with_meteor=meteor
+        rows, truths.captions, reruns=reruns, others=runs, tokens_dir=tokens_dir, lexicon=named, with_meteor=has_meteor
     )
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
     _show(evaluation, given, against, as_json)
+
+
+def _held_out(truths: References, video_ids: Sequence[str], split: str | None, what: str) -> list[str]:
+    """The videos to score; it is told how many are left out."""
+    scored = truths.held_out(video_ids, split)
+    if len(scored) < len(video_ids):
+        console.note(f"evaluate: {len(video_ids) - len(scored)} {what} in other splits are left out; --split train scores training videos")
+    return scored
 
 
 def _first_tokens(against: Path, places: Places) -> Path | None:
@@ -124,11 +146,7 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
         picture_format(picture)
     rows = read_classes(given)
     truths = read_references(against, list(rows.scores))
-    scored = truths.held_out(list(rows.scores), split)
-    if len(scored) < len(rows.scores):
-        console.note(
-            f"evaluate: {len(rows.scores) - len(scored)} videos in other splits are left out; --split train scores training videos"
-        )
+    scored = _held_out(truths, list(rows.scores), split, "videos")
     evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir)
     if picture and evaluation.classes:
         from vbcli.pictures import draw_classes
@@ -161,7 +179,7 @@ def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir:
 
     rows = read_answers(given)
     truths = read_references(against, rows.video_ids)
-    evaluation = evaluate_answers(rows, truths, truths.held_out(rows.video_ids, split), tokens_dir)
+    evaluation = evaluate_answers(rows, truths, _held_out(truths, rows.video_ids, split, "answered videos"), tokens_dir)
     if as_json:
         console.print_json({"answers": str(given), "references": str(against), **vars(evaluation)})
         return
@@ -179,7 +197,7 @@ def _evaluate_summaries(given: Path, against: Path, split: str | None, as_json: 
 
     found = read_segments(given)
     truths = read_references(against, list(found))
-    evaluation = evaluate_summaries({v: found[v] for v in truths.held_out(list(found), split)}, truths.events)
+    evaluation = evaluate_summaries({v: found[v] for v in _held_out(truths, list(found), split, "summaries of videos")}, truths.events)
     if as_json:
         console.print_json({"summaries": str(given), "references": str(against), **vars(evaluation)})
         return
@@ -196,7 +214,7 @@ def _evaluate_index(given: Path, against: Path, split: str | None, candidates: i
     index = VideoIndex(given)
     video_ids = [item.video_id for item in index.items("video")]
     truths = read_references(against, video_ids)
-    scored = truths.held_out(video_ids, split)
+    scored = _held_out(truths, video_ids, split, "videos")
     captions = {v: truths.captions[v] for v in scored if truths.captions.get(v)}
     named = load_lexicon(lexicon) if lexicon else None
     evaluation = evaluate_index(index, open_reader(index), captions, n_candidates=candidates, lexicon=named)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +24,8 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, run_options
-from vbcli.errors import MediaError, UsageError
+from vbcli.cli.runs import finish_run, render_each, run_options
+from vbcli.errors import ItemFailure, UsageError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def summarize(
     target = summaries_dir or places.results_dir("summaries", source, stage.identity())
     with run_options("summarize", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
-    n_failed = _render(target, ffmpeg, is_video=kept.n_keyframes is None) if render else 0
+    not_rendered = _render(target, ffmpeg, is_video=kept.n_keyframes is None) if render else []
     if not as_json:
         _show(target)
-    finish_run(replace(report, n_failed=report.n_failed + n_failed), "segments kept", as_json)
+    finish_run(report, "segments kept", as_json, not_rendered)
 
 
 def _length(length: str | None, n_keyframes: int | None) -> Length:
@@ -86,23 +86,19 @@ def _length(length: str | None, n_keyframes: int | None) -> Length:
     return Length(share=float(found[1]) / 100) if found[2] == "%" else Length(seconds=float(found[1]))
 
 
-def _render(target: Path, ffmpeg: str, *, is_video: bool) -> int:
-    """Writes the files of each summary that has none yet, or those of other rows or of another video; how many failed."""
+def _render(target: Path, ffmpeg: str, *, is_video: bool) -> list[ItemFailure]:
+    """Writes the files of each summary that has none yet, or those of other rows or of another video."""
     from vbcli.media import find_ffmpeg
     from vbcli.storyboards import is_rendered, read_summaries, render_summary
 
-    executable, n_failed = find_ffmpeg(ffmpeg), 0
-    for video_id, kept in read_summaries(target).items():
-        folder = target / "rendered" / video_id
-        if is_rendered(kept, folder):
-            continue
-        try:
-            render_summary(kept, folder, executable, is_video=is_video)
-        except MediaError as error:
-            console.warn(error.message)
-            n_failed += 1
-    console.note(f"summarize: key frames, storyboards{', videos and timelines' if is_video else ''} are in {target / 'rendered'}")
-    return n_failed
+    executable, rendered = find_ffmpeg(ffmpeg), target / "rendered"
+    failures = render_each(
+        (video_id, partial(render_summary, kept, rendered / video_id, executable, is_video=is_video))
+        for video_id, kept in read_summaries(target).items()
+        if not is_rendered(kept, rendered / video_id)
+    )
+    console.note(f"summarize: key frames, storyboards{', videos and timelines' if is_video else ''} are in {rendered}")
+    return failures
 
 
 def _show(target: Path) -> None:

@@ -16,7 +16,7 @@ from vbcli.editing.grammar import Instruction
 from vbcli.editing.ground import VideoParts, find_parts
 from vbcli.editing.plan import EPSILON_S, Piece, plan_edit
 from vbcli.errors import VbcliError
-from vbcli.files import not_written
+from vbcli.files import escape_name, not_written
 from vbcli.inference import index_videos
 from vbcli.media import VIDEO_SUFFIXES, frame_times
 from vbcli.models.checkpoint import load_checkpoint
@@ -25,7 +25,6 @@ from vbcli.rendering import Cut, render_cuts, snap_cut
 from vbcli.retrieval.index import Item, VideoIndex
 from vbcli.segments import Segmentation, cut_segments
 from vbcli.shards import read_failures
-from vbcli.stages.scan import escape_name
 from vbcli.timelines import TimelineClip, write_edl, write_timeline
 from vbcli.training.batches import SegmentRow, VideoTokens
 from vbcli.transcripts import find_sidecar

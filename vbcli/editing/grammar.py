@@ -29,6 +29,10 @@ from vbcli.errors import UsageError
 
 Verb = Literal["keep", "drop", "first", "last", "mute"]
 ORDERS = ("time", "score")
+SLOWEST, FASTEST = 0.25, 8.0
+"""How many times as fast a part may be played."""
+SPEED_HINT = "0.25 to 8 times it is: slow down at most 4x, speed up at most 8x"
+
 _VERBS = r"keep|drop|remove|cut|put|order|mute|speed|slow|play|at most|no longer than|limit|join|trim"
 _SPLIT = re.compile(rf"\s*[,;]\s*(?:and\s+|then\s+)?|\s+then\s+|\s+and\s+(?=(?:then\s+)?(?:{_VERBS})\b)", re.IGNORECASE)
 _NUMBER_WORDS = [
@@ -228,10 +232,10 @@ def _speed(clause: str) -> Speed | None:
     factor = _number(found[3].lower())
     if found[1].lower() == "slow down" and factor > 1:
         factor = 1 / factor
-    if not 0.25 <= factor <= 8:
+    if not SLOWEST <= factor <= FASTEST:
         raise UsageError(
             f"'{clause}' would play at {factor:.3g} times the speed",
-            hint="0.25 to 8 times it is: slow down at most 4x, speed up at most 8x",
+            hint=SPEED_HINT,
         )
     return Speed(factor, _what(found[2] or "everything", clause), clause)
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from vbcli.editing.grammar import Description, Instruction, Stretch, Stretches, What
+from vbcli.editing.grammar import FASTEST, SLOWEST, SPEED_HINT, Description, Instruction, Stretch, Stretches, What
 from vbcli.errors import VbcliError
 
 EPSILON_S = 1e-6
@@ -80,6 +80,9 @@ def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Ca
     for speed in instruction.speeds:
         marked = _marked(pieces, spans_of(speed.what, speed.clause), speed.clause)
         pieces = [replace(p, speed=p.speed * speed.factor) if is_meant else p for p, is_meant in marked]
+        wrong = next((p.speed for p in pieces if not SLOWEST <= p.speed <= FASTEST), None)
+        if wrong is not None:
+            raise VbcliError(f"with '{speed.clause}' a part would play at {wrong:.3g} times the speed", hint=SPEED_HINT)
     return _joined(pieces)
 
 

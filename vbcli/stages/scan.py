@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import pyarrow as pa
 from vbcli import captionfiles, shards, transcripts
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
-from vbcli.files import read_json, write_json
+from vbcli.files import escape_name, read_json, write_json
 from vbcli.media import VIDEO_SUFFIXES, open_path, probe_video
 from vbcli.runner import Process, Rows, ShardInput, Stage
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
@@ -40,17 +39,6 @@ class Scan:
     inputs: list[ShardInput]
     notes: list[str]
     gone: frozenset[str]
-
-
-def escape_name(name: bytes) -> str:
-    """A file name as text: bytes outside UTF-8 are percent-escaped, and then every other `%` is, too."""
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        return name.replace(b"%", b"%25").decode("utf-8", errors="percent-escape")
-
-
-codecs.register_error("percent-escape", lambda error: ("".join(f"%{b:02X}" for b in error.object[error.start : error.end]), error.end))  # type: ignore[union-attr]
 
 
 def scan_folder(root: Path) -> list[ScannedVideo]:
