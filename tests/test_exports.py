@@ -10,7 +10,7 @@ from vbcli import shards
 from vbcli.captionfiles import read_caption_file
 from vbcli.exports import export_captions
 from vbcli.schemas import CAPTIONS
-from vbcli.transcripts import read_subtitles
+from vbcli.subtitles import read_cues
 
 ROWS = [
     ("sub/a b.mp4", 0.0, 4.5, 'a "red" ball, falling'),
@@ -46,5 +46,5 @@ def test_csv_reads_back_as_references(captions_dir):
 def test_subtitles_lie_under_the_video_s_name(captions_dir, suffix):
     folder = export_captions(captions_dir, suffix)
     for video_id, start_s, end_s, text in ROWS:
-        (segment,) = read_subtitles(folder / f"{video_id}.{suffix}")
+        (segment,) = read_cues(folder / f"{video_id}.{suffix}") or []
         assert (segment.start_s, segment.end_s, segment.text) == (start_s, end_s, text)

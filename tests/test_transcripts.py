@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import logging
 from pathlib import Path
 
 import av
@@ -13,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbcli.errors import VbcliError
+from vbcli.speech import Repairs
+from vbcli.subtitles import Cue, parse_cues
 from vbcli.transcripts import (
     TranscriptSegment,
     assign_segments,
@@ -20,8 +21,7 @@ from vbcli.transcripts import (
     find_sidecar,
     format_srt,
     format_vtt,
-    parse_subtitles,
-    read_subtitles,
+    read_transcript,
 )
 
 TEXTS = st.one_of(
@@ -40,23 +40,11 @@ def segment_lists(draw: st.DrawFn) -> list[TranscriptSegment]:
     return [TranscriptSegment(start / 1000, (start + length) / 1000, text) for start, length, text in cues]
 
 
-def read(folder: Path, name: str, content: str | bytes) -> list[TranscriptSegment]:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_subtitles(path)
-
-
-def rows(segments: list[TranscriptSegment]) -> list[tuple[float, float, str]]:
-    return [(s.start_s, s.end_s, s.text) for s in segments]
-
-
 @given(segment_lists())
 def test_what_is_written_is_read_back(segments: list[TranscriptSegment]) -> None:
     expected = sorted((s for s in segments if s.text), key=lambda s: (s.start_s, s.end_s))
     for text, is_vtt in ((format_srt(segments), False), (format_vtt(segments), True)):
-        parsed = parse_subtitles(text, is_vtt)
-        assert parsed.segments == expected
-        assert parsed.n_dropped == 0
+        assert parse_cues(text, is_vtt) == [Cue(s.start_s, s.end_s, s.text) for s in expected]
 
 
 CUES = st.tuples(st.integers(0, 9_000_000), st.integers(1, 9999), st.text("ab <>&;-{}i1", max_size=9))
@@ -85,89 +73,6 @@ def test_written_files_look_as_the_formats_say() -> None:
     )
 
 
-def test_srt_as_found_in_the_wild(tmp_path: Path) -> None:
-    content = (
-        '\ufeff2\r\n00:01:05,5 --> 00:01:07.250\r\n<i>Second</i> &amp; <font color="#fff">last</font>\r\n\r\nafter a gap\r\n'
-        "1\r\n0:00:01,000 --> 00:00:02,000  X1:40 X2:600\r\n{\\an8}First\r\nline 3 < 4\r\n\r\n"
-        "3\r\n00:00:03,000 --> 00:00:04,000\r\n\r\n"
-        "4\r\n01:02:03 --> 01:02:04,001\r\nno final newline"
-    )
-    assert rows(read(tmp_path, "a.srt", content)) == [
-        (1.0, 2.0, "First line 3 < 4"),
-        (65.5, 67.25, "Second & last after a gap"),
-        (3723.0, 3724.001, "no final newline"),
-    ]
-
-
-def test_a_number_may_be_text_and_numbers_of_cues_are_not_text(tmp_path: Path) -> None:
-    content = "1\n00:00:01,000 --> 00:00:02,000\n42\n\n2\n00:00:03,000 --> 00:00:04,000\nthen\n43\n3\n00:00:05,000 --> 00:00:06,000\nend\n"
-    assert [s.text for s in read(tmp_path, "a.srt", content)] == ["42", "then 43", "end"]
-
-
-def test_vtt_with_header_notes_styles_and_settings(tmp_path: Path) -> None:
-    content = (
-        "WEBVTT - a title\nKind: captions\nLanguage: en\n\nSTYLE\n::cue { color: lime }\n\nNOTE\nnot text\n\n"
-        "intro\n00:01.000 --> 00:02.500 align:start position:0% line:-1\n<v Ann>Hello <c.loud>there</c></v>\nworld&nbsp;&lt;3\n\n"
-        "NOTE also not text\n\n100:00:00.000 --> 100:00:01.000\n- late\n"
-    )
-    assert rows(read(tmp_path, "a.vtt", content)) == [(1.0, 2.5, "Hello there world <3"), (360000.0, 360001.0, "- late")]
-    # The content tells WebVTT also where the name does not.
-    assert len(read(tmp_path, "b.srt", content)) == 2
-    assert "not text" not in " ".join(s.text for s in read_subtitles(tmp_path / "b.srt"))
-
-
-def test_rolling_captions_say_each_line_once(tmp_path: Path) -> None:
-    content = (
-        "WEBVTT\n\n00:00:00.080 --> 00:00:02.389 align:start\n \nhello<00:00:00.320><c> and</c><00:00:00.480><c> welcome</c>\n\n"
-        "00:00:02.389 --> 00:00:02.399 align:start\nhello and welcome\n \n\n"
-        "00:00:02.399 --> 00:00:04.000 align:start\nhello and welcome\nback<00:00:02.600><c> to</c>\n\n"
-        "00:00:04.000 --> 00:00:04.010 align:start\nback to\n \n"
-    )
-    assert rows(read(tmp_path, "a.vtt", content)) == [(0.08, 2.389, "hello and welcome"), (2.399, 4.0, "back to")]
-    # Without stamps on the words a line said twice was said twice.
-    spoken_twice = "WEBVTT\n\n00:01.000 --> 00:02.000\nNo.\n\n00:02.000 --> 00:03.000\nNo.\n"
-    assert [s.text for s in read(tmp_path, "b.vtt", spoken_twice)] == ["No.", "No."]
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
-def test_encodings(tmp_path: Path, encoding: str) -> None:
-    content = "1\n00:00:01,000 --> 00:00:02,000\nÇa coûte 5 € à Zoë\n"
-    assert read(tmp_path, "a.srt", content.encode(encoding))[0].text == "Ça coûte 5 € à Zoë"
-
-
-def test_bytes_that_windows_1252_lacks_are_taken_for_latin_1(tmp_path: Path) -> None:
-    assert read(tmp_path, "a.srt", b"1\n00:00:01,000 --> 00:00:02,000\n\xe9t\xe9 \x81\n")[0].text == "été \x81"
-
-
-def test_unusable_cues_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    content = (
-        "1\n00:00:05,000 --> 00:00:04,000\nbackwards\n\n2\n00:00:06,000 --> 00:00:06,000\nan instant\n\n"
-        "3\n00:00:xx,000 --> 00:00:08,000\nbroken start\n\n4\n-00:00:01,000 --> 00:00:01,000\nbefore zero\n"
-    )
-    with caplog.at_level(logging.WARNING):
-        segments = read(tmp_path, "a.srt", content)
-    assert rows(segments) == [(6.0, 6.0, "an instant")]
-    assert parse_subtitles(content, is_vtt=False).n_dropped == 3
-    assert "a.srt: 3 of its cues" in caplog.text
-
-
-@pytest.mark.parametrize("content", ["", "WEBVTT\n", "just words\n", "1\n00:00:02,000 --> 00:00:01,000\nbackwards\n"])
-def test_a_file_without_readable_cue_is_an_error(tmp_path: Path, content: str) -> None:
-    with pytest.raises(VbcliError, match=r"empty\.srt holds no readable subtitle"):
-        read(tmp_path, "empty.srt", content)
-
-
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VbcliError, match=r"none\.srt cannot be read: No such file"):
-        read_subtitles(tmp_path / "none.srt")
-
-
-@pytest.mark.parametrize(("start_s", "end_s"), [(-1.0, 1.0), (2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
-def test_segments_are_spans_of_time(start_s: float, end_s: float) -> None:
-    with pytest.raises(ValueError, match="not a time span"):
-        TranscriptSegment(start_s, end_s, "x")
-
-
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -185,6 +90,23 @@ def test_sidecars(tmp_path: Path, names: list[str], expected: str | None) -> Non
     found = find_sidecar(tmp_path / "clip.mp4")
     assert found == (tmp_path / expected if expected else None)
     assert found == find_sidecar(tmp_path / "clip.mp4", sorted(p.name for p in tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("content", ["", "WEBVTT\n", "just words\n", "1\n00:00:02,000 --> 00:00:01,000\nbackwards\n"])
+def test_a_file_without_readable_cue_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "empty.srt").write_text(content)
+    with pytest.raises(VbcliError, match=r"empty\.srt holds no readable subtitle"):
+        read_transcript(tmp_path / "empty.srt")
+
+
+def test_json_beside_a_video_need_not_be_its_transcript(tmp_path: Path) -> None:
+    (tmp_path / "clip.json").write_text('{"title": "a clip"}')
+    assert find_sidecar(tmp_path / "clip.mp4") is None
+    (tmp_path / "clip.en.json").write_text('{"segments": [{"start": 0, "end": 1, "text": " Hello."}]}')
+    found = find_sidecar(tmp_path / "clip.mp4")
+    assert found == tmp_path / "clip.en.json"
+    assert read_transcript(found) == ([TranscriptSegment(0, 1, "Hello.")], Repairs())
+    assert read_transcript(tmp_path / "clip.json") is None
 
 
 def test_a_folder_is_no_sidecar(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from vbcli.files import escape_name, read_json, write_json
 from vbcli.media import VIDEO_SUFFIXES, open_path, probe_video
 from vbcli.runner import Process, Rows, ShardInput, Stage
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
+from vbcli.speech import Repairs
 
 VIDEOS_PER_SHARD = 32
 
@@ -163,13 +164,13 @@ def scan_videos(root: Path, dataset_dir: Path, caption_files: Sequence[Path] = (
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     inputs = []
     no_text = captionfiles.VideoText().as_columns()
-    names_in: dict[Path, list[str]] = {}
+    sidecars = _Sidecars()
     for index, shard in enumerate(planned):
-        rows = [{**vars(v), "transcript": _read_sidecar(v, names_in, notes), **columns.get(v.video_id, no_text)} for v in shard]
+        rows = [{**vars(v), "transcript": sidecars.read(v), **columns.get(v.video_id, no_text)} for v in shard]
         table = pa.Table.from_pylist(rows, schema=VIDEOS)
         # With the path: where a folder was moved, later stages must read the videos in their new place.
         inputs.append(ShardInput(index, table, table_digest(table), gone))
-    return Scan(inputs, notes, gone)
+    return Scan(inputs, [*notes, *sidecars.all_notes()], gone)
 
 
 def _text_columns(
@@ -193,21 +194,37 @@ def _text_columns(
     return {video_id: text.as_columns() for video_id, text in texts.items()}, notes
 
 
-def _read_sidecar(video: ScannedVideo, names_in: dict[Path, list[str]], notes: list[str]) -> list[dict[str, Any]]:
-    path = Path(os.fsdecode(open_path(video.path)))
-    folder = path.parent
-    if folder not in names_in:
-        names_in[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []
-    sidecar = transcripts.find_sidecar(path, names_in[folder])
-    if sidecar is None:
-        return []
-    try:
-        segments = transcripts.read_subtitles(sidecar)
-    except VbcliError as error:
-        # Subtitles that cannot be read cost the video its transcript, not its frames.
-        notes.append(error.message)
-        return []
-    return [{"start_s": s.start_s, "end_s": s.end_s, "text": s.text} for s in segments]
+class _Sidecars:
+    """Reads the transcripts beside videos, and remembers what had to be mended."""
+
+    def __init__(self) -> None:
+        self.names_in: dict[Path, list[str]] = {}
+        self.notes: list[str] = []
+        self.repaired: list[Path] = []
+        self.repairs = Repairs()
+
+    def read(self, video: ScannedVideo) -> list[dict[str, Any]]:
+        path = Path(os.fsdecode(open_path(video.path)))
+        folder = path.parent
+        if folder not in self.names_in:
+            self.names_in[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []
+        try:
+            sidecar = transcripts.find_sidecar(path, self.names_in[folder])
+            transcript = None if sidecar is None else transcripts.read_transcript(sidecar)
+        except VbcliError as error:
+            # Subtitles that cannot be read cost the video its transcript, not its frames.
+            self.notes.append(error.message)
+            return []
+        if sidecar is None or transcript is None:
+            return []
+        if transcript.repairs:
+            self.repaired.append(sidecar)
+            self.repairs += transcript.repairs
+        return [{"start_s": s.start_s, "end_s": s.end_s, "text": s.text} for s in transcript.segments]
+
+    def all_notes(self) -> list[str]:
+        mended = [f"{len(self.repaired)} transcripts were mended, first {self.repaired[0]}: {self.repairs}"] if self.repaired else []
+        return [*self.notes, *mended]
 
 
 # ---------------------------------------------------------------- probing
