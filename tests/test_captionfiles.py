@@ -16,6 +16,7 @@ from vbcli.captionfiles import CaptionRow, VideoText, match_rows, read_caption_f
 from vbcli.errors import VbcliError
 
 CLIPS_DIR = Path(__file__).parents[1] / "../shared/data/clips"
+YOUCOOK2 = Path(__file__).parents[1] / "../shared/data/text/youcook2_annotations_trainval.json"
 
 TABLE = pd.DataFrame(
     {
@@ -117,6 +118,61 @@ def test_coco(tmp_path: Path) -> None:
     assert rows == [row("five.mp4", 1, caption="five one"), row("four.mp4", 2, caption="four"), row("five.mp4", 3, caption="five two")]
 
 
+def test_youcook2(tmp_path: Path) -> None:
+    content = {
+        "database": {
+            "GLd3aX16zBg": {
+                "duration": 241.62,
+                "subset": "training",
+                "recipe_type": "113",
+                "annotations": [
+                    {"segment": [90, 102], "id": 0, "sentence": "spread margarine on two slices"},
+                    {"segment": [114, 127], "id": 1, "sentence": "place a slice of cheese"},
+                ],
+            },
+            "later": {"duration": 3, "subset": "testing", "recipe_type": "9"},
+        }
+    }
+    rows = read_caption_file(write(tmp_path / "youcook2.json", json.dumps(content)))
+    assert rows == [
+        row("GLd3aX16zBg", 1, caption="spread margarine on two slices", start_s=90, end_s=102, split="train", label="113"),
+        row("GLd3aX16zBg", 1, caption="place a slice of cheese", start_s=114, end_s=127, split="train", label="113"),
+        row("later", 2, split="test", label="9"),
+    ]
+
+
+def test_activitynet(tmp_path: Path) -> None:
+    classes = {"database": {"a": {"subset": "validation", "annotations": [{"segment": [1.5, 9], "label": "Long jump"}]}}}
+    assert read_caption_file(write(tmp_path / "classes.json", json.dumps(classes))) == [row("a", 1, split="val", label="Long jump")]
+    captions = {
+        "v_one": {"duration": 82.7, "timestamps": [[0.83, 19.86], [25.0, 20.5]], "sentences": ["A man jumps. ", " He lands."]},
+        "v_two": {"duration": 3.0, "timestamps": [], "sentences": []},
+    }
+    rows = read_caption_file(write(tmp_path / "val_1.json", json.dumps(captions)))
+    assert rows == [
+        row("v_one", 1, caption="A man jumps.", start_s=0.83, end_s=19.86),
+        row("v_one", 1, caption="He lands.", start_s=20.5, end_s=25.0),
+    ]
+
+
+def test_rows_in_json_are_those_of_json_lines(tmp_path: Path) -> None:
+    objects = [{"video": "a.mp4", "caption": "one"}, {"video": "b.mp4", "label": 3, "other": [1]}]
+    wanted = [row("a.mp4", 1, caption="one"), row("b.mp4", 2, label="3")]
+    assert read_caption_file(write(tmp_path / "list.json", json.dumps(objects, indent=1))) == wanted
+    assert read_caption_file(write(tmp_path / "lines.json", "\n".join(map(json.dumps, objects)))) == wanted
+
+
+@pytest.mark.skipif(not YOUCOOK2.exists(), reason=f"{YOUCOOK2} is not there")
+def test_the_annotations_of_youcook2_as_published() -> None:
+    rows = read_caption_file(YOUCOOK2)
+    published = json.loads(YOUCOOK2.read_text())["database"]
+    assert len(rows) == sum(max(1, len(video["annotations"])) for video in published.values())
+    assert {row.video for row in rows} == set(published)
+    one = published["GLd3aX16zBg"]["annotations"][2]
+    (found,) = [r for r in rows if r.video == "GLd3aX16zBg" and r.start_s == one["segment"][0]]
+    assert (found.end_s, found.caption, found.split) == (one["segment"][1], one["sentence"], "train")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -144,8 +200,33 @@ def test_coco(tmp_path: Path) -> None:
         ("a.jsonl", '{"video": "a", "start_s": true, "end_s": 1}\n', r"a\.jsonl, line 1: field 'start_s' is True, not a number"),
         ("a.jsonl", '{"video": null}\n', r"a\.jsonl, line 1: field 'video' is empty"),
         ("a.json", '{"videos": [],\n "sentences": [}', r"a\.json, line 2: not valid JSON"),
-        ("a.json", '{"database": {}}', r"a\.json is an object with the fields database, neither MSR-VTT"),
-        ("a.json", "[]", r"a\.json is a list, neither MSR-VTT"),
+        ("a.json", '{"data": {}}', r"a\.json is an object with the fields data, none of MSR-VTT"),
+        ("a.json", "3", r"a\.json is a int, none of MSR-VTT"),
+        ("a.json", "[]", r"a\.json holds no rows"),
+        ("a.json", "[" * 100_000, r"a\.json is not read: "),
+        ("a.json", "1" * 5000, r"a\.json is not read: Exceeds the limit"),
+        ("a.jsonl", "1" * 5000, r"a\.jsonl, line 1: not valid JSON: Exceeds the limit"),
+        ("a.json", '{"video": "a"}\n{"caption": "b"}', r"a\.json, entry 2: no field 'video'"),
+        ("a.json", '[{"video": "a"}, {"caption": "b"}]', r"a\.json, entry 2: not an object with the field 'video'"),
+        ("a.json", '{"database": {}}', r"a\.json holds no rows"),
+        ("a.json", '{"database": {"v": 3}}', r"a\.json, 'database', video 'v': not an object"),
+        (
+            "a.json",
+            '{"database": {"v": {"annotations": [{"segment": [1], "sentence": "x"}]}}}',
+            r"a\.json, 'database', video 'v', entry 1 of 'annotations': field 'segment' is not a pair of seconds",
+        ),
+        (
+            "a.json",
+            '{"database": {"v": {"annotations": [{"segment": [1, 2]}]}}}',
+            r"video 'v', entry 1 of 'annotations': field 'label' is missing",
+        ),
+        ("a.json", '{"v_1": {"timestamps": [[0, 1]], "sentences": []}}', r"video 'v_1': 'timestamps' and 'sentences' are not lists of one"),
+        (
+            "a.json",
+            '{"v_1": {"timestamps": [[0, true]], "sentences": ["x"]}}',
+            r"video 'v_1': field 'timestamps, entry 1' is not a pair of seconds",
+        ),
+        ("a.json", '{"v_1": {"timestamps": [[0, 1]], "sentences": [7]}}', r"video 'v_1': field 'sentences', entry 1 is not text"),
         ("a.json", '{"videos": {}, "sentences": []}', r"a\.json: 'videos' is not a list"),
         ("a.json", '{"videos": [], "sentences": []}', r"a\.json holds no rows"),
         ("a.json", '{"videos": [], "sentences": [{"video_id": "v"}]}', r"a\.json, entry 1 of 'sentences': field 'caption' is missing"),

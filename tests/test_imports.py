@@ -17,7 +17,7 @@ ROOT = Path(vbcli.__file__).parent
 LAYERS = [
     {"errors", "schemas", "memory", "digests", "workers"},
     {"config", "files", "encoderfolders"},
-    {"shards", "media", "subtitles", "speech", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
+    {"annotations", "shards", "media", "subtitles", "speech", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
     {"metrics", "rendering", "copying", "selection", "timelines"},
     {"runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},

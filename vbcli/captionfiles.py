@@ -1,4 +1,4 @@
-"""Caption files (CSV, TSV, JSONL, Parquet, MSR-VTT and COCO JSON) to rows, and rows to the text of each video."""
+"""Caption files (tables, JSON lines, the JSON of benchmarks) to rows, and rows to the text of each video."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vbcli.annotations import iter_annotations
 from vbcli.errors import VbcliError
 
 COLUMNS = ("video", "caption", "start_s", "end_s", "split", "label", "category", "question", "answer", "candidates")
@@ -30,6 +31,7 @@ _WORDS = {
     ".json": ("entry", "field"),
 }
 _N_SHOWN = 5
+_AS_ROWS = "write one object a line with the fields video and caption"
 
 
 @dataclass(slots=True)  # not frozen: that makes a file of a million rows a third slower to read
@@ -95,7 +97,7 @@ class MatchedText(NamedTuple):
 
 
 def read_caption_file(path: Path) -> list[CaptionRow]:
-    """Reads a caption file; its kind is told by its suffix, MSR-VTT and COCO JSON by their content.
+    """Reads a caption file; its kind is told by its suffix, and JSON by its content (`annotations`).
 
     Tables need a column `video`; `caption`, `start_s` and `end_s`, `split`, `label` or `category`, `question`, `answer` and
     `candidates` are optional, other columns are ignored. In CSV and TSV, `candidates` is a JSON list or texts separated by `|`.
@@ -154,12 +156,13 @@ def _iter_jsonl(path: Path) -> Iterator[CaptionRow]:
         if text.strip():
             try:
                 cells = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise _error(path, line, f"not valid JSON: {error.msg} (column {error.colno})") from None
+            except (ValueError, RecursionError) as error:
+                cause = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
+                raise _error(path, line, f"not valid JSON: {cause}", _AS_ROWS) from None
             if not isinstance(cells, dict):
-                raise _error(path, line, "not a JSON object")
+                raise _error(path, line, "not a JSON object", _AS_ROWS)
             if "video" not in cells:
-                raise _error(path, line, f"no field 'video' (found: {', '.join(cells)})")
+                raise _error(path, line, f"no field 'video' (found: {', '.join(cells)})", _AS_ROWS)
             yield _build_row(cells, path, line)
 
 
@@ -178,67 +181,19 @@ def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
 
 
 def _iter_json(path: Path) -> Iterator[CaptionRow]:
+    text = _read_text(path)
     try:
-        data = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise VbcliError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
-    keys = list(data) if isinstance(data, dict) else []
-    if "videos" in keys and "sentences" in keys:
-        yield from _iter_msrvtt(data, path)
-    elif "images" in keys and "annotations" in keys:
-        yield from _iter_coco(data, path)
-    else:
-        found = f"an object with the fields {', '.join(keys[:_N_SHOWN])}" if keys else f"a {type(data).__name__}"
-        raise VbcliError(
-            f"{path} is {found}, neither MSR-VTT (videos, sentences) nor COCO captions (images, annotations)",
-            hint="write other annotations as .jsonl: one object a line with the fields video and caption",
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            yield from _iter_jsonl(path)
+            return
+        where = (
+            f", line {error.lineno}: not valid JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else f" is not read: {error}"
         )
-
-
-def _iter_msrvtt(data: Mapping[str, Any], path: Path) -> Iterator[CaptionRow]:
-    """One row a sentence, with split and category of its video; then one for each video without sentences."""
-    videos = {_entry_value(e, "video_id", path, "videos", i): (i, e) for i, e in _iter_entries(data, "videos", path)}
-    described: set[str] = set()
-    for i, entry in _iter_entries(data, "sentences", path):
-        name = _entry_value(entry, "video_id", path, "sentences", i)
-        caption = _entry_value(entry, "caption", path, "sentences", i)
-        video = videos.get(name, (0, {}))[1]
-        described.add(name)
-        yield _build_row({"video": name, "caption": caption, "split": video.get("split"), "category": video.get("category")}, path, i)
-    for name, (i, video) in videos.items():
-        if name not in described:
-            yield _build_row({"video": name, "split": video.get("split"), "category": video.get("category")}, path, i)
-
-
-def _iter_coco(data: Mapping[str, Any], path: Path) -> Iterator[CaptionRow]:
-    names = {
-        _entry_value(e, "id", path, "images", i): _entry_value(e, "file_name", path, "images", i)
-        for i, e in _iter_entries(data, "images", path)
-    }
-    for i, entry in _iter_entries(data, "annotations", path):
-        image_id = _entry_value(entry, "image_id", path, "annotations", i)
-        if image_id not in names:
-            raise VbcliError(
-                f"{path}, entry {i} of 'annotations': image_id {image_id} is not among the images",
-                hint="each annotation names an image of the same file",
-            )
-        yield _build_row({"video": names[image_id], "caption": _entry_value(entry, "caption", path, "annotations", i)}, path, i)
-
-
-def _iter_entries(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not isinstance(data[key], list):
-        raise VbcliError(f"{path}: '{key}' is not a list", hint="a COCO or MSR-VTT file has lists of objects")
-    for i, entry in enumerate(data[key], start=1):
-        if not isinstance(entry, dict):
-            raise VbcliError(f"{path}, entry {i} of '{key}': not an object", hint="a COCO or MSR-VTT file has lists of objects")
-        yield i, entry
-
-
-def _entry_value(entry: Mapping[str, Any], name: str, path: Path, key: str, i: int) -> str:
-    value = entry.get(name)
-    if not isinstance(value, str | int):
-        raise VbcliError(f"{path}, entry {i} of '{key}': field '{name}' is {'missing' if value is None else 'not text'}")
-    return str(value)
+        raise VbcliError(f"{path}{where}", hint="it is damaged: copy it again, or write the captions as .csv") from None
+    for entry, cells in iter_annotations(data, path):
+        yield _build_row(cells, path, entry)
 
 
 def _read_text(path: Path) -> str:
