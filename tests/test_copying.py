@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import run_ffmpeg
 from tests.test_rendering import counter_video, frames
 from vbcli.copying import copy_cuts
-from vbcli.media import entry_times
+from vbcli.media.probe import entry_times
 from vbcli.rendering import Cut
 
 

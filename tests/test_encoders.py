@@ -16,7 +16,9 @@ from torchvision.models import video
 
 from vbcli.encoders import Encoder, EncoderSpec, load_encoder
 from vbcli.errors import VbcliError
-from vbcli.media import Geometry, find_ffmpeg, iter_images, probe_video
+from vbcli.media.decode import Geometry, iter_images
+from vbcli.media.probe import probe_video
+from vbcli.media.program import find_ffmpeg
 from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 
 SMALL = "timm:test_convnext"

@@ -22,7 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vbcli.errors import MediaError, VbcliError
-from vbcli.media import Geometry, ffmpeg_build, find_ffmpeg, iter_images, iter_jpegs, open_path, probe_video
+from vbcli.media.containers import open_path
+from vbcli.media.decode import Geometry, iter_images, iter_jpegs
+from vbcli.media.probe import probe_video
+from vbcli.media.program import ffmpeg_build, find_ffmpeg
 
 MakeVideo = Callable[..., Path]
 SMALL = Geometry(32)

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.conftest import MakeVideo, run_ffmpeg
 from vbcli import rendering
 from vbcli.errors import MediaError, VbcliError
-from vbcli.media import frame_times
+from vbcli.media.probe import frame_times
 from vbcli.rendering import Cut, burn_subtitles, grab_jpeg, render_cuts, snap_cut
 from vbcli.transcripts import TranscriptSegment
 

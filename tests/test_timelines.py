@@ -8,7 +8,7 @@ import opentimelineio as otio
 import pytest
 
 from tests.conftest import MakeVideo, run_ffmpeg
-from vbcli.media import frame_times
+from vbcli.media.probe import frame_times
 from vbcli.rendering import Cut, render_cuts
 from vbcli.timelines import TimelineClip, write_edl, write_timeline
 

@@ -15,7 +15,9 @@ from av.packet import Packet
 from av.stream import Stream
 
 from vbcli.files import not_written, remove_temporary, temporary_path
-from vbcli.media import FORMATS, PROTOCOLS, entry_times, frame_times, open_path, probe_video
+from vbcli.media.containers import open_path
+from vbcli.media.formats import FORMATS, PROTOCOLS
+from vbcli.media.probe import entry_times, frame_times, probe_video
 from vbcli.rendering import Cut
 
 

@@ -113,7 +113,7 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
         encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
         chain = Chain(
             (
-                Encode(encoder, "videos", stage.device, stage.threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
+                Encode(encoder, "videos", stage.device, stage.threads, options.media, None if encoder_dir is None else str(encoder_dir)),
                 Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(own_videos)),
                 stage,
             )
@@ -205,7 +205,7 @@ def index_frames(
     stage = EmbedFrames(spec.weights_sha256, spec.width, str(videos_dir))
     with options.open() as executor:
         if kind is None:
-            chain = Chain((Encode(spec, "videos", "cpu", threads, options.ffmpeg), stage))
+            chain = Chain((Encode(spec, "videos", "cpu", threads, options.media), stage))
             gone = scan_folder(source, vectors_dir, (), chain, executor, options)
             report = run_noted(
                 chain, dataset_inputs(videos_dir, chain, gone), vectors_dir, executor, options, parents=parents_of(videos_dir)

@@ -22,7 +22,8 @@ from vbcli import shards
 from vbcli.encoderfolders import carry_encoder
 from vbcli.errors import VbcliError
 from vbcli.executors import ExecutorName, open_executor
-from vbcli.media import ffmpeg_build, find_ffmpeg
+from vbcli.media.decode import MediaOptions
+from vbcli.media.program import ffmpeg_build
 from vbcli.runner import (
     Executor,
     Progress,
@@ -42,7 +43,9 @@ from vbcli.stages.scan import Probe, scan_videos
 
 if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
+    from vbcli.clips import ClipRule
     from vbcli.encoders import EncoderSpec
+    from vbcli.shots import Detector
 
 TRUNCATED_S = 1.0
 """A video that lacks so much, and a tenth of its length, was cut off."""
@@ -67,14 +70,14 @@ class RunOptions:
     executor: ExecutorName = "processes"
     n_workers: int = 0
     is_retry: bool = False
-    ffmpeg: str = "bundled"
+    media: MediaOptions = field(default_factory=MediaOptions)
     on_note: Callable[[str], None] = field(default=_ignore_note, compare=False)
     on_progress: Progress = field(default=no_progress, compare=False)
 
     @contextmanager
     def open(self) -> Iterator[Executor]:
         # Found, before anything is written.
-        find_ffmpeg(self.ffmpeg)
+        self.media.open()
         with open_executor(self.executor, self.n_workers) as executor:
             yield executor
 
@@ -97,7 +100,7 @@ def extract_videos(
         gone = scan_folder(videos_dir, frames_dir, caption_files, stage, executor, options)
         inputs = dataset_inputs(frames_dir / "videos", stage, gone)
         report = run_noted(stage, inputs, frames_dir, executor, options, parents=parents_of(frames_dir / "videos"))
-    if report.n_done:
+    if report.n_done and stage.mode == "fps":
         _note_truncated(frames_dir, "pts_s", 1 / stage.fps, options)
     return report
 
@@ -148,7 +151,7 @@ def run_noted(
     parents: list[dict[str, Any]],
     videos_dir: Path | None = None,
 ) -> RunReport:
-    build = ffmpeg_build(find_ffmpeg(options.ffmpeg))
+    build = ffmpeg_build(options.media.open().executable)
     before = last_run(output_dir).get("ffmpeg", build)
     if before != build:
         options.on_note(f"{output_dir} was begun with {before}, and goes on with {build}: frames may differ in their last bits")
@@ -177,12 +180,16 @@ def encode_dataset(
     device: str = "cpu",
     threads: int = 1,
     encoder_dir: Path | None = None,
+    clips: ClipRule = "fixed",
+    detect_shots: Detector | None = None,
     options: RunOptions | None = None,
 ) -> RunReport:
     """Encodes a frames dataset, or a folder of videos without storing frames.
 
     Args:
         encoder_dir: of an encoder that was trained; the features carry a copy of it.
+        clips: how the videos are cut into clips.
+        detect_shots: what finds the shots of videos; frames know theirs.
 
     Raises:
         VbcliError: frames stored too sparsely for the encoder's clips, or the output folder holds something else.
@@ -196,9 +203,10 @@ def encode_dataset(
             f"{source_dir} is a {kind} dataset: encode takes frames or videos",
             hint="name the videos themselves, or what vbcli extract made",
         )
-    stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.ffmpeg)
     if kind is not None:
-        check_sampling(shards.read_manifest(source_dir).fact("fps"), encoder, source_dir)
+        stored = check_sampling(shards.read_manifest(source_dir).fact("fps"), encoder, source_dir)
+        clips = stored if clips == "fixed" else clips
+    stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.media, clips=clips, detect_shots=detect_shots)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
     copy = carry_encoder(encoder_dir, features_dir)
     stage = replace(stage, encoder_dir=None if copy is None else str(copy))

@@ -16,7 +16,10 @@ from PIL import Image, ImageFont
 
 from vbcli.errors import MediaError
 from vbcli.files import not_written, remove_temporary, temporary_path
-from vbcli.media import FORMATS, PROTOCOLS, VideoInfo, first_line, frame_times, open_path, probe_video
+from vbcli.media.containers import VideoInfo, open_path
+from vbcli.media.formats import FORMATS, PROTOCOLS
+from vbcli.media.probe import frame_times, probe_video
+from vbcli.media.program import first_line
 from vbcli.transcripts import TranscriptSegment, format_srt
 
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"

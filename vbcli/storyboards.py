@@ -15,7 +15,7 @@ from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import MediaError, VbcliError
 from vbcli.files import not_written, read_json, write_atomic, write_json
-from vbcli.media import open_path
+from vbcli.media.containers import open_path
 from vbcli.rendering import Cut, grab_jpeg, render_cuts, snap_cut
 from vbcli.timelines import TimelineClip, write_timeline
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import opentimelineio as otio
 
 from vbcli.files import write_atomic
-from vbcli.media import frame_times, open_path, probe_video
+from vbcli.media.containers import open_path
+from vbcli.media.probe import frame_times, probe_video
 from vbcli.rendering import Cut
 
 DEFAULT_RATE = 25.0

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import run_ffmpeg
 from tests.e2e.commands import vbcli
 from vbcli.editing.plan import Span
-from vbcli.media import frame_times
+from vbcli.media.probe import frame_times
 
 N_VIDEOS = 16
 ENCODER = ("--encoder", "timm:test_convnext/random")

@@ -11,7 +11,7 @@ from vbcli.editing import apply
 from vbcli.editing.apply import Decision, check_targets, decide, render_decisions
 from vbcli.editing.grammar import parse_instruction
 from vbcli.errors import VbcliError
-from vbcli.media import frame_times
+from vbcli.media.probe import frame_times
 from vbcli.rendering import Cut
 from vbcli.segments import Segmentation
 

@@ -21,7 +21,7 @@ from PIL import Image
 from vbcli import shards
 from vbcli.encoders import EncoderSpec, Preprocessing, load_encoder
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.media import Geometry
+from vbcli.media.decode import Geometry
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.runner import Process
 from vbcli.schemas import FRAMES

@@ -16,7 +16,9 @@ from PIL import Image
 
 from vbcli import shards
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.media import Geometry, find_ffmpeg, iter_images, probe_video
+from vbcli.media.decode import Geometry, iter_images
+from vbcli.media.probe import probe_video
+from vbcli.media.program import find_ffmpeg
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.schemas import FRAMES
 from vbcli.stages.extract import Extract

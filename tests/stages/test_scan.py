@@ -19,7 +19,7 @@ from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.executors import SerialExecutor
 from vbcli.files import escape_name
-from vbcli.media import open_path
+from vbcli.media.containers import open_path
 from vbcli.runner import run_stage
 from vbcli.schemas import VIDEOS
 from vbcli.stages import scan

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vbcli.config import Conv3dConfig
 from vbcli.encoders import EncoderSpec, trained_preprocessing
 from vbcli.errors import VbcliError
-from vbcli.media import Geometry
+from vbcli.media.decode import Geometry
 from vbcli.models.conv3d import Conv3dClassifier
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.stages.encode import iter_clips

@@ -125,10 +125,11 @@ def caption(
 
 
 def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str) -> TeacherCaption:
+    from vbcli.media.decode import MediaOptions
     from vbcli.models.teachers import find_teacher
     from vbcli.stages.teach import TeacherCaption
 
-    return TeacherCaption(teacher=find_teacher(source), decoding=decoding, threads=threads, ffmpeg=ffmpeg)
+    return TeacherCaption(teacher=find_teacher(source), decoding=decoding, threads=threads, media=MediaOptions(ffmpeg))
 
 
 def _ask_teacher(source: Path, target: Path, stage: TeacherCaption, options: RunOptions) -> RunReport:
@@ -165,7 +166,7 @@ def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: boo
 def _burn_in(target: Path, folder: Path, ffmpeg: str) -> list[ItemFailure]:
     """Writes the videos with their captions."""
     from vbcli.exports import timed_captions
-    from vbcli.media import find_ffmpeg
+    from vbcli.media.program import find_ffmpeg
     from vbcli.rendering import burn_subtitles
 
     executable = find_ffmpeg(ffmpeg)

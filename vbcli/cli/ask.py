@@ -120,7 +120,7 @@ def _exemplars(model_dir: Path) -> dict[str, str]:
 def _write_page(page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path) -> None:
     from vbcli.files import write_atomic
     from vbcli.forecasts import guess_page, read_exemplars
-    from vbcli.media import find_ffmpeg
+    from vbcli.media.program import find_ffmpeg
 
     write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg()).encode())
     console.note(f"predict: wrote {page}")

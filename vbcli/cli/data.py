@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,15 +12,21 @@ from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
     AsJson,
     Captions,
+    DetectorName,
+    DetectShots,
     Executor,
     ExecutorName,
     Ffmpeg,
     Fit,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
     Pool,
     Precision,
     RetryFailed,
     Seed,
     Threads,
+    TimeoutS,
     Workers,
     Workspace,
 )
@@ -28,12 +34,22 @@ from vbcli.cli.runs import finish_run, run_options, show_run
 from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
+if TYPE_CHECKING:
+    from vbcli.shots import Detector
+    from vbcli.stages.extract import Mode
+
 
 def extract(
     videos_dir: Annotated[Path, typer.Argument(help="Folder of videos, searched recursively, or one video.")],
     frames_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's frames/ if left out.")] = None,
     captions: Captions = None,
-    fps: Annotated[float, typer.Option(help="Frames a second: for k = 0, 1, 2, ... the first frame at or after k/fps.")] = 2.0,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second: for k = 0, 1, 2, ... the first frame at or after k/fps; 2 if nothing is said.")
+    ] = None,
+    keyframes: Annotated[bool, typer.Option("--keyframes", help="Instead, the frames that are coded without any other.")] = False,
+    n_frames: Annotated[int | None, typer.Option(min=1, help="Instead, so many, in the middles of as many equal parts.")] = None,
+    shots: Annotated[bool, typer.Option("--shots", help="Instead, the frame in the middle of each shot.")] = False,
+    detect_shots: DetectShots = None,
     size: Annotated[int, typer.Option(help="Short side in pixels, or both sides with --fit crop.")] = 224,
     fit: Annotated[Fit, typer.Option(help="Keep the whole frame, or its central square.")] = Fit.short,
     quality: Annotated[int, typer.Option(help="JPEG quality, 2 (best) to 31.")] = 3,
@@ -41,6 +57,10 @@ def extract(
     workers: Workers = 0,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    timeout_s: TimeoutS = 1800.0,
+    memory_mb: MemoryMb = 4096,
+    max_pixels: MaxPixels = 8192 * 8192,
+    max_frames: MaxFrames = 200_000,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -49,14 +69,34 @@ def extract(
     Subtitles (.srt, .vtt) beside a video become its transcript. A video that cannot be decoded is recorded in _errors/ with its reason,
     and the run goes on. The same command again does only what is missing.
     """
+    chosen: dict[Mode, object] = {"fps": fps, "keyframes": keyframes, "n-frames": n_frames, "shots": shots}
+    modes = [mode for mode, value in chosen.items() if value is not None and value is not False]
+    if len(modes) > 1:
+        raise UsageError(f"--{modes[0]} and --{modes[1]} both say which frames are taken", hint="give one of them")
+    from vbcli.media.decode import MediaOptions
+    from vbcli.media.limits import Limits
     from vbcli.pipeline import extract_videos
     from vbcli.stages.extract import Extract
 
     target = frames_dir or Places(workspace).frames_dir
-    stage = Extract(fps, size, fit.value, quality, ffmpeg)
-    with run_options("extract", executor, workers, retry_failed, ffmpeg) as options:
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
+    stage = Extract(
+        2.0 if fps is None else fps,
+        size,
+        fit.value,
+        quality,
+        modes[0] if modes else "fps",
+        n_frames or 0,
+        _detector(detect_shots, shots),
+        MediaOptions(ffmpeg, limits),
+    )
+    with run_options("extract", executor, workers, retry_failed, ffmpeg, limits) as options:
         report = extract_videos(videos_dir, target, stage, captions or (), options)
     finish_run(report, "frames", as_json)
+
+
+def _detector(named: DetectorName | None, is_needed: bool) -> Detector | None:
+    return named.value if named else "content" if is_needed else None
 
 
 def encode(
@@ -81,6 +121,9 @@ def encode(
     pool: Annotated[
         Pool, typer.Option(help="Average over the frame, or a 2x2 or 3x3 grid; names: the average, and the names of what is found.")
     ] = Pool.grid3,
+    respect_shots: Annotated[bool, typer.Option("--respect-shots", help="Begin clips anew in each shot: none lies across a cut.")] = False,
+    shots: Annotated[bool, typer.Option("--shots", help="One clip a shot, however long it is.")] = False,
+    detect_shots: DetectShots = None,
     precision: Annotated[Precision, typer.Option(help="auto is bfloat16 where the hardware computes with it.")] = Precision.auto,
     captions: Captions = None,
     executor: Executor = ExecutorName.processes,
@@ -88,6 +131,10 @@ def encode(
     threads: Threads = 1,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    timeout_s: TimeoutS = 1800.0,
+    memory_mb: MemoryMb = 4096,
+    max_pixels: MaxPixels = 8192 * 8192,
+    max_frames: MaxFrames = 200_000,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -103,21 +150,34 @@ def encode(
         return
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="make frames with: vbcli extract VIDEOS_DIR")
+    if respect_shots and shots:
+        raise UsageError("--respect-shots and --shots both say what a clip is", hint="give one of them")
     from vbcli.encoders import load_encoder
+    from vbcli.media.limits import Limits
     from vbcli.pipeline import encode_dataset
 
     target = out_dir or places.features_dir
     loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
-    with run_options("encode", executor, workers, retry_failed, ffmpeg) as options:
+    is_of_videos = dataset_kind(source) is None
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
+    with run_options("encode", executor, workers, retry_failed, ffmpeg, limits) as options:
         report = encode_dataset(
-            source, target, loaded.spec, caption_files=captions or (), threads=threads, encoder_dir=loaded.folder, options=options
+            source,
+            target,
+            loaded.spec,
+            caption_files=captions or (),
+            threads=threads,
+            encoder_dir=loaded.folder,
+            clips="shots" if shots else "respect-shots" if respect_shots else "fixed",
+            detect_shots=_detector(detect_shots, is_of_videos and (shots or respect_shots)),
+            options=options,
         )
     finish_run(report, "features", as_json)
 
 
 def _refuse_encoder_options(context: typer.Context) -> None:
     """What an encoder of frames is told means nothing to a trained model."""
-    for name in ("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg"):
+    for name in ("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg", "shots", "respect_shots", "detect_shots"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(

@@ -53,7 +53,7 @@ def edit(
         raise UsageError(f"--out {out} is one of the videos")
     from vbcli.editing.apply import check_targets, decide, render_decisions
     from vbcli.files import escape_name
-    from vbcli.media import find_ffmpeg
+    from vbcli.media.program import find_ffmpeg
     from vbcli.segments import Segmentation
 
     if not dry_run:

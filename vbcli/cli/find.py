@@ -128,7 +128,7 @@ def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: in
 
 def _write_page(page: Path, asked: str, found: list[Match], ffmpeg: str) -> None:
     from vbcli.files import write_atomic
-    from vbcli.media import find_ffmpeg
+    from vbcli.media.program import find_ffmpeg
     from vbcli.storyboards import Picture, picture_page, thumbnail
 
     executable, pictures = find_ffmpeg(ffmpeg), []

@@ -40,6 +40,14 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class DetectorName(StrEnum):
+    """What finds shots."""
+
+    content = "content"
+    adaptive = "adaptive"
+    transnet = "transnet"
+
+
 Source = Annotated[Path, typer.Argument(metavar="FOLDER_OR_TOKENS_DIR", help="Folder of videos, one video, or a tokens dataset.")]
 Split = Annotated[str | None, typer.Option(help="Of a tokens dataset, the videos of this split only.")]
 Evidence = Annotated[bool, typer.Option("--evidence", help="Also tell which part of the video each rests on.")]
@@ -53,6 +61,14 @@ Captions = Annotated[
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also redo the videos that failed before.")]
 Ffmpeg = Annotated[str, typer.Option(help="'bundled', 'system' or the path of an ffmpeg.")]
+DetectShots = Annotated[
+    DetectorName | None,
+    typer.Option(help="Find the shots: by their colours (content), also where the camera moves (adaptive), by a network (transnet)."),
+]
+TimeoutS = Annotated[float, typer.Option("--timeout-s", help="Give up a video that ffmpeg works on for so many seconds.")]
+MemoryMb = Annotated[int, typer.Option("--memory-mb", help="Give up a video that takes more memory to decode (Linux).")]
+MaxPixels = Annotated[int, typer.Option(help="Give up a video whose frames have more pixels.")]
+MaxFrames = Annotated[int, typer.Option(help="Give up a video that more frames would be taken of.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of a worker; a part of what makes results equal to the last bit.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -14,6 +14,7 @@ from vbcli.cli.options import ExecutorName
 from vbcli.errors import ItemFailure, MediaError
 
 if TYPE_CHECKING:
+    from vbcli.media.limits import Limits
     from vbcli.pipeline import RunOptions
     from vbcli.runner import RunReport
 
@@ -21,17 +22,22 @@ SHOWN_FAILURES = 20
 
 
 @contextmanager
-def run_options(command: str, executor: ExecutorName, workers: int, is_retry: bool, ffmpeg: str) -> Iterator[RunOptions]:
+def run_options(
+    command: str, executor: ExecutorName, workers: int, is_retry: bool, ffmpeg: str, limits: Limits | None = None
+) -> Iterator[RunOptions]:
     """Options of a run whose progress is shown while the block lasts."""
+    from vbcli.media.decode import MediaOptions
+    from vbcli.media.limits import Limits
     from vbcli.pipeline import RunOptions
 
+    media = MediaOptions(ffmpeg, limits or Limits())
     with console.progress_bar(command, "shards") as progress:
         bar = progress.task_ids[0]
 
         def on_progress(done: int, total: int, text: str) -> None:
             progress.update(bar, completed=done, total=total, text=text)
 
-        yield RunOptions(executor.value, workers, is_retry, ffmpeg, lambda text: console.note(f"{command}: {text}"), on_progress)
+        yield RunOptions(executor.value, workers, is_retry, media, lambda text: console.note(f"{command}: {text}"), on_progress)
 
 
 def render_each(jobs: Iterable[tuple[str, Callable[[], object]]]) -> list[ItemFailure]:

@@ -88,7 +88,7 @@ def _length(length: str | None, n_keyframes: int | None) -> Length:
 
 def _render(target: Path, ffmpeg: str, *, is_video: bool) -> list[ItemFailure]:
     """Writes the files of each summary that has none yet, or those of other rows or of another video."""
-    from vbcli.media import find_ffmpeg
+    from vbcli.media.program import find_ffmpeg
     from vbcli.storyboards import is_rendered, read_summaries, render_summary
 
     executable, rendered = find_ffmpeg(ffmpeg), target / "rendered"

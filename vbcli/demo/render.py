@@ -14,7 +14,7 @@ from PIL import Image
 
 from vbcli.demo.world import COLOURS, FPS, HEIGHT_PX, MAX_PAN_PX, WIDTH_PX, Clip, Thing, offset_at
 from vbcli.errors import VbcliError
-from vbcli.media import find_ffmpeg
+from vbcli.media.program import find_ffmpeg
 
 MARGIN_PX = 12
 """Background beyond each edge of the frame; the camera never looks further."""

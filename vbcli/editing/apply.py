@@ -18,7 +18,8 @@ from vbcli.editing.plan import EPSILON_S, Piece, plan_edit
 from vbcli.errors import VbcliError
 from vbcli.files import escape_name, not_written
 from vbcli.inference import index_videos
-from vbcli.media import VIDEO_SUFFIXES, frame_times
+from vbcli.media.formats import VIDEO_SUFFIXES
+from vbcli.media.probe import frame_times
 from vbcli.models.checkpoint import load_checkpoint
 from vbcli.pipeline import RunOptions
 from vbcli.rendering import Cut, render_cuts, snap_cut

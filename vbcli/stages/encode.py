@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from vbcli.clips import Clip, ClipRule, gather_clips
 from vbcli.config import to_dict
 from vbcli.encoders import Encoder, EncoderSpec, load_encoder
-from vbcli.errors import ItemFailure, MediaError, VbcliError
-from vbcli.media import Geometry, find_ffmpeg, iter_images, probe_video
+from vbcli.errors import ItemFailure, MediaError, UsageError, VbcliError
+from vbcli.media.decode import AtRate, AtTimes, Decoder, Geometry, MediaOptions
+from vbcli.media.probe import frame_times
 from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import features_schema
-from vbcli.stages.extract import VIDEO_IDENTITY
-
-# A stamp this close before a clip's edge counts as on it: times are multiples of odd fractions.
-EDGE_S = 1e-5
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Pixels of one clip: uint8 (n_frames, size_px, size_px, 3), repeated where the video has fewer frames."""
-
-    index: int
-    start_s: float
-    end_s: float
-    n_frames: int
-    pixels: np.ndarray
+from vbcli.shots import Detector, TimedFrame, check_detector, shot_times
+from vbcli.stages.extract import VIDEO_IDENTITY, detect_cuts
 
 
 @dataclass(frozen=True)
@@ -43,6 +34,10 @@ class Encode(Stage):
         encoder: specification from `load_encoder`; its weights' hash is checked when they are loaded again.
         source: `frames` or `videos`, the kind of rows that come in.
         threads: of a worker; part of the identity, for sums may be ordered by it.
+        clips: `fixed` are of the encoder's length; `respect-shots` begin anew in each shot, so that none lies across a cut; of `shots`
+            each is a shot, and of `frames` each is a frame that is stored, until the next.
+        detect_shots: what finds the shots of videos; frames know theirs.
+        media: how videos are decoded; no part of the identity.
         encoder_dir: of an encoder that was trained; its weights' hash, not its place, is part of the identity.
     """
 
@@ -50,12 +45,18 @@ class Encode(Stage):
     source: str
     device: str = "cpu"
     threads: int = 1
-    ffmpeg: str = "bundled"
+    media: MediaOptions = field(default_factory=MediaOptions)
     encoder_dir: str | None = None
+    clips: ClipRule = "fixed"
+    detect_shots: Detector | None = None
 
     name: ClassVar[str] = "encode"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_kind: ClassVar[str] = "features"
+
+    def __post_init__(self) -> None:
+        if self.source == "videos" and self.clips in ("respect-shots", "shots") and self.detect_shots is None:
+            raise UsageError(f"--{self.clips} needs --detect-shots", hint="content finds cuts, transnet dissolves, too")
 
     @property
     def input_columns(self) -> list[str] | None:  # type: ignore[override]
@@ -65,7 +66,7 @@ class Encode(Stage):
         return features_schema(self.encoder.width, pa.float16())
 
     def identity(self) -> dict[str, Any]:
-        return {k: v for k, v in to_dict(self).items() if k not in ("ffmpeg", "encoder_dir")}
+        return {k: v for k, v in to_dict(self).items() if k not in ("media", "encoder_dir")}
 
     def facts(self) -> dict[str, Any]:
         return {"encoder": self.encoder.as_dict(), "clip_s": self.encoder.clip_s}
@@ -81,37 +82,58 @@ class Encode(Stage):
             raise VbcliError(
                 f"the weights of encoder {spec.name} are not those that the dataset was begun with", hint="encode into a new folder"
             )
-        read = self._read_frames if self.source == "frames" else self._read_video
+        decoder = self.media.open()
+        if self.detect_shots is not None:
+            check_detector(self.detect_shots)
+        clips_of = self._clips_of_frames if self.source == "frames" else partial(self._clips_of_video, decoder)
 
         def process(rows: Rows) -> Rows:
             return _encode_videos(
-                encoder, ((r if isinstance(r, ItemFailure) else (_video_id(r), read(r))) for r in rows), self.output_schema()
+                encoder, ((r if isinstance(r, ItemFailure) else (_video_id(r), clips_of(r))) for r in rows), self.output_schema()
             )
 
         return process
 
-    def _read_frames(self, table: pa.Table) -> Iterator[tuple[float, np.ndarray]]:
+    def _clips_of_frames(self, table: pa.Table) -> Iterator[Clip]:
         geometry = self.encoder.preprocessing.geometry
-        for pts_s, image in zip(table.column("pts_s").to_pylist(), table.column("image").to_pylist(), strict=True):
-            with Image.open(io.BytesIO(image["bytes"])) as picture:
-                yield pts_s, fit_picture(picture.convert("RGB"), geometry)
+        times, shots = (table.column(name).to_pylist() for name in ("pts_s", "shot_index"))
+        cuts = [times[i] for i in range(1, len(times)) if shots[i] != shots[i - 1]]
+        wanted = set(itertools.chain(*shot_times(times, cuts, self.encoder.n_frames))) if self.clips == "shots" else set(times)
 
-    def _read_video(self, table: pa.Table) -> Iterator[tuple[float, np.ndarray]]:
+        def frames() -> Iterator[TimedFrame]:
+            for pts_s, image in zip(times, table.column("image").to_pylist(), strict=True):
+                if pts_s in wanted:
+                    with Image.open(io.BytesIO(image["bytes"])) as picture:
+                        yield pts_s, fit_picture(picture.convert("RGB"), geometry)
+
+        yield from gather_clips(frames(), self.encoder, self.clips, cuts, times[-1] + self.encoder.clip_s)
+
+    def _clips_of_video(self, decoder: Decoder, table: pa.Table) -> Iterator[Clip]:
         path = table.column("path")[0].as_py()
         spec = self.encoder
         # A generator: what goes wrong is raised where the video's clips are gathered, and costs this video alone.
-        yield from iter_images(
-            path, probe_video(path), fps=spec.fps, geometry=spec.preprocessing.geometry, executable=find_ffmpeg(self.ffmpeg)
-        )
+        cuts = detect_cuts(decoder, path, self.detect_shots)
+        sampling, ends_s = AtRate(spec.fps), math.inf
+        if self.clips == "shots":
+            times, ends_s = frame_times(path)
+            sampling = AtTimes(tuple(itertools.chain(*shot_times(times.tolist(), cuts, spec.n_frames))))
+        yield from gather_clips(decoder.images(path, sampling, spec.preprocessing.geometry), spec, self.clips, cuts, ends_s)
 
 
-def check_sampling(frames_fps: float, encoder: EncoderSpec, frames_dir: object) -> None:
-    """Refuses frames that are stored too sparsely for an encoder's clips."""
+def check_sampling(frames_fps: float | None, encoder: EncoderSpec, frames_dir: object) -> ClipRule:
+    """The clips of stored frames: the encoder's, or one a frame where they are not of a rate.
+
+    Raises:
+        VbcliError: they are stored too sparsely for the encoder's clips.
+    """
+    hint = "encode from the videos (vbcli encode VIDEOS_DIR), extract with a higher --fps, or give a longer --clip-s"
+    if frames_fps is None:
+        if encoder.n_frames > 1:
+            raise VbcliError(f"{frames_dir} holds single frames, but {encoder.name} needs {encoder.n_frames} of a clip", hint=hint)
+        return "frames"
     if frames_fps < encoder.fps * (1 - 1e-6):
-        raise VbcliError(
-            f"{frames_dir} holds {frames_fps:g} frames a second, but {encoder.name} needs {encoder.fps:g}",
-            hint="encode from the videos (vbcli encode VIDEOS_DIR), extract with a higher --fps, or give a longer --clip-s",
-        )
+        raise VbcliError(f"{frames_dir} holds {frames_fps:g} frames a second, but {encoder.name} needs {encoder.fps:g}", hint=hint)
+    return "fixed"
 
 
 def _video_id(table: pa.Table) -> str:
@@ -137,45 +159,7 @@ def fit_picture(picture: Image.Image, geometry: Geometry) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + side, top + side)))
 
 
-# ---------------------------------------------------------------- clips
-
-
-def iter_clips(frames: Iterable[tuple[float, np.ndarray]], spec: EncoderSpec) -> Iterator[Clip]:
-    """Gathers frames into clips: clip c covers [c, c + 1) * clip_s; its slot k shows the first frame at or after its time.
-
-    A slot after the last frame repeats it. A clip without a frame of its own is left out, as is a last clip that is less
-    than half filled, unless it is the only one.
-    """
-    clip_s = spec.clip_s
-    current, members, n_clips = -1, [], 0
-    for pts_s, pixels in frames:
-        index = max(0, math.floor((pts_s + EDGE_S) / clip_s))
-        if index != current and members:
-            yield _build_clip(current, members, spec)
-            n_clips += 1
-            members = []
-        current = index
-        members.append((pts_s, pixels))
-    if members:
-        filled = (members[-1][0] + EDGE_S - current * clip_s) * spec.fps + 1
-        if filled >= spec.n_frames / 2 or n_clips == 0:
-            yield _build_clip(current, members, spec)
-
-
-def _build_clip(index: int, members: list[tuple[float, np.ndarray]], spec: EncoderSpec) -> Clip:
-    start_s = index * spec.clip_s
-    slots, at = [], 0
-    for k in range(spec.n_frames):
-        while at < len(members) - 1 and members[at][0] + EDGE_S < start_s + k / spec.fps:
-            at += 1
-        slots.append(at)
-    pixels = np.stack([members[i][1] for i in slots])
-    return Clip(index, start_s, start_s + spec.clip_s, len(set(slots)), pixels)
-
-
-def _encode_videos(
-    encoder: Encoder, videos: Iterable[ItemFailure | tuple[str, Iterator[tuple[float, np.ndarray]]]], schema: pa.Schema
-) -> Rows:
+def _encode_videos(encoder: Encoder, videos: Iterable[ItemFailure | tuple[str, Iterator[Clip]]], schema: pa.Schema) -> Rows:
     """Encodes clips in full batches that may span videos, and yields one table a video, in order."""
     queue: list[ItemFailure | tuple[str, list[Clip], list[np.ndarray]]] = []
     pending: list[tuple[Clip, list[np.ndarray]]] = []
@@ -196,14 +180,14 @@ def _encode_videos(
         if isinstance(entry, ItemFailure):
             queue.append(entry)
             continue
-        video_id, frames = entry
+        video_id, found = entry
         clips: list[Clip] = []
         rows: list[np.ndarray] = []
         try:
-            for clip in iter_clips(frames, encoder.spec):
+            for clip in found:
                 pending.append((clip, rows))
                 # A copy, not a view: the pixels live only until they are encoded.
-                clips.append(Clip(clip.index, clip.start_s, clip.end_s, clip.n_frames, clip.pixels[:0].copy()))
+                clips.append(replace(clip, pixels=clip.pixels[:0].copy()))
                 if len(pending) == encoder.batch_size:
                     flush()
                     yield from finished()
@@ -224,7 +208,7 @@ def _feature_table(video_id: str, clips: list[Clip], features: list[np.ndarray],
         pa.array([c.index for c in clips], pa.int32()),
         pa.array([c.start_s for c in clips], pa.float64()),
         pa.array([c.end_s for c in clips], pa.float64()),
-        pa.array([0] * n, pa.int32()),
+        pa.array([c.shot_index for c in clips], pa.int32()),
         pa.array([c.n_frames for c in clips], pa.int32()),
         pa.FixedSizeListArray.from_arrays(values, type=schema.field("feature").type),
     ]

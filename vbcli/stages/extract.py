@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -12,34 +13,45 @@ from PIL import Image
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
-from vbcli.media import Geometry, find_ffmpeg, iter_jpegs, probe_video
+from vbcli.media.decode import AtRate, AtTimes, Decoder, EveryFrame, Geometry, MediaOptions, Sampling, uniform_times
+from vbcli.media.probe import frame_times
 from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import FRAMES
+from vbcli.shots import Detector, check_detector, find_cuts, frame_size, shot_of, shot_times
 
 # What of a video decides its frames: not its text, and not where the folder lies.
 VIDEO_IDENTITY = ["video_id", "bytes", "mtime_ns"]
 
+Mode = Literal["fps", "keyframes", "n-frames", "shots"]
+
 
 @dataclass(frozen=True)
 class Extract(Stage):
-    """Samples each video at `fps` and stores the frames as JPEG.
+    """Samples each video and stores the frames as JPEG.
 
     Args:
-        fps: for k = 0, 1, 2, ... the first frame at or after k / fps seconds.
+        fps: of the mode `fps`: for k = 0, 1, 2, ... the first frame at or after k / fps seconds.
         size_px: the short side, or both sides with `fit` crop.
         fit: `short` keeps the whole frame, `crop` its central square.
         quality: ffmpeg's `-q:v`, 2 (best) to 31.
-        ffmpeg: `bundled`, `system` or a path; no part of the identity (another build is warned of).
+        mode: `fps`; `keyframes`, those that are coded without any other; `n-frames`, those in the middles of `n_frames` equal parts;
+            `shots`, that in the middle of each shot.
+        n_frames: of the mode `n-frames`.
+        detect_shots: what finds the shots that `shot_index` counts; None: all of a video is one.
+        media: how videos are decoded; no part of the identity (another build of ffmpeg is warned of).
     """
 
     fps: float = 2.0
     size_px: int = 224
     fit: Literal["short", "crop"] = "short"
     quality: int = 3
-    ffmpeg: str = "bundled"
+    mode: Mode = "fps"
+    n_frames: int = 0
+    detect_shots: Detector | None = None
+    media: MediaOptions = field(default_factory=MediaOptions)
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "frames"
     input_columns: ClassVar[list[str] | None] = VIDEO_IDENTITY
 
@@ -50,19 +62,25 @@ class Extract(Stage):
             raise UsageError(f"--size {self.size_px} is not an even number of pixels", hint="224 is what most encoders read")
         if not 2 <= self.quality <= 31:
             raise UsageError(f"--quality {self.quality} is not between 2 and 31", hint="2 is best, 3 the default")
+        if (self.mode == "n-frames") != (self.n_frames > 0):
+            raise UsageError(f"--n-frames is {self.n_frames}", hint="8 takes eight frames of each video")
+        if self.mode == "shots" and self.detect_shots is None:
+            raise UsageError("--shots needs --detect-shots", hint="content finds cuts, transnet dissolves, too")
 
     def output_schema(self) -> pa.Schema:
         return FRAMES
 
     def identity(self) -> dict[str, Any]:
-        return {k: v for k, v in to_dict(self).items() if k != "ffmpeg"}
+        return {k: v for k, v in to_dict(self).items() if k != "media"}
 
     def facts(self) -> dict[str, Any]:
-        return {"fps": self.fps}
+        return {"fps": self.fps if self.mode == "fps" else None, "mode": self.mode}
 
     def open(self) -> Process:
-        executable = find_ffmpeg(self.ffmpeg)
+        decoder = self.media.open()
         geometry = Geometry(self.size_px, self.size_px if self.fit == "crop" else None)
+        if self.detect_shots is not None:
+            check_detector(self.detect_shots)
 
         def process(rows: Rows) -> Rows:
             for table in rows:
@@ -71,18 +89,36 @@ class Extract(Stage):
                     continue
                 video_id, path = table.column("video_id")[0].as_py(), table.column("path")[0].as_py()
                 try:
-                    jpegs = list(
-                        iter_jpegs(path, probe_video(path), fps=self.fps, geometry=geometry, quality=self.quality, executable=executable)
-                    )
+                    cuts = detect_cuts(decoder, path, self.detect_shots)
+                    jpegs = list(decoder.jpegs(path, self._sampling(path, cuts), geometry, self.quality))
                 except MediaError as error:
                     yield ItemFailure(video_id, self.name, type(error).__name__, error.message)
                     continue
-                yield _frame_table(video_id, jpegs)
+                yield _frame_table(video_id, jpegs, cuts)
 
         return process
 
+    def _sampling(self, path: str, cuts: Sequence[float]) -> Sampling:
+        if self.mode == "n-frames":
+            return uniform_times(path, self.n_frames)
+        if self.mode == "shots":
+            times, _ = frame_times(path)
+            return AtTimes(tuple(time_s for (time_s,) in shot_times(times.tolist(), cuts, 1)))
+        return EveryFrame(is_key=True) if self.mode == "keyframes" else AtRate(self.fps)
 
-def _frame_table(video_id: str, jpegs: list[tuple[float, bytes]]) -> pa.Table:
+
+def detect_cuts(decoder: Decoder, path: str, detector: Detector | None) -> list[float]:
+    """When the shots of a video begin, all but the first, in seconds; none where nothing looks for them.
+
+    Raises:
+        MediaError: nothing can be decoded.
+    """
+    if detector is None:
+        return []
+    return find_cuts(decoder.images(path, EveryFrame(), Geometry(frame_size(detector))), detector)
+
+
+def _frame_table(video_id: str, jpegs: list[tuple[float, bytes]], cuts: Sequence[float]) -> pa.Table:
     rows = []
     for index, (pts_s, data) in enumerate(jpegs):
         width, height = Image.open(io.BytesIO(data)).size
@@ -91,7 +127,7 @@ def _frame_table(video_id: str, jpegs: list[tuple[float, bytes]]) -> pa.Table:
                 "video_id": video_id,
                 "frame_index": index,
                 "pts_s": pts_s,
-                "shot_index": 0,
+                "shot_index": shot_of(cuts, pts_s),
                 "image": {"bytes": data, "path": None},
                 "width_px": width,
                 "height_px": height,

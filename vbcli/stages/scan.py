@@ -15,7 +15,9 @@ from vbcli import captionfiles, shards, transcripts
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import escape_name, read_json, write_json
-from vbcli.media import VIDEO_SUFFIXES, open_path, probe_video
+from vbcli.media.containers import open_path
+from vbcli.media.formats import VIDEO_SUFFIXES
+from vbcli.media.probe import probe_video
 from vbcli.runner import Process, Rows, ShardInput, Stage
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
 from vbcli.speech import Repairs

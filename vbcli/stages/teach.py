@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, ClassVar
 
@@ -13,7 +13,8 @@ from PIL import Image
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
-from vbcli.media import Geometry, find_ffmpeg, frame_times, iter_images, probe_video
+from vbcli.media.decode import AtRate, Decoder, Geometry, MediaOptions
+from vbcli.media.probe import frame_times
 from vbcli.models.decoding import DecodingConfig
 from vbcli.models.teachers import Teacher, TeacherSpec
 from vbcli.runner import Process, Rows, Stage
@@ -36,7 +37,7 @@ class TeacherCaption(Stage):
     decoding: DecodingConfig
     threads: int = 1
     device: str = "cpu"
-    ffmpeg: str = "bundled"
+    media: MediaOptions = field(default_factory=MediaOptions)
 
     name: ClassVar[str] = "teach"
     version: ClassVar[int] = 1
@@ -51,14 +52,14 @@ class TeacherCaption(Stage):
         return CAPTIONS
 
     def identity(self) -> dict[str, Any]:
-        kept = {k: v for k, v in to_dict(self).items() if k not in ("ffmpeg", "teacher")}
+        kept = {k: v for k, v in to_dict(self).items() if k not in ("media", "teacher")}
         return {**kept, "teacher_sha256": self.teacher.sha256}
 
     def open(self) -> Process:
         import torch
 
         torch.set_num_threads(self.threads)
-        teacher, executable = Teacher(self.teacher, self.device), find_ffmpeg(self.ffmpeg)
+        teacher, decoder = Teacher(self.teacher, self.device), self.media.open()
         shared = {
             "checkpoint": f"hf:{PurePath(self.teacher.source).name}@{self.teacher.sha256[:16]}",
             "decoding": json.dumps(to_dict(self.decoding), sort_keys=True),
@@ -71,7 +72,7 @@ class TeacherCaption(Stage):
                     continue
                 (video,) = table.select(["video_id", "path"]).to_pylist()
                 try:
-                    frames, end_s = _sample(video["path"], self.teacher.n_frames, executable)
+                    frames, end_s = _sample(video["path"], self.teacher.n_frames, decoder)
                 except MediaError as error:
                     yield ItemFailure(video["video_id"], self.name, type(error).__name__, error.message)
                     continue
@@ -89,7 +90,7 @@ class TeacherCaption(Stage):
         return process
 
 
-def _sample(path: str, n_frames: int, executable: str) -> tuple[list[Image.Image], float]:
+def _sample(path: str, n_frames: int, decoder: Decoder) -> tuple[list[Image.Image], float]:
     """Frames in the middles of n equal parts of a video, repeated where it has fewer, and how long it is.
 
     Raises:
@@ -100,7 +101,7 @@ def _sample(path: str, n_frames: int, executable: str) -> tuple[list[Image.Image
     wanted = (np.arange(n_frames) + 0.5) * end_s / n_frames
     nearest: list[tuple[float, np.ndarray]] = []
     # Twice as many as are wanted: every second lies in the middle of a part.
-    sampled = iter_images(path, probe_video(path), fps=2 * n_frames / end_s, geometry=Geometry(SHORT_SIDE_PX, None), executable=executable)
+    sampled = decoder.images(path, AtRate(2 * n_frames / end_s), Geometry(SHORT_SIDE_PX, None))
     for pts_s, picture in sampled:
         nearest = nearest or [(pts_s, picture)] * n_frames
         nearest = [

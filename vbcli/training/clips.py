@@ -20,7 +20,7 @@ from torch import Tensor
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.files import not_written
-from vbcli.media import Geometry
+from vbcli.media.decode import Geometry
 from vbcli.runner import read_videos
 from vbcli.stages.encode import EDGE_S, fit_picture
 
