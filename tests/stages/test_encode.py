@@ -61,7 +61,7 @@ def test_clips_are_those_of_a_brute_force(rate: tuple[Fraction, int], base: Frac
     clips = list(iter_clips(zip(map(float, times), pixels, strict=True), spec_of(float(fps), n_frames)))
 
     edge = Fraction(EDGE_S)
-    expected = []
+    expected: list[tuple[int, list[int], int]] = []
     for index in range(int(times[-1] / clip_s) + 2):
         start = index * clip_s
         members = [i for i, t in enumerate(times) if start <= t + edge < start + clip_s]
@@ -70,6 +70,10 @@ def test_clips_are_those_of_a_brute_force(rate: tuple[Fraction, int], base: Frac
             # How many slots lie at or before the last frame.
             n_filled = sum(start + k / fps <= times[members[-1]] + edge for k in range(n_frames))
             expected.append((index, slots, n_filled))
+        elif expected and times[-1] + edge >= start:
+            # What was shown last is shown still.
+            shown = max(i for i, t in enumerate(times) if t + edge < start)
+            expected.append((index, [shown] * n_frames, n_frames))
     if len(expected) > 1 and 2 * expected[-1][2] < n_frames:
         expected.pop()
 
@@ -77,6 +81,12 @@ def test_clips_are_those_of_a_brute_force(rate: tuple[Fraction, int], base: Frac
     assert [c.n_frames for c in clips] == [len(set(slots)) for _, slots, _ in expected]
     assert [c.start_s for c in clips] == pytest.approx([float(i * clip_s) for i, _, _ in expected])
     assert [c.end_s - c.start_s for c in clips] == pytest.approx([float(clip_s)] * len(clips))
+
+
+def test_a_frame_is_shown_until_the_next_but_not_for_hours() -> None:
+    times = [0.0, 0.5, 2.1, 2.5, 2000.0]
+    clips = list(iter_clips(((t, np.full((2, 2, 3), i, np.uint8)) for i, t in enumerate(times)), spec_of(2, 1)))
+    assert [(c.start_s, int(c.pixels[0, 0, 0, 0])) for c in clips] == [(0, 0), (0.5, 1), (1, 1), (1.5, 1), (2, 2), (2.5, 3), (2000, 4)]
 
 
 def test_no_frames_give_no_clips() -> None:

@@ -22,11 +22,16 @@ from vbcli.stages.extract import VIDEO_IDENTITY
 
 # A stamp this close before a clip's edge counts as on it: times are multiples of odd fractions.
 EDGE_S = 1e-5
+HELD_S = 600.0
+"""So long a frame is taken to be shown until the next one comes; a longer gap is an error in the times of a video."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Pixels of one clip: uint8 (n_frames, size_px, size_px, 3), repeated where the video has fewer frames."""
+    """Pixels of one clip: uint8 (n_frames, size_px, size_px, 3), repeated where the video has fewer frames.
+
+    `n_frames` is how many of them differ.
+    """
 
     index: int
     start_s: float
@@ -54,7 +59,7 @@ class Encode(Stage):
     encoder_dir: str | None = None
 
     name: ClassVar[str] = "encode"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_kind: ClassVar[str] = "features"
 
     @property
@@ -143,8 +148,8 @@ def fit_picture(picture: Image.Image, geometry: Geometry) -> np.ndarray:
 def iter_clips(frames: Iterable[tuple[float, np.ndarray]], spec: EncoderSpec) -> Iterator[Clip]:
     """Gathers frames into clips: clip c covers [c, c + 1) * clip_s; its slot k shows the first frame at or after its time.
 
-    A slot after the last frame repeats it. A clip without a frame of its own is left out, as is a last clip that is less
-    than half filled, unless it is the only one.
+    A slot after the last frame repeats it. A clip without a frame of its own shows the one before, as a slide is shown until the next, or
+    is left out where that would take longer than `HELD_S`. A last clip that is less than half filled is left out, unless it is the only one.
     """
     clip_s = spec.clip_s
     current, members, n_clips = -1, [], 0
@@ -152,6 +157,9 @@ def iter_clips(frames: Iterable[tuple[float, np.ndarray]], spec: EncoderSpec) ->
         index = max(0, math.floor((pts_s + EDGE_S) / clip_s))
         if index != current and members:
             yield _build_clip(current, members, spec)
+            held = members[-1:]
+            if (index - current) * clip_s <= HELD_S:
+                yield from (_build_clip(i, held, spec) for i in range(current + 1, index))
             n_clips += 1
             members = []
         current = index
