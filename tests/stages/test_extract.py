@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -127,8 +128,24 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, float], messa
         Extract(**options)  # type: ignore[arg-type]
 
 
+def test_a_video_that_failed_and_is_gone_fails_no_longer(video_folder: Path, tmp_path: Path) -> None:
+    videos, frames = tmp_path / "videos", tmp_path / "frames"
+    shutil.copytree(video_folder, videos)
+    (videos / "bad.mp4").write_bytes(b"no video")
+    (videos / "worse.mp4").write_bytes(b"no video")
+    assert extract_videos(videos, frames, Extract(size_px=32), options=SERIAL).n_failed == 2
+    (videos / "bad.mp4").unlink()
+    again = extract_videos(videos, frames, Extract(size_px=32), options=SERIAL)
+    assert (again.n_done, again.n_failed, again.n_waiting) == (0, 0, 1)
+    retried = extract_videos(videos, frames, Extract(size_px=32), options=replace(SERIAL, is_retry=True))
+    assert (retried.n_done, retried.n_failed, retried.n_rows) == (1, 1, again.n_rows)
+    assert [failure.video_id for failure in shards.read_failures(frames)] == ["worse.mp4"]
+    (videos / "worse.mp4").unlink()
+    assert extract_videos(videos, frames, Extract(size_px=32), options=SERIAL).exit_status == 0
+
+
 def test_what_was_made_of_a_video_that_is_gone_stays(video_folder: Path, tmp_path: Path) -> None:
-    """Also when its shard is made again because another video of it changed; one that never gave anything fails as before."""
+    """Also when its shard is made again because another video of it changed; one that never gave anything is no failure any more."""
     root, out = tmp_path / "videos", tmp_path / "frames"
     shutil.copytree(video_folder, root)
     (root / "e.mp4").write_bytes(b"this is no video")
@@ -140,7 +157,7 @@ def test_what_was_made_of_a_video_that_is_gone_stays(video_folder: Path, tmp_pat
     shutil.copy(root / "c.mp4", root / "a.mp4")
     notes: list[str] = []
     report = extract_videos(root, out, stage, options=RunOptions("serial", on_note=notes.append))
-    assert (report.n_done, report.n_failed) == (1, 1)
+    assert (report.n_done, report.n_failed) == (1, 0)
     assert any("2 planned videos are gone from the folder, first b.mkv: what was made of them stays" in note for note in notes)
     after = shards.read_shard(out / shards.shard_name(0))
 
