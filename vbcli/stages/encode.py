@@ -149,7 +149,8 @@ def iter_clips(frames: Iterable[tuple[float, np.ndarray]], spec: EncoderSpec) ->
     """Gathers frames into clips: clip c covers [c, c + 1) * clip_s; its slot k shows the first frame at or after its time.
 
     A slot after the last frame repeats it. A clip without a frame of its own shows the one before, as a slide is shown until the next, or
-    is left out where that would take longer than `HELD_S`. A last clip that is less than half filled is left out, unless it is the only one.
+    is left out where that would take longer than `HELD_S`. A last clip that is less than half filled is left out, unless it is the only
+    one.
     """
     clip_s = spec.clip_s
     current, members, n_clips = -1, [], 0
