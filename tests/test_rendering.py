@@ -238,3 +238,43 @@ def test_a_file_that_is_replaced_has_the_times_of_the_new_one(tmp_path: Path, ma
     assert len(frame_times(str(video))[0]) == 10
     make_video(video, duration_s=2)
     assert len(frame_times(str(video))[0]) == 20
+
+
+def length_s(path: Path) -> float:
+    """Of the video stream, as its container has it."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        return float(stream.duration * stream.time_base)
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.5, 1.0, 3.0, 8.0])
+@pytest.mark.parametrize("audio", [True, False])
+def test_a_rendered_video_is_as_long_as_its_cuts(tmp_path: Path, ffmpeg_exe: str, speed: float, audio: bool) -> None:
+    video = str(counter_video(ffmpeg_exe, tmp_path / "one.mp4", audio=audio))
+    cuts = [Cut(video, 0.5, 1.5, speed=speed), Cut(video, 3, 4, speed=speed)]
+    render_cuts(cuts, tmp_path / "played.mp4", ffmpeg_exe)
+    assert length_s(tmp_path / "played.mp4") == pytest.approx(2 / speed, abs=0.001)
+
+
+def test_a_frame_that_is_held_can_be_cut_within(tmp_path: Path, ffmpeg_exe: str) -> None:
+    """Frame 3 is shown from 0.3 to 5.4 s, then come 4 to 9."""
+    video = counter_video(ffmpeg_exe, tmp_path / "one.mp4", seconds=1, audio=False)
+    run_ffmpeg(ffmpeg_exe, "-i", str(video), "-vf", "setpts='PTS+gte(N,4)*5/TB'", "-fps_mode", "vfr", str(tmp_path / "held.mp4"))
+    held = str(tmp_path / "held.mp4")
+    cuts = [snap_cut(Cut(held, start_s, end_s)) for start_s, end_s in ((0.1, 1.3), (2.3, 3.3), (4.9, 5.6), (6, 7))]
+    assert cuts.pop() is None
+    kept = [cut for cut in cuts if cut]
+    assert [(cut.start_s, cut.end_s) for cut in kept] == [
+        (pytest.approx(0.1), pytest.approx(1.3, abs=0.04)),
+        (pytest.approx(2.3, abs=0.04), pytest.approx(3.3, abs=0.04)),
+        (pytest.approx(4.9, abs=0.04), pytest.approx(5.6)),
+    ]
+    render_cuts(kept, tmp_path / "cut.mp4", ffmpeg_exe)
+    assert shown(tmp_path / "cut.mp4") == [1, 2, 3, 3, 3, 4, 5]
+    times, end_s = frame_times(str(tmp_path / "cut.mp4"))
+    first, second, _ = (cut.length_s for cut in kept)
+    assert times == pytest.approx([0, 0.1, 0.2, first, first + second, first + second + 5.4 - kept[2].start_s, end_s - 0.1], abs=0.002)
+    assert end_s == pytest.approx(sum(cut.length_s for cut in kept), abs=0.002)
+    assert length_s(tmp_path / "cut.mp4") == pytest.approx(end_s, abs=0.002)

@@ -15,6 +15,7 @@ from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.executors import SerialExecutor, open_executor
+from vbcli.media.decode import MediaOptions
 from vbcli.runner import Chain, Process, Rows, RunReport, ShardInput, Stage, dataset_inputs, run_stage
 from vbcli.stages.extract import Extract
 
@@ -323,7 +324,7 @@ def test_worker_processes_give_the_bytes_of_one_process_and_survive_one_that_is_
     killer.write_text("#!/bin/sh\nkill -9 $PPID\n")
     killer.chmod(0o755)
     with pytest.raises(VbcliError) as caught, open_executor("processes", 2) as executor:
-        run_stage(Extract(size_px=32, ffmpeg=str(killer)), inputs[:2], tmp_path / "out", executor)
+        run_stage(Extract(size_px=32, media=MediaOptions(str(killer))), inputs[:2], tmp_path / "out", executor)
     first, second = (tmp_path / "out" / f"shard-0000{i}.parquet" for i in range(2))
     assert caught.value.message.startswith("a worker process died while making ")
     assert str(first) in caught.value.message or str(second) in caught.value.message

@@ -142,6 +142,13 @@ def test_without_transcript_sixteen_clips_a_segment():
     assert {s.text for s in segments} == {""}
 
 
+def test_no_segment_has_a_gap_within():
+    spans = [(0.0, 0.5), (0.5, 1.0), (4.0, 4.5), (4.5, 5.0)]
+    assert [(s.first_clip, s.last_clip, s.start_s, s.end_s) for s in segment_clips(spans, [])] == [(0, 1, 0.0, 1.0), (2, 3, 4.0, 5.0)]
+    found = segment_clips(spans, [TranscriptSegment(0, 5, "all of it")])
+    assert [(s.start_s, s.end_s, s.text) for s in found] == [(0.0, 1.0, "all of it"), (4.0, 5.0, "")]
+
+
 def test_speech_forms_segments_by_hand():
     spans = [(0.5 * i, 0.5 * i + 0.5) for i in range(8)]  # 0 .. 4 s
     transcript = [TranscriptSegment(0.6, 1.9, "first"), TranscriptSegment(2.0, 3.1, "second")]

@@ -23,11 +23,16 @@ ClipRule = Literal["fixed", "respect-shots", "shots", "frames"]
 
 # A stamp this close before a clip's edge counts as on it: times are multiples of odd fractions.
 EDGE_S = 1e-5
+HELD_S = 600.0
+"""So long a frame is taken to be shown until the next one comes; a longer gap is an error in the times of a video."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Pixels of one clip: uint8 (n_frames, size_px, size_px, 3), repeated where the video has fewer frames."""
+    """Pixels of one clip: uint8 (n_frames, size_px, size_px, 3), repeated where the video has fewer frames.
+
+    `n_frames` is how many of them differ.
+    """
 
     index: int
     start_s: float
@@ -70,34 +75,45 @@ def gather_clips(
 def _fixed_clips(frames: Iterable[TimedFrame], spec: EncoderSpec, start_s: float, end_s: float) -> Iterator[Clip]:
     """Clip c covers [c, c + 1) * clip_s from a start; its slot k shows the first frame at or after its time.
 
-    A slot after the last frame repeats it. A clip without a frame of its own is left out, as is a last clip that is less
-    than half filled, unless it is the only one.
+    A slot after the last frame repeats it. A clip without a frame of its own shows the one before, as a slide is shown until the next, or
+    is left out where that would take longer than `HELD_S`. A last clip that is less than half filled is left out, unless it is the only
+    one.
     """
     clip_s = spec.clip_s
     current, members, n_clips = -1, [], 0
 
-    def build() -> Clip:
-        begins_s = start_s + current * clip_s
+    def build(index: int, members: Sequence[TimedFrame]) -> Clip:
+        begins_s = start_s + index * clip_s
         slots, at = [], 0
         for k in range(spec.n_frames):
             while at < len(members) - 1 and members[at][0] + EDGE_S < begins_s + k / spec.fps:
                 at += 1
             slots.append(at)
         pixels = np.stack([members[i][1] for i in slots])
-        return Clip(current, begins_s, min(begins_s + clip_s, end_s), 0, len(set(slots)), pixels)
+        return Clip(index, begins_s, min(begins_s + clip_s, end_s), 0, len(set(slots)), pixels)
 
     for pts_s, pixels in frames:
         index = max(0, math.floor((pts_s - start_s + EDGE_S) / clip_s))
         if index != current and members:
-            yield build()
+            yield build(current, members)
+            held = members[-1:]
+            if (index - current) * clip_s <= HELD_S:
+                yield from (build(i, held) for i in range(current + 1, index))
             n_clips += 1
             members = []
         current = index
         members.append((pts_s, pixels))
     if members:
-        filled = (members[-1][0] - start_s + EDGE_S - current * clip_s) * spec.fps + 1
-        if filled >= spec.n_frames / 2 or n_clips == 0:
-            yield build()
+        until_s = end_s if math.isfinite(end_s) else members[-1][0] + 1 / spec.fps + EDGE_S
+
+        def is_filled(index: int) -> bool:
+            return (until_s - start_s - index * clip_s) * spec.fps >= spec.n_frames / 2
+
+        if is_filled(current) or n_clips == 0:
+            yield build(current, members)
+        held = members[-1:]
+        if until_s - held[0][0] <= HELD_S:
+            yield from (build(i, held) for i in itertools.takewhile(is_filled, itertools.count(current + 1)))
 
 
 def _spread_clip(members: list[TimedFrame], spec: EncoderSpec, start_s: float, end_s: float) -> Clip:

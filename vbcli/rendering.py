@@ -24,7 +24,8 @@ from vbcli.transcripts import TranscriptSegment, format_srt
 
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
 """H.264 halves the colours: sides must be even."""
-ENCODERS = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p")
+ENCODERS = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-bf", "0", "-pix_fmt", "yuv420p")
+"""Frames are coded in the order in which they are shown: else MP4 counts what is decoded ahead as a part of its length."""
 AAC = ("-c:a", "aac", "-movflags", "+faststart")
 GROUP = 24
 """Cuts that are decoded beside each other; more are rendered in groups, as each decoder takes memory."""
@@ -37,13 +38,16 @@ MARGIN_S = 1.0
 """A cut's input is opened so much earlier: seeking lands on frames that need not be the right ones, and the filter drops them."""
 SQUARE = "scale=w='trunc(iw*sar/2+0.5)*2':h=ih,setsar=1"
 """Pixels as wide as high."""
+HELD_S = 0.25
+"""A frame that is shown for longer, as in slide shows and recordings of screens, can be cut within."""
+HELD_STEP_S = 0.04
 MISSING_S = 0.1
 """So much shorter than it should be a rendered video may be: broken videos have frames that no decoder gives."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A stretch of a video: its frames with start_s <= time < end_s, in seconds from the start of the video.
+    """A stretch of a video: what it shows with start_s <= time < end_s, in seconds from the start of the video.
 
     Args:
         speed: how many times as fast it is played.
@@ -62,13 +66,26 @@ class Cut:
         return (self.end_s - self.start_s) / self.speed
 
 
-def snap_cut(cut: Cut) -> Cut | None:
-    """The same frames, with times that are those of frames: from the first that is kept to the first that is not; None where none is kept.
+def cut_times(path: str) -> tuple[np.ndarray, float]:
+    """When a video can be cut, float64 (F,) in order, and its end: at each frame, and every `HELD_STEP_S` within one that is held.
 
     Raises:
         MediaError: the video cannot be read.
     """
-    times, end_s = frame_times(cut.path)
+    times, end_s = frame_times(path)
+    ends = np.append(times[1:], end_s)
+    held = np.flatnonzero(ends - times > HELD_S)
+    within = [np.arange(times[i], ends[i] - HELD_STEP_S / 2, HELD_STEP_S)[1:] for i in held]
+    return np.sort(np.concatenate([times, *within])), end_s
+
+
+def snap_cut(cut: Cut) -> Cut | None:
+    """The same frames, with times of `cut_times`: from the first that is kept to the first that is not; None where none is kept.
+
+    Raises:
+        MediaError: the video cannot be read.
+    """
+    times, end_s = cut_times(cut.path)
     first, last = np.searchsorted(times, [cut.start_s - 1e-6, cut.end_s - 1e-6]).tolist()
     if first >= last:
         return None
@@ -89,8 +106,9 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
     size = _shown_size(cuts[0].path, executable)
     has_sound = any(infos[cut.path].has_audio and not cut.is_mute for cut in cuts)
     last_s = _last_shown_s(cuts)
+    coded = (*_last_frame(last_s, sum(cut.length_s for cut in cuts)), *AAC)
     if len(cuts) <= GROUP:
-        run_ffmpeg(executable, [*_graph(cuts, infos, size, has_sound=has_sound), *ENCODERS, *AAC], target, last_s=last_s)
+        run_ffmpeg(executable, [*_graph(cuts, infos, size, has_sound=has_sound), *ENCODERS, *coded], target, last_s=last_s)
         return
     with tempfile.TemporaryDirectory() as place:
         groups = [cuts[start : start + GROUP] for start in range(0, len(cuts), GROUP)]
@@ -101,7 +119,7 @@ def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
             run_ffmpeg(executable, arguments, Path(place) / f"{i:06d}.mov", kind="mov")
             listed += [f"file {i:06d}.mov", f"duration {sum(cut.length_s for cut in group):.6f}"]
         (Path(place) / "groups.ffconcat").write_text("\n".join(listed) + "\n")
-        joined = ("-f", "concat", "-i", "groups.ffconcat", "-c:v", "copy", *AAC)
+        joined = ("-f", "concat", "-i", "groups.ffconcat", "-c:v", "copy", *coded)
         run_ffmpeg(executable, joined, target, cwd=place, last_s=last_s)
 
 
@@ -112,21 +130,33 @@ def _graph(cuts: Sequence[Cut], infos: Mapping[str, VideoInfo], size: tuple[int,
     chains, labels = [], []
     for i, cut in enumerate(cuts):
         info = infos[cut.path]
-        opened_s, before = _opened(info, cut.start_s, reads_sound=has_sound and info.has_audio and not cut.is_mute)
+        first_s = _shown_at(cut.path, cut.start_s)
+        opened_s, before = _opened(info, first_s, reads_sound=has_sound and info.has_audio and not cut.is_mute)
         inputs += input_arguments(cut.path, *before, "-t", f"{cut.end_s - opened_s + info.delay_s + MARGIN_S:.6f}")
-        span = f"start={cut.start_s - opened_s - 1e-4:.6f}:end={cut.end_s - opened_s - 1e-4:.6f}"
+        until = f"end={cut.end_s - opened_s - 1e-4:.6f}"
         # From the cut's start, not from the first frame or sample that there is: pictures and sound stay together.
         start_s = f"{cut.start_s - opened_s:.6f}"
         played = f"settb=1/90000,setpts='max(0,round((PTS-{start_s}/TB)/{cut.speed:.6f}))'"
         fitted = f"{SQUARE},scale={width}:{height}:force_original_aspect_ratio=decrease,pad={width}:{height}:-1:-1,setsar=1,format=yuv420p"
-        chains.append(f"[{i}:{info.stream_index}]trim={span},{played},{fitted}[v{i}]")
-        labels.append(f"[v{i}]")
-        if has_sound:
-            chains.append(f"{_sound(i, info, span, start_s, cut)}[a{i}]")
-            labels.append(f"[a{i}]")
-    joined = f"{''.join(labels)}concat=n={len(cuts)}:v=1:a={int(has_sound)}[v]{'[a]' if has_sound else ''}"
+        chains.append(f"[{i}:{info.stream_index}]trim=start={first_s - opened_s - 1e-4:.6f}:{until},{played},{fitted}[v{i}]")
+        chains.append(f"{_sound(i, info, f'start={cut.start_s - opened_s - 1e-4:.6f}:{until}', start_s, cut)}[a{i}]")
+        labels += [f"[v{i}]", f"[a{i}]"]
+    # With sound, or silence, to the end of each cut: after pictures alone the next cut would begin where the last frame does.
+    joined = f"{''.join(labels)}concat=n={len(cuts)}:v=1:a=1[v][a]{'' if has_sound else ';[a]anullsink'}"
     outputs = ["-map", "[v]", *(["-map", "[a]"] if has_sound else []), "-fps_mode", "passthrough", "-enc_time_base", "1:90000"]
     return [*inputs, "-filter_complex", ";".join([*chains, joined]), *outputs]
+
+
+def _last_frame(last_s: float, length_s: float) -> tuple[str, ...]:
+    """ffmpeg's arguments that show the last frame until the end: at another speed it would stay for as long as in its video."""
+    shown = f"if(gte(PTS*TB,{last_s - 1e-4:.6f}),{length_s - last_s:.6f}/TB,DURATION)"
+    return ("-bsf:v", f"setts=pts=PTS:dts=DTS:duration='{shown}'")
+
+
+def _shown_at(path: str, time_s: float) -> float:
+    """When the frame begins that is shown at a time; before the first frame, that one."""
+    times, _ = frame_times(path)
+    return float(times[max(0, int(np.searchsorted(times, time_s + 1e-4, side="right")) - 1)])
 
 
 def _shown_size(path: str, executable: str) -> tuple[int, int]:
@@ -169,9 +199,7 @@ def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None
     Raises:
         MediaError: it cannot be decoded.
     """
-    times, _ = frame_times(path)
-    shown_s = float(times[max(0, int(np.searchsorted(times, time_s + 1e-6, side="right")) - 1)])
-    return _grab(path, shown_s, executable, f"{SQUARE},scale={width_px}:-2" if width_px else SQUARE)
+    return _grab(path, _shown_at(path, time_s), executable, f"{SQUARE},scale={width_px}:-2" if width_px else SQUARE)
 
 
 def _grab(path: str, time_s: float, executable: str, shape: str) -> bytes:
@@ -263,9 +291,7 @@ def run_ffmpeg(
 def _last_shown_s(cuts: Sequence[Cut]) -> float:
     """When the last frame of cuts is shown, one after the other."""
     last = cuts[-1]
-    times, _ = frame_times(last.path)
-    of_last = times[(times >= last.start_s - 1e-4) & (times < last.end_s - 1e-4)]
-    last_s = float(of_last.max(initial=last.start_s))
+    last_s = max(last.start_s, _shown_at(last.path, last.end_s - 2e-4))
     return sum(cut.length_s for cut in cuts) - (last.end_s - last_s) / last.speed
 
 

@@ -158,7 +158,8 @@ def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
                 continue
             video_id = table.column("video_id")[0].as_py()
             order.append(video_id)
-            if video_id not in kept and (retried is None or video_id in retried):
+            # Of a video that is gone there is what was made of it, or nothing: it does not fail anew.
+            if video_id not in job.gone and (retried is None or video_id in retried):
                 yield table
 
     failures: list[ItemFailure] = []
@@ -235,6 +236,8 @@ class RunReport:
     n_failed: int = 0
     n_waiting: int = 0
     notes: list[str] = field(default_factory=list)
+    gone: frozenset[str] = frozenset()
+    """Videos that are gone from the folder: that they failed once is of no interest."""
 
     @property
     def exit_status(self) -> int:
@@ -296,7 +299,7 @@ def run_stage(
     started = time.time()
     manifest = shards.Manifest(stage.output_kind, stage.name, stage.version, stage.identity(), stage.facts(), parents or [])
     shards.claim_manifest(output_dir, manifest)
-    report = RunReport(output_dir, n_shards=len(inputs))
+    report = RunReport(output_dir, n_shards=len(inputs), gone=frozenset().union(*(shard.gone for shard in inputs)))
     if videos_dir is not None:
         carry_videos(videos_dir, output_dir / "videos")
     jobs = _plan_jobs(stage, inputs, output_dir, is_retry, report)
@@ -331,7 +334,7 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
         else:
             report.n_skipped += 1
             report.n_rows += footer["n_rows"]
-            report.n_waiting += len(footer["failed"])
+            report.n_waiting += len(set(footer["failed"]) - shard.gone)
     return jobs
 
 

@@ -19,6 +19,7 @@ from vbcli.transcripts import TranscriptSegment, assign_segments, best_spans
 # [CLS], [>] and [SEP] of a packed sequence.
 N_FRAMING_TOKENS = 3
 OVERLAP_SHARE = 4
+_GAP_S = 1e-3
 """Windows of text and video share one position in so many with the next: a sentence that is cut needs more around it than a clip."""
 
 
@@ -185,8 +186,8 @@ def segment_clips(
     """Groups the clips of a video into segments.
 
     A clip belongs to the transcript segment that it shares most time with. Clips without speech, and all clips of a video
-    without transcript, form segments of at most `clips_per_segment`. Each transcript segment's text goes to the one segment
-    that it overlaps most.
+    without transcript, form segments of at most `clips_per_segment`. No segment has a gap between its clips: they share its time evenly.
+    Each transcript segment's text goes to the one segment that it overlaps most.
 
     Args:
         spans: (start_s, end_s) of each clip, in order.
@@ -201,7 +202,7 @@ def segment_clips(
         if groups:
             first, _ = groups[-1]
             is_same = owner == owners[i - 1] and (owner is not None or i - first < clips_per_segment)
-            if is_same:
+            if is_same and spans[i][0] - spans[i - 1][1] < _GAP_S:
                 groups[-1] = (first, i)
                 continue
         groups.append((i, i))

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vbcli import shards
+from vbcli.clips import EDGE_S, gather_clips
 from vbcli.encoders import EncoderSpec, Preprocessing, load_encoder
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.media.decode import Geometry
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.runner import Process
 from vbcli.schemas import FRAMES
-from vbcli.stages.encode import EDGE_S, Encode, check_sampling, fit_picture, iter_clips
+from vbcli.stages.encode import Encode, check_sampling, fit_picture
 from vbcli.stages.extract import Extract
 
 MakeVideo = Callable[..., Path]
@@ -58,10 +59,10 @@ def test_clips_are_those_of_a_brute_force(rate: tuple[Fraction, int], base: Frac
     clip_s = n_frames / fps
     times = [Fraction(delay + sum(steps[:i])) / base for i in range(len(steps))]
     pixels = [np.full((2, 2, 3), i % 251, np.uint8) for i in range(len(times))]
-    clips = list(iter_clips(zip(map(float, times), pixels, strict=True), spec_of(float(fps), n_frames)))
+    clips = list(gather_clips(zip(map(float, times), pixels, strict=True), spec_of(float(fps), n_frames), "fixed"))
 
     edge = Fraction(EDGE_S)
-    expected = []
+    expected: list[tuple[int, list[int], int]] = []
     for index in range(int(times[-1] / clip_s) + 2):
         start = index * clip_s
         members = [i for i, t in enumerate(times) if start <= t + edge < start + clip_s]
@@ -70,6 +71,10 @@ def test_clips_are_those_of_a_brute_force(rate: tuple[Fraction, int], base: Frac
             # How many slots lie at or before the last frame.
             n_filled = sum(start + k / fps <= times[members[-1]] + edge for k in range(n_frames))
             expected.append((index, slots, n_filled))
+        elif expected and times[-1] + edge >= start:
+            # What was shown last is shown still.
+            shown = max(i for i, t in enumerate(times) if t + edge < start)
+            expected.append((index, [shown] * n_frames, n_frames))
     if len(expected) > 1 and 2 * expected[-1][2] < n_frames:
         expected.pop()
 
@@ -79,8 +84,14 @@ def test_clips_are_those_of_a_brute_force(rate: tuple[Fraction, int], base: Frac
     assert [c.end_s - c.start_s for c in clips] == pytest.approx([float(clip_s)] * len(clips))
 
 
+def test_a_frame_is_shown_until_the_next_but_not_for_hours() -> None:
+    times = [0.0, 0.5, 2.1, 2.5, 2000.0]
+    clips = list(gather_clips(((t, np.full((2, 2, 3), i, np.uint8)) for i, t in enumerate(times)), spec_of(2, 1), "fixed"))
+    assert [(c.start_s, int(c.pixels[0, 0, 0, 0])) for c in clips] == [(0, 0), (0.5, 1), (1, 1), (1.5, 1), (2, 2), (2.5, 3), (2000, 4)]
+
+
 def test_no_frames_give_no_clips() -> None:
-    assert list(iter_clips([], spec_of(2, 1))) == []
+    assert list(gather_clips([], spec_of(2, 1), "fixed")) == []
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (33, 47), (20, 20)])

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -16,8 +17,7 @@ from PIL import Image
 
 from vbcli import shards
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.media.decode import Geometry, iter_images
-from vbcli.media.probe import probe_video
+from vbcli.media.decode import AtRate, Decoder, Geometry, MediaOptions
 from vbcli.media.program import find_ffmpeg
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.schemas import FRAMES
@@ -38,7 +38,7 @@ def test_rows_hold_the_sampled_frames_of_each_video_in_order(video_folder: Path,
         assert [row["pts_s"] for row in mine] == pytest.approx([np.ceil(k / 4 * 10 - 1e-9) / 10 for k in range(int(duration_s * 4))])
         assert [row["frame_index"] for row in mine] == list(range(len(mine)))
         path = str(video_folder / name)
-        images = [x for _, x in iter_images(path, probe_video(path), fps=4, geometry=Geometry(40), executable=find_ffmpeg())]
+        images = [x for _, x in Decoder(find_ffmpeg()).images(path, AtRate(4), Geometry(40))]
         for row, image in zip(mine, images, strict=True):
             picture = Image.open(io.BytesIO(row["image"]["bytes"]))
             assert picture.format == "JPEG"
@@ -96,13 +96,18 @@ def test_a_moved_folder_and_new_text_do_not_make_the_frames_again(video_folder: 
 def test_another_ffmpeg_is_no_other_configuration(video_folder: Path, tmp_path: Path) -> None:
     """But frames of another size are, and are refused before any video is read."""
     extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32), options=SERIAL)
-    again = extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32, ffmpeg=find_ffmpeg()), options=SERIAL)
+    again = extract_videos(
+        video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=32, media=MediaOptions(find_ffmpeg())), options=SERIAL
+    )
     assert again.n_skipped == 1
     other = tmp_path / "other"
     other.write_text(f'#!/bin/sh\n[ "$1" = -version ] && echo ffmpeg version 0 && exit\nexec "{find_ffmpeg()}" "$@"\n')
     other.chmod(0o755)
     notes: list[str] = []
-    stage, options = Extract(size_px=32, ffmpeg=str(other)), RunOptions("serial", ffmpeg=str(other), on_note=notes.append)
+    stage, options = (
+        Extract(size_px=32, media=MediaOptions(str(other))),
+        RunOptions("serial", media=MediaOptions(str(other)), on_note=notes.append),
+    )
     assert extract_videos(video_folder / "a.mp4", tmp_path / "frames", stage, options=options).n_skipped == 1
     assert "goes on with ffmpeg version 0" in notes[0]
     before = {p: p.read_bytes() for p in (tmp_path / "frames").rglob("*") if p.is_file()}
@@ -129,8 +134,24 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, float], messa
         Extract(**options)  # type: ignore[arg-type]
 
 
+def test_a_video_that_failed_and_is_gone_fails_no_longer(video_folder: Path, tmp_path: Path) -> None:
+    videos, frames = tmp_path / "videos", tmp_path / "frames"
+    shutil.copytree(video_folder, videos)
+    (videos / "bad.mp4").write_bytes(b"no video")
+    (videos / "worse.mp4").write_bytes(b"no video")
+    assert extract_videos(videos, frames, Extract(size_px=32), options=SERIAL).n_failed == 2
+    (videos / "bad.mp4").unlink()
+    again = extract_videos(videos, frames, Extract(size_px=32), options=SERIAL)
+    assert (again.n_done, again.n_failed, again.n_waiting) == (0, 0, 1)
+    retried = extract_videos(videos, frames, Extract(size_px=32), options=replace(SERIAL, is_retry=True))
+    assert (retried.n_done, retried.n_failed, retried.n_rows) == (1, 1, again.n_rows)
+    assert [failure.video_id for failure in shards.read_failures(frames)] == ["worse.mp4"]
+    (videos / "worse.mp4").unlink()
+    assert extract_videos(videos, frames, Extract(size_px=32), options=SERIAL).exit_status == 0
+
+
 def test_what_was_made_of_a_video_that_is_gone_stays(video_folder: Path, tmp_path: Path) -> None:
-    """Also when its shard is made again because another video of it changed; one that never gave anything fails as before."""
+    """Also when its shard is made again because another video of it changed; one that never gave anything is no failure any more."""
     root, out = tmp_path / "videos", tmp_path / "frames"
     shutil.copytree(video_folder, root)
     (root / "e.mp4").write_bytes(b"this is no video")
@@ -142,7 +163,7 @@ def test_what_was_made_of_a_video_that_is_gone_stays(video_folder: Path, tmp_pat
     shutil.copy(root / "c.mp4", root / "a.mp4")
     notes: list[str] = []
     report = extract_videos(root, out, stage, options=RunOptions("serial", on_note=notes.append))
-    assert (report.n_done, report.n_failed) == (1, 1)
+    assert (report.n_done, report.n_failed) == (1, 0)
     assert any("2 planned videos are gone from the folder, first b.mkv: what was made of them stays" in note for note in notes)
     after = shards.read_shard(out / shards.shard_name(0))
 
@@ -160,8 +181,8 @@ def test_what_was_made_of_a_video_that_is_gone_stays(video_folder: Path, tmp_pat
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg on PATH")
 def test_another_ffmpeg_gives_the_same_times(video_folder: Path, tmp_path: Path) -> None:
     times = []
-    for ffmpeg in ("bundled", "system"):
-        out = tmp_path / ffmpeg
-        extract_videos(video_folder, out, Extract(fps=3, size_px=32, ffmpeg=ffmpeg), options=RunOptions("serial", ffmpeg=ffmpeg))
+    for media in (MediaOptions("bundled"), MediaOptions("system")):
+        out = tmp_path / media.ffmpeg
+        extract_videos(video_folder, out, Extract(fps=3, size_px=32, media=media), options=RunOptions("serial", media=media))
         times.append(shards.read_shard(out / shards.shard_name(0)).select(["video_id", "pts_s"]).to_pylist())
     assert times[0] == times[1] != []

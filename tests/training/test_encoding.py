@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
+from vbcli.clips import gather_clips
 from vbcli.config import Conv3dConfig
 from vbcli.encoders import EncoderSpec, trained_preprocessing
 from vbcli.errors import VbcliError
 from vbcli.media.decode import Geometry
 from vbcli.models.conv3d import Conv3dClassifier
 from vbcli.pipeline import RunOptions, extract_videos
-from vbcli.stages.encode import iter_clips
 from vbcli.stages.extract import Extract
 from vbcli.training.clips import VideoFrames, clip_frames, clip_starts, read_frames
 from vbcli.training.encoding import EncoderTask, Objective, choose_objective, move_and_light, shuffled
@@ -72,7 +72,7 @@ def test_clips_are_trained_on_as_they_are_encoded(rate: tuple[float, int], n: in
     pts_s = np.arange(n) / fps
     spec = EncoderSpec("none", "", trained_preprocessing(8), fps, n_frames, "mean", 1, (1,), "float32")
     frames = ((float(t), np.full((1, 1, 3), i, np.uint8)) for i, t in enumerate(pts_s))
-    expected = {clip.start_s: clip.pixels[:, 0, 0, 0].tolist() for clip in iter_clips(frames, spec)}
+    expected = {clip.start_s: clip.pixels[:, 0, 0, 0].tolist() for clip in gather_clips(frames, spec, "fixed")}
     found = {start_s: clip_frames(pts_s, start_s, n_frames, fps).tolist() for start_s in clip_starts(pts_s, n_frames, fps)}
     assert found == expected
 

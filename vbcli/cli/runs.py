@@ -59,11 +59,9 @@ def finish_run(report: RunReport, unit: str, as_json: bool, not_rendered: Sequen
         not_rendered: of `render_each`; they count as failures of the run.
         more: printed in JSON, too.
     """
-    from vbcli.shards import read_failures
-
     report = replace(report, n_failed=report.n_failed + len(not_rendered))
     if as_json:
-        failures = [*read_failures(report.output_dir), *not_rendered]
+        failures = [*_failures(report), *not_rendered]
         counts = {k: getattr(report, k) for k in ("n_shards", "n_done", "n_skipped", "n_rows", "n_failed", "n_waiting")}
         console.print_json({"output_dir": str(report.output_dir), **counts, "failures": [f.as_row() for f in failures], **more})
     else:
@@ -74,9 +72,7 @@ def finish_run(report: RunReport, unit: str, as_json: bool, not_rendered: Sequen
 
 def show_run(report: RunReport, unit: str) -> None:
     """Tells what came of a run."""
-    from vbcli.shards import read_failures
-
-    failures = read_failures(report.output_dir)
+    failures = _failures(report)
     done = (
         f"{report.n_done} shards made, {report.n_skipped} there already"
         if report.n_done
@@ -89,3 +85,9 @@ def show_run(report: RunReport, unit: str) -> None:
         console.warn(f"{len(failures) - SHOWN_FAILURES} more are recorded in {report.output_dir / '_errors'}")
     if report.n_waiting:
         console.note(f"{report.n_waiting} videos that failed before wait for --retry-failed")
+
+
+def _failures(report: RunReport) -> list[ItemFailure]:
+    from vbcli.shards import read_failures
+
+    return [failure for failure in read_failures(report.output_dir) if failure.video_id not in report.gone]

@@ -22,7 +22,7 @@ from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.media.probe import frame_times
 from vbcli.models.checkpoint import load_checkpoint
 from vbcli.pipeline import RunOptions
-from vbcli.rendering import Cut, render_cuts, snap_cut
+from vbcli.rendering import Cut, cut_times, render_cuts, snap_cut
 from vbcli.retrieval.index import Item, VideoIndex
 from vbcli.segments import Segmentation, cut_segments
 from vbcli.shards import read_failures
@@ -107,7 +107,7 @@ def _shortened(cut: Cut, limit_s: float) -> Cut | None:
     """The first frames of a cut that are played within a time; None where not even one is."""
     if cut.length_s <= limit_s + EPSILON_S:
         return cut
-    times, _ = frame_times(cut.path)
+    times, _ = cut_times(cut.path)
     ends = times[(times > cut.start_s) & (times <= cut.start_s + (limit_s + EPSILON_S) * cut.speed)]
     return replace(cut, end_s=float(ends[-1])) if len(ends) else None
 

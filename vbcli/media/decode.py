@@ -35,6 +35,8 @@ T = TypeVar("T")
 # ---------------------------------------------------------------- which frames
 
 _ROUNDING = "0.00001"
+_IS_LATER = "isnan(prev_selected_pts)+gt(pts,prev_selected_pts)"
+"""Of frames with one and the same time the first: an encoder refuses the second, and any whose time runs backwards."""
 _TIMES_AT_ONCE = 1000
 """Of chosen times; more are taken in several passes, as a command cannot be of any length."""
 
@@ -65,7 +67,7 @@ class EveryFrame:
     is_key: bool = False
 
     def expression(self) -> str:
-        return "1"
+        return _IS_LATER
 
     def step(self, pts_s: float) -> float:
         return pts_s
@@ -78,7 +80,7 @@ class AtTimes:
     times_s: tuple[float, ...]
 
     def expression(self) -> str:
-        return self._search(0, len(self.times_s))
+        return f"({_IS_LATER})*{self._search(0, len(self.times_s))}"
 
     def _search(self, low: int, high: int) -> str:
         """A tree of comparisons: a sum of as many would be worked out for every frame."""
@@ -101,7 +103,7 @@ def uniform_times(path: str, n_frames: int) -> AtTimes:
     Raises:
         MediaError: it cannot be read.
     """
-    times, _ = frame_times(path)
+    times = np.unique(frame_times(path)[0])
     n = min(n_frames, len(times))
     return AtTimes(tuple(times[((np.arange(n) + 0.5) * len(times) / n).astype(int)].tolist()))
 
@@ -238,7 +240,9 @@ class Decoder:
         with _running(command, path, self.limits) as (stdout, clock):
             try:
                 # The descriptor, not the file: PyAV drops an interrupt that comes while it reads from a Python object.
-                with av.open("fd:", format="nut", mode="r", options={"fd": str(stdout.fileno())}) as container:
+                with clock.waiting():
+                    opened = av.open("fd:", format="nut", mode="r", options={"fd": str(stdout.fileno())})
+                with opened as container:
                     video = container.streams.video[0]
                     for packet in clock.timed(container.demux(video)):
                         if packet.pts is None or packet.time_base is None or packet.size == 0:

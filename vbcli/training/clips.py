@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from vbcli import shards
+from vbcli.clips import EDGE_S
 from vbcli.errors import VbcliError
 from vbcli.files import not_written
 from vbcli.media.decode import Geometry
 from vbcli.runner import read_videos
-from vbcli.stages.encode import EDGE_S, fit_picture
+from vbcli.stages.encode import fit_picture
 
 
 @dataclass
