@@ -401,7 +401,9 @@ def test_hostile_files_give_true_times_or_an_error(shared_data: Path) -> None:
 
 def uneven_video(make_video: MakeVideo, path: Path) -> Path:
     """Variable frame rate, a key frame every seven frames."""
-    return make_video(path, fps=12, duration_s=4, variable=True, arguments=["-fps_mode", "vfr", "-g", "7", "-sc_threshold", "0", "-bf", "2"])
+    return make_video(
+        path, fps=12, duration_s=4, variable=True, arguments=["-fps_mode", "vfr", "-g", "7", "-sc_threshold", "0", "-bf", "2"]
+    )
 
 
 def true_times(path: Path) -> list[float]:

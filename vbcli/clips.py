@@ -112,7 +112,8 @@ def _fixed_clips(frames: Iterable[TimedFrame], spec: EncoderSpec, start_s: float
         if is_filled(current) or n_clips == 0:
             yield build(current, members)
         held = members[-1:]
-        if until_s - held[0][0] <= HELD_S:
+        # Where the end is known; else what was shown last may be over.
+        if end_s - held[0][0] <= HELD_S:
             yield from (build(i, held) for i in itertools.takewhile(is_filled, itertools.count(current + 1)))
 
 
