@@ -74,7 +74,7 @@ CASES = [
     (["evaluate", "good.csv", "good.csv", "--candidates", "5"], 2, "--candidates is not for captions"),
     (["evaluate", "empty", "good.csv"], 1, "empty is not a captions dataset"),
     (["evaluate", "good.csv", "videos"], 1, "videos is neither a dataset nor a caption file"),
-    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint, encoder or vocabulary"),
+    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint, encoder, vocabulary or index"),
     (["paint"], 2, "No such command"),
 ]
 

@@ -260,7 +260,7 @@ def _cell(scores: dict[str, float], spread: dict[str, float], name: str) -> str:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Dataset, shard, checkpoint or vocabulary.")],
+    path: Annotated[Path, typer.Argument(help="Dataset, shard, checkpoint, encoder, vocabulary or index.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what something is, how it was made and what it came from, back to the videos."""
