@@ -153,6 +153,21 @@ def test_a_checkpoint_that_kept_no_words_of_questions_still_answers(place: Path,
     assert (row["is_sure"], row["unknown_words"]) == (True, [])
 
 
+def test_a_table_that_lets_nothing_choose_is_refused_and_one_that_asks_nothing_is_not_sure(place: Path, tmp_path: Path):
+    video = min((place / "world" / "videos").glob("*.mp4"))
+    command = ("answer", video, "--questions", "asked.csv", "--out", "out", "--checkpoint", place / "model", *SERIAL)
+    for candidates, named in (("red", "a single answer, 'red'"), ("red|Red", "as the model reads 'red' and 'Red' alike")):
+        (tmp_path / "asked.csv").write_text(f"video,question,candidates\n{video.stem},what falls?,a|b\n{video.stem},what?,{candidates}\n")
+        said = " ".join(vbcli(*command, cwd=tmp_path, status=1).stderr.split())
+        assert "asked.csv, line 3: column 'candidates' names a single answer" in said
+        assert named in said
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "asked.csv").write_text(f"video,question,candidates\n{video.stem},?,red|Red|blue\n")
+    assert "(there is no question in it)" in " ".join(vbcli(*command, cwd=tmp_path).stdout.split())
+    (row,) = json.loads(vbcli(*command, "--json", cwd=tmp_path).stdout)["rows"]
+    assert (row["is_sure"], {c["answer"] for c in row["candidates"]}) == (False, {"red", "blue"})
+
+
 def test_names_of_a_table_are_those_of_caption_files(place: Path, tmp_path: Path):
     one, other = sorted((place / "world" / "videos").glob("*.mp4"))[:2]
     for target, video in (("a/clip.mp4", one), ("b/clip.mp4", other), ("alone.mp4", one)):
@@ -194,7 +209,10 @@ def test_folders_whose_names_are_no_utf8_are_answered_about(place: Path, tmp_pat
         (("answer", "tokens", "what?", "--questions", "asked.csv"), 2, "give one question, or --questions FILE"),
         (("answer", "tokens", "what?", "--choose", "red"), 2, "--choose goes with one question"),
         (("answer", "tokens", "--questions", "world/captions.csv"), 1, "holds no questions"),
-        (("answer", "features", "what?"), 1, "is a features dataset"),
+        (("answer", "world/videos", "?"), 2, "there is no question in '?'"),
+        (("answer", "world/videos", "what is the..."), 2, "there is no question in 'what is the...'"),
+        (("answer", "tokens", "what color?", "--choose", "red", "--choose", "Red."), 2, "'red' and 'Red.', which the model reads alike"),
+        (("answer", "features", "what color?"), 1, "is a features dataset"),
         (("train", "vocabless", "out", "--task", "answer"), 1, "vocabless is not a tokens dataset"),
     ],
 )

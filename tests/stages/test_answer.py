@@ -73,6 +73,22 @@ def test_batches_of_questions_and_candidates_change_nothing(checkpoint: Checkpoi
     assert answer_questions(checkpoint, VIDEO, [], DECODING) == []
 
 
+def test_candidates_that_read_alike_are_one(checkpoint: Checkpoint):
+    assert TEXT.group_alike(["red", " Red", "blue", "RED.", "red red", "."]) == [["red", " Red", "RED."], ["blue"], ["red red"], ["."]]
+    many, few = (
+        answer_questions(checkpoint, VIDEO, [Question("what color", candidates=candidates)], DECODING)[0]
+        for candidates in (("red", "Red", "blue", "red."), ("red", "blue"))
+    )
+    assert many == few
+
+
+def test_an_answer_to_no_question_is_not_sure(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(answer, "UNSURE", 0.0)
+    questions = [Question(text) for text in ("?", "...", "the", "", "what COLOR", "red")]
+    rows = answer_questions(checkpoint, VIDEO, questions, DECODING)
+    assert [row["is_sure"] for row in rows] == [False, False, False, False, True, True]
+
+
 def test_words_of_training_questions_are_kept_and_part_of_the_identity(checkpoint: Checkpoint, tmp_path: Path):
     segments = VIDEO.segments
     train = [

@@ -54,7 +54,7 @@ class Answer(ModelStage):
     is_grounded: bool = False
 
     name: ClassVar[str] = "answer"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_kind: ClassVar[str] = "answers"
     tasks: ClassVar[tuple[str, ...]] = ("answer",)
 
@@ -95,7 +95,7 @@ def answer_questions(
     """Rows of answers: `question`, `answer`, `probability`, `is_sure`, `unknown_words`, and `candidates` with the probability of each.
 
     The probability of a free answer is the geometric mean of its tokens'; that of one of a closed set is among the set. An answer is sure
-    that is likely, to a question without unknown words: content words that no training question had.
+    that is likely, to a question with content words, and without unknown ones: those that no training question had.
     """
     import torch
 
@@ -112,17 +112,18 @@ def answer_questions(
             free = {"answer": text.decode(written[i][0].token_ids), "probability": _mean_probability(written[i][0], decoding)}
             best = candidates[0] if candidates else free
             unknown = _unknown_words(checkpoint, question.text)
-            is_sure = best["probability"] >= UNSURE and not unknown
+            is_sure = best["probability"] >= UNSURE and not unknown and bool(content_words(question.text))
             found.append({"question": question.text, **best, "is_sure": is_sure, "unknown_words": unknown, "candidates": candidates})
     return found
 
 
 def _rank(checkpoint: Checkpoint, memory: Tensor, mask: Tensor, candidates: Sequence[str]) -> list[dict[str, Any]]:
-    """Answers of a closed set with the probability of each among them, the likeliest first.
+    """Answers of a closed set with the probability of each among them, the likeliest first; of those that read alike the first counts.
 
     Args:
         memory: float (1, S, D), of one question, and its `mask` bool (1, S).
     """
+    candidates = [alike[0] for alike in checkpoint.text.group_alike(candidates)]
     batches = [candidates[start : start + BATCH_SIZE] for start in range(0, len(candidates), BATCH_SIZE)]
     scores = np.concatenate([sentence_log_probs(checkpoint, memory, mask, batch)[0] for batch in batches])
     odds = np.exp(scores - scores.max())
