@@ -146,6 +146,7 @@ def test_coco(tmp_path: Path) -> None:
         ("a.json", '{"videos": [],\n "sentences": [}', r"a\.json, line 2: not valid JSON"),
         ("a.json", '{"database": {}}', r"a\.json is an object with the fields database, neither MSR-VTT"),
         ("a.json", "[]", r"a\.json is a list, neither MSR-VTT"),
+        ("a.json", "3", r"a\.json is an int, neither MSR-VTT"),
         ("a.json", '{"videos": {}, "sentences": []}', r"a\.json: 'videos' is not a list"),
         ("a.json", '{"videos": [], "sentences": []}', r"a\.json holds no rows"),
         ("a.json", '{"videos": [], "sentences": [{"video_id": "v"}]}', r"a\.json, entry 1 of 'sentences': field 'caption' is missing"),

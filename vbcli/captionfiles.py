@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vbcli.errors import VbcliError
+from vbcli.errors import VbcliError, with_article
 
 COLUMNS = ("video", "caption", "start_s", "end_s", "split", "label", "category", "question", "answer", "candidates")
 
@@ -188,7 +188,7 @@ def _iter_json(path: Path) -> Iterator[CaptionRow]:
     elif "images" in keys and "annotations" in keys:
         yield from _iter_coco(data, path)
     else:
-        found = f"an object with the fields {', '.join(keys[:_N_SHOWN])}" if keys else f"a {type(data).__name__}"
+        found = f"an object with the fields {', '.join(keys[:_N_SHOWN])}" if keys else with_article(type(data).__name__)
         raise VbcliError(
             f"{path} is {found}, neither MSR-VTT (videos, sentences) nor COCO captions (images, annotations)",
             hint="write other annotations as .jsonl: one object a line with the fields video and caption",
