@@ -99,7 +99,9 @@ def test_limits_that_are_no_times_are_refused(limit: str):
     assert "at most 1:20" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("border", [" and then ", ", then ", " then ", ", and then ", "; then ", ", and ", "; and then, ", " AND THEN\n"])
+@pytest.mark.parametrize(
+    "border", [" and then ", ", then ", " then ", ", and then ", "; then ", ", and ", "; and then, ", " and, then, ", " AND THEN\n"]
+)
 def test_clauses_follow_each_other_by_then(border: str):
     first, second, third = parse_instruction(f"keep the first 2 seconds{border}mute{border}drop a dog").parts
     assert (first.what, second.clause, third.what) == (Stretch(None, 2), "mute", Description("a dog"))
@@ -184,6 +186,7 @@ def test_what_is_trimmed_is_dropped():
         *["drop 5s", "keep twenty-five seconds", "keep from 5 on", "speed up from 1 to 2", "speed up the first half", "drop half"],
         *["keep the first 10%", "keep frames 10 to 20", "keep from -3 to -1", "keep from \u22121 to 3", "drop the 3rd frame", "keep 5-10"],
         *["keep the first 2", "keep the last third", "keep the beginning", "keep from the middle to the end", "mute ten percent", "keep 3"],
+        *["keep the first quarter of each video", "keep the last few frames", "keep the rest", "drop after the beginning"],
         *["keep 5 to 10", "keep the first 500 milliseconds", "drop frame 7", "keep the first two-second part"],
     ],
 )
@@ -202,6 +205,7 @@ def test_times_that_are_not_understood_are_no_descriptions(clause: str):
         ("speed x3", 3),
         ("speed 0.5x", 0.5),
         ("slow down to half", 0.5),
+        ("slow down by half", 0.5),
         ("speed up to 3x", 3),
         ("speed up 1x", 1),
         ("slow down 4x", 0.25),

@@ -40,7 +40,7 @@ SPEED_HINT = "0.25 to 8 times it is: slow down at most 4x, speed up at most 8x"
 
 _VERBS = r"keep|drop|remove|cut|put|order|mute|speed|slow|play|at most|no longer than|limit|join|trim"
 _SOUND = r"(?:all )?(?:the |any )?(?:sound|audio)(?: ?track)?"
-_BORDER = re.compile(r"\s*[,;]\s*(?:and )?(?:then\b,?\s*)?| (?:and )?then\b,?\s*", re.IGNORECASE)
+_BORDER = re.compile(r"(?: and)?\s*[,;]\s*(?:and )?(?:then\b,?\s*)?| (?:and )?then\b,?\s*", re.IGNORECASE)
 _AND = re.compile(rf" and (?=(?:{_VERBS})\b)| (?:and )?(?=without {_SOUND}$)", re.IGNORECASE)
 _NUMBER_WORDS = [
     *["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
@@ -53,14 +53,22 @@ _CLOCK = r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)"
 _LENGTH = rf"(?:{_NUMBER}\s*hours?)?(?:(?:\s*and)?\s*{_NUMBER}\s*min(?:ute)?s?)?(?:(?:\s*and)?\s*{_NUMBER}\s*(?:seconds?|secs?|s))?"
 _STARTS, _ENDS = ("the start", "start", "the beginning", "beginning"), ("the end", "end")
 _OF_EACH = re.compile(r" of (?:each|every|the|all) (?:the )?videos?$")
+_EDGE = "(?:start|beginning|middle|end|ending|rest)"
+_DASH = "[-\u2013\u2212]"
 # Halves are times, but what is cut in half is a thing; so are a second dog and the frame of a picture.
 _TIME_WORDS = re.compile(
-    rf"\b(?:(?:milli)?seconds|secs?|minutes?|mins?|hours?)\b|(?:\d|\b(?:first|last|{'|'.join(_NUMBER_WORDS)}))[\s-]+(?:second|frames?)\b"
-    r"|\bsecond$|\bframes? \d|\d(?:st|nd|rd|th) frame|(?<!\bin )\bhalf\b|\d:\d\d|\b\d+(?:\.\d+)?\s*(?:s|m|h|ms)\b"
-    r"|\d\s*%|\bper ?cent\b|\d\s*(?:to|until|till|[-\u2013\u2212])\s*[-\u2013\u2212]?\d"
-    r"|^(?:(?:the )?parts? )?from .+ (?:to|until|till) |^(?:from|between|until|before|after|up to) [-\u2013\u2212+]?\d"
-    rf"|^(?:the )?(?:first|last)(?: (?:{_NUMBER}|part|third|quarter|tenth))?$|^(?:the )?(?:very )?(?:start|beginning|middle|end)$"
-    r"|^[\W\d]*\d[\W\d]*$"
+    "|".join(
+        [
+            r"\b(?:(?:milli)?seconds|secs?|minutes?|mins?|hours?|per ?cent)\b",
+            rf"(?:\d|\b(?:first|last|{'|'.join(_NUMBER_WORDS)}))[\s-]+(?:second|frames?)\b",
+            r"\bsecond$|\b(?:first|last|few|of) frames$|\bframes? \d|\d(?:st|nd|rd|th) frame",
+            r"(?<!\bin )\bhalf\b|\d:\d\d|\d\s*%|\b\d+(?:\.\d+)?\s*(?:s|m|h|ms)\b",
+            rf"\d\s*(?:to|until|till|{_DASH})\s*{_DASH}?\d|^[\W\d]*\d[\W\d]*$",
+            rf"^(?:(?:the )?parts? )?from .+ (?:to|until|till) |^(?:from|between|until|before|after|up to) (?:\+|{_DASH})?\d",
+            rf"^(?:the )?(?:first|last)(?: (?:{_NUMBER}|part|third|quarter|tenth))?$",
+            rf"^(?:(?:until|before|after|up to) )?(?:the )?(?:very )?{_EDGE}$",
+        ]
+    )
 )
 _LIMIT = r"(?:at most|no longer than|(?:limit|trim|cut)(?: it| everything)? to) (.+?)(?: long| in all)?"
 _PUT = re.compile(r"put (.+) (first|last)", re.IGNORECASE)
@@ -233,7 +241,7 @@ def _what(text: str, clause: str) -> What:
     described = _LEADING.sub("", f"{plain} ").strip()
     if not re.search(r"\w", described):
         raise _unknown(clause, "say what the parts show")
-    if _TIME_WORDS.search(described.lower()):
+    if _TIME_WORDS.search(_OF_EACH.sub("", described.lower())):
         raise UsageError(
             f"the times of '{clause}' cannot be read",
             hint="times are: the first 2 seconds, the last second, from 0:05 to 1:00:12, from 0:05 to the end, between 5 and 7 seconds, "
@@ -312,8 +320,8 @@ def _speed(clause: str) -> Speed | None:
         return None
     verb, _, how, said = (group and group.lower() for group in found.groups())
     what, factor = _what(found[2] or "everything", clause), _number(said)
-    if verb == "slow down" and how != "to":
-        # Slowed down 2x it lasts 2 times as long.
+    if verb == "slow down" and how != "to" and not said.startswith("half"):
+        # Slowed down 2x it lasts 2 times as long; slowed down by half it is half as fast.
         is_contradiction, factor = factor < 1, 1 / max(factor, 1)
     else:
         is_contradiction = (verb == "speed up" and factor < 1) or (verb == "slow down" and factor > 1)
