@@ -119,7 +119,7 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
             )
         )
         gone = scan_folder(source, output_dir, (), chain, executor, options)
-        is_told = checkpoint.reads_text
+        is_told = checkpoint.reads_text or stage.is_cut_by_transcript
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
         return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
 

@@ -48,6 +48,10 @@ class Caption(ModelStage):
     def output_schema(self) -> pa.Schema:
         return CAPTIONS
 
+    @property
+    def is_cut_by_transcript(self) -> bool:
+        return self.segments is not None and self.segments.kind == "transcript"
+
     def check(self, checkpoint: Checkpoint) -> None:
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 

@@ -41,6 +41,10 @@ class Embed(ModelStage):
     def output_schema(self) -> pa.Schema:
         return vectors_schema(self.width, self.feature_dim, self.n_codebooks)
 
+    @property
+    def is_cut_by_transcript(self) -> bool:
+        return True
+
     def facts(self) -> dict[str, Any]:
         return {"width": self.width, "model_sha256": self.model_sha256}
 

@@ -63,6 +63,11 @@ class ModelStage(Stage):
         kept = {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
         return {**kept, "model_sha256": self.model_sha256}
 
+    @property
+    def is_cut_by_transcript(self) -> bool:
+        """Whether the rows are of the segments that `tokenize` cut, which follow what is said."""
+        return False
+
     def check(self, checkpoint: Checkpoint) -> None:
         """Refuses a model that cannot answer as it is asked to.
 
