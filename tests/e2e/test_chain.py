@@ -221,3 +221,24 @@ def test_inspect_tells_the_chain_back_to_the_videos(chain: Path):
     assert [link["stage"] for link in tokens["chain"]] == ["tokenize", "encode", "extract", "probe"]
     assert json.loads(vbcli("inspect", str(captions), "--json", cwd=chain).stdout)["videos"] == N_CLIPS
     assert "validation_loss" in vbcli("inspect", "vbcli-work/checkpoints/caption", cwd=chain).stdout
+
+
+def test_results_tell_what_their_model_was_trained_on(chain: Path, clips: Path, tmp_path: Path):
+    trained_on = json.loads((chain / "vbcli-work/checkpoints/caption/config.json").read_text())["trained_on"]
+    assert trained_on["n_train_videos"] == N_CLIPS - 4
+    for command, result in (("caption", "told"), ("summarize", "told-short"), ("encode", "told-fused")):
+        model = ("--checkpoint", "vbcli-work/checkpoints/caption") if command == "encode" else ()
+        run = (command, "vbcli-work/tokens", tmp_path / result, *model, *(("--no-render",) if command == "summarize" else ()))
+        vbcli(*run, cwd=chain)
+        told = json.loads(vbcli("inspect", tmp_path / result, "--json", cwd=chain).stdout)["chain"]
+        assert told[0]["facts"]["trained_on"] == trained_on
+        # Of the weights alone, wherever they were trained.
+        assert "trained_on" not in vbcli("inspect", tmp_path / result / "shard-00000.parquet", "--json", cwd=chain).stdout
+        # A folder that was made before manifests told it.
+        manifest = tmp_path / result / "manifest.json"
+        values = json.loads(manifest.read_text())
+        del values["facts"]["trained_on"]
+        manifest.write_text(json.dumps(values))
+        assert "were there already" in vbcli(*run, cwd=chain).stderr
+    straight = next((chain / "vbcli-work" / "captions").iterdir())
+    assert json.loads((straight / "manifest.json").read_text())["facts"]["trained_on"] == trained_on

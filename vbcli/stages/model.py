@@ -63,6 +63,9 @@ class ModelStage(Stage):
         kept = {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
         return {**kept, "model_sha256": self.model_sha256}
 
+    def origin(self) -> dict[str, Any]:
+        return {"trained_on": read_checkpoint_config(Path(self.checkpoint_dir))["trained_on"]}
+
     @property
     def is_cut_by_transcript(self) -> bool:
         """Whether the rows are of the segments that `tokenize` cut, which follow what is said."""
