@@ -15,7 +15,7 @@ from vbcli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.videobert import VideoBert
 from vbcli.stages.caption import caption_videos, encode_videos
-from vbcli.stages.model import video_windows
+from vbcli.stages.model import BATCH_SIZE, video_windows
 from vbcli.stages.zero_shot import NamedClass, ZeroShot
 from vbcli.textvocab import train_text_vocabulary
 from vbcli.tokens import split_windows
@@ -84,6 +84,24 @@ def test_a_caption_does_not_depend_on_the_other_videos(checkpoint):
         (alone,) = caption_videos(checkpoint, [one], DecodingConfig(max_length=10))
         assert alone.token_ids == expected.token_ids
         assert alone.score == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_windows_are_encoded_a_few_at_a_time_as_if_they_were_encoded_at_once(checkpoint):
+    videos = [video(str(i), n) for i, n in enumerate((200, 5, 90))]
+    windows = [video_windows(one, checkpoint) for one in videos]
+    together = collate([window.packed for of_video in windows for window in of_video], 6, TEXT.pad_id)
+    sizes = []
+    hook = checkpoint.captioner.encoder.register_forward_hook(lambda _model, _inputs, found: sizes.append(len(found)))
+    with torch.inference_mode():
+        memory, mask = encode_videos(checkpoint, videos)
+        hook.remove()
+        at_once = iter(checkpoint.captioner.encoder(**together.arguments()))
+    n_windows = sum(map(len, windows))
+    assert n_windows > 2 * BATCH_SIZE
+    assert sizes == [BATCH_SIZE] * (n_windows // BATCH_SIZE) + [n_windows % BATCH_SIZE]
+    for row, is_real, of_video in zip(memory, mask, windows, strict=True):
+        expected = torch.cat([next(at_once)[window.kept] for window in of_video])
+        torch.testing.assert_close(row[is_real], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_saved_checkpoint_gives_the_same_captions(checkpoint, tmp_path: Path):

@@ -143,7 +143,7 @@ def _encode_asked(checkpoint: Checkpoint, asked: Sequence[tuple[str, Sequence[Vi
 
     ids = [(checkpoint.text.encode(question)[:MAX_QUESTION_TOKENS], windows) for question, windows in asked]
     read = [_asked_windows(question, windows, checkpoint) for question, windows in ids]
-    encoded = iter(run_windows(checkpoint, [window for of_question in read for window in of_question], checkpoint.captioner.encoder))
+    encoded = run_windows(checkpoint, [window for of_question in read for window in of_question], checkpoint.captioner.encoder)
     rows = [torch.cat([next(encoded)[window.kept] for window in of_question]) for of_question in read]
     memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (Q, S, D)
     lengths = torch.tensor([len(r) for r in rows], device=memory.device)

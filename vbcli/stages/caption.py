@@ -114,7 +114,7 @@ def encode_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> tupl
 
     windows = [video_windows(video, checkpoint) for video in videos]
     flat = [window for of_video in windows for window in of_video]
-    encoded = iter(run_windows(checkpoint, flat, checkpoint.captioner.encoder))  # (S', D) each
+    encoded = run_windows(checkpoint, flat, checkpoint.captioner.encoder)  # (S', D) each
     rows = [torch.cat([next(encoded)[window.kept] for window in of_video]) for of_video in windows]
     memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S, D)
     lengths = torch.tensor([len(r) for r in rows], device=memory.device)
