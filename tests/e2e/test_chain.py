@@ -135,6 +135,9 @@ def test_segments_have_captions_of_their_own_and_videos_a_paragraph(chain: Path,
         assert (chain / "dense" / "srt" / f"{video_id}.srt").read_text().count(" --> ") == len(parts)
         with av.open(str(chain / "shown" / f"{video_id}.mp4")) as copy, av.open(str(clips / video_id)) as own:
             assert copy.duration == pytest.approx(own.duration, abs=100_000)
+    before = {p: p.stat().st_mtime_ns for p in (chain / "shown").rglob("*.mp4")}
+    vbcli("caption", "vbcli-work/tokens", "dense", *options, cwd=chain)
+    assert before == {p: p.stat().st_mtime_ns for p in (chain / "shown").rglob("*.mp4")}
     told = [json.loads(line) for line in (chain / "dense" / "paragraphs.jsonl").read_text().splitlines()]
     assert {row["video"] for row in told} == set(spans)
     assert "captions" in json.loads(vbcli("evaluate", "dense", "vbcli-work/tokens", "--no-meteor", "--json", cwd=chain).stdout)["scores"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -163,17 +162,12 @@ def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: boo
 
 
 def _burn_in(target: Path, folder: Path, ffmpeg: str) -> list[ItemFailure]:
-    """Writes the videos with their captions."""
-    from vbcli.exports import timed_captions
+    """Writes the videos with their captions, where they are not there yet."""
+    from vbcli.exports import burn_captions
     from vbcli.media import find_ffmpeg
-    from vbcli.rendering import burn_subtitles
 
-    executable = find_ffmpeg(ffmpeg)
-    failures = render_each(
-        (video_id, partial(burn_subtitles, path, sentences, folder / f"{video_id}.mp4", executable))
-        for (video_id, path), sentences in timed_captions(target).items()
-    )
-    console.note(f"caption: wrote the videos with their captions: {folder}")
+    failures = render_each(burn_captions(target, folder, find_ffmpeg(ffmpeg)))
+    console.note(f"caption: the videos with their captions are in {folder}")
     return failures
 
 
