@@ -2,6 +2,7 @@
 
 fuse_dataset  tokens -> fused
 ask_model     tokens or videos -> what the model's stage writes: captions, classes
+find_tokens   tokens or videos -> tokens of a model's own vocabulary, for what is asked without writing a dataset
 ask_teacher   videos -> captions, by a published captioner
 index_videos  tokens or videos -> an index to search in, by a trained retriever
 index_frames  features or videos -> such an index, by an encoder that reads text, too
@@ -19,7 +20,7 @@ from vbcli.encoderfolders import carried_encoder
 from vbcli.encoders import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.files import check_free, write_json
-from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.models.teachers import Teacher
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
 from vbcli.retrieval.index import INDEX
@@ -92,36 +93,65 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
     # Whole and fit for what is asked, before a folder is bound to it.
     checkpoint = load_checkpoint(Path(stage.checkpoint_dir), *stage.tasks)
     stage.check(checkpoint)
+    is_tokens = _is_tokens(source, checkpoint, stage.name)
+    own_videos = output_dir / "videos"
+    stage = replace(stage, videos_dir=str(source / "videos" if is_tokens else own_videos))
+    if is_tokens:
+        _check_split(source, stage.split)
+    with options.open() as executor:
+        if is_tokens:
+            inputs = dataset_inputs(source, stage)
+            return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
+        chain = Chain((*_to_tokens(checkpoint, own_videos, stage.device, stage.threads, options.ffmpeg), stage))
+        gone = scan_folder(source, output_dir, (), chain, executor, options)
+        is_told = checkpoint.reads_text or stage.is_cut_by_transcript
+        inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
+        return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
+
+
+def find_tokens(source: Path, checkpoint: Checkpoint, place: Path, *, threads: int = 1, options: RunOptions | None = None) -> Path:
+    """The tokens that a model is asked about: `source` itself, or, of a folder of videos or one video, a tokens dataset made in `place`.
+
+    Raises:
+        VbcliError: `source` is neither, its tokens are of another vocabulary, or none of its videos can be read.
+    """
+    options = options or RunOptions()
+    if _is_tokens(source, checkpoint, "predict"):
+        return source
+    own_videos = place / "videos"
+    with options.open() as executor:
+        chain = Chain(_to_tokens(checkpoint, own_videos, "cpu", threads, options.ffmpeg))
+        gone = scan_folder(source, place, (), chain, executor, options)
+        inputs = tokenize_inputs(own_videos, chain, own_videos, gone)
+        report = run_noted(chain, inputs, place, executor, options, parents=parents_of(own_videos))
+    if not report.n_rows:
+        raise VbcliError(shards.read_failures(place)[0].message, hint="name another video, or mend it")
+    return place
+
+
+def _is_tokens(source: Path, checkpoint: Checkpoint, command: str) -> bool:
+    """Whether a model is asked about tokens, of its own vocabulary, rather than about videos."""
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
     kind = dataset_kind(source)
     if kind not in (None, "tokens"):
         raise VbcliError(
-            f"{source} is a {kind} dataset: {stage.name} takes a folder of videos or a tokens dataset",
+            f"{source} is a {kind} dataset: {command} takes a folder of videos or a tokens dataset",
             hint="name the videos themselves, or what vbcli tokenize made",
         )
-    own_videos = output_dir / "videos"
-    stage = replace(stage, videos_dir=str(own_videos if kind is None else source / "videos"))
     if kind == "tokens":
         check_vocabulary(source, checkpoint.vocab_dir.parent, checkpoint.visual.sha256)
-        _check_split(source, stage.split)
-    with options.open() as executor:
-        if kind == "tokens":
-            inputs = dataset_inputs(source, stage)
-            return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
-        vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
-        encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
-        chain = Chain(
-            (
-                Encode(encoder, "videos", stage.device, stage.threads, options.ffmpeg, None if encoder_dir is None else str(encoder_dir)),
-                Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(own_videos)),
-                stage,
-            )
-        )
-        gone = scan_folder(source, output_dir, (), chain, executor, options)
-        is_told = checkpoint.reads_text or stage.is_cut_by_transcript
-        inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
-        return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
+    return kind == "tokens"
+
+
+def _to_tokens(checkpoint: Checkpoint, videos_dir: Path, device: str, threads: int, ffmpeg: str) -> tuple[Encode, Tokenize]:
+    """From videos to a model's tokens, by the encoder and the vocabulary that its folder carries."""
+    vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
+    encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
+    return (
+        Encode(encoder, "videos", device, threads, ffmpeg, None if encoder_dir is None else str(encoder_dir)),
+        Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(videos_dir)),
+    )
 
 
 def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: RunOptions | None = None) -> RunReport:
