@@ -180,26 +180,49 @@ def test_a_transcript_changes_the_caption_of_a_captioner_that_is_shown_it_alone(
     assert scores[3] == pytest.approx(expected.score, abs=1e-5)
 
 
-def test_classes_by_the_likelihood_of_their_sentences(checkpoint):
-    """Against one sentence after the other, a token at a time as generation reads them."""
-    classes = (NamedClass("down", "falls"), NamedClass("both", "grows and then it shrinks"), NamedClass("up", "shrinks"))
-    stage = ZeroShot(checkpoint_dir="none", classes=classes, template="the red ball [MASK]")
-    videos = [video("short", 5), video("long", 30)]
+def step_by_step(checkpoint: Checkpoint, shown: VideoTokens, sentence: str) -> np.ndarray:
+    """Log-probabilities of a sentence's tokens and of the end, a token at a time as generation reads them, float64 (T,)."""
     decoder = checkpoint.captioner.decoder
+    memory, mask = encode_videos(checkpoint, [shown])
+    cache, previous, found = decoder.start(memory, mask, 1, 24), TEXT.cls_id, []
+    for token in (*TEXT.encode(sentence), TEXT.sep_id):
+        found.append(float(decoder.step(torch.tensor([[previous]]), cache)[0, 0].log_softmax(-1)[token].detach()))
+        previous = token
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("template", "words", "shared"),
+    [
+        ("the red ball [MASK]", ("falls", "grows and then it shrinks", "shrinks"), "the red ball"),
+        ("[MASK] the red ball", ("falls", "grows and then it shrinks", "shrinks"), ""),
+        # Where one sentence goes on from another, its end is all that tells it.
+        ("the red ball [MASK]", ("falls", "falls and then it shrinks", "falls and"), "the red ball falls"),
+        ("the red ball [MASK]", ("falls", "falls", "falls"), "the red ball falls"),
+    ],
+)
+def test_classes_by_the_likelihood_of_their_sentences(checkpoint, template: str, words: tuple[str, ...], shared: str):
+    names = ("down", "both", "up")
+    stage = ZeroShot(checkpoint_dir="none", classes=tuple(map(NamedClass, names, words)), template=template)
+    videos = [video("short", 5), video("long", 30)]
+    n_shared = len(TEXT.encode(shared))
     for shown, (row,) in zip(videos, stage.answer(checkpoint, videos), strict=True):
-        memory, mask = encode_videos(checkpoint, [shown])
-        scores = []
-        for _, words in classes:
-            cache, previous, found = decoder.start(memory, mask, 1, 12), TEXT.cls_id, []
-            for token in (*TEXT.encode(f"the red ball {words}"), TEXT.sep_id):
-                found.append(float(decoder.step(torch.tensor([[previous]]), cache)[0, 0].log_softmax(-1)[token].detach()))
-                previous = token
-            scores.append(np.mean(found))
+        scores = [step_by_step(checkpoint, shown, template.replace("[MASK]", of))[n_shared:].mean() for of in words]
         expected = np.exp(scores) / np.exp(scores).sum()
-        assert {s["label"]: s["probability"] for s in row["scores"]} == pytest.approx(
-            dict(zip(("down", "both", "up"), expected, strict=True)), abs=1e-5
-        )
-        assert row["labels"] == [("down", "both", "up")[int(expected.argmax())]]
+        found = {s["label"]: s["probability"] for s in row["scores"]}
+        assert found == pytest.approx(dict(zip(names, expected, strict=True)), abs=1e-5)
+        assert found[row["labels"][0]] == max(found.values())
+
+
+def test_long_names_win_nothing_by_a_template_that_is_unlikely(checkpoint):
+    """Of two classes the shorter is likelier by its words; over the whole sentence the longer would be, as more of it is no template."""
+    template, words = "then then then then [MASK]", ("falls", "grows and then it shrinks")
+    shown = video("v", 8)
+    each = [step_by_step(checkpoint, shown, template.replace("[MASK]", of)) for of in words]
+    assert each[0][4:].mean() > each[1][4:].mean()
+    assert each[0].mean() < each[1].mean()
+    ((row,),) = ZeroShot(checkpoint_dir="none", classes=tuple(map(NamedClass, "sl", words)), template=template).answer(checkpoint, [shown])
+    assert row["labels"] == ["s"]
 
 
 @pytest.mark.parametrize(
