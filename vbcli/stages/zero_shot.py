@@ -1,8 +1,8 @@
 """Zero-shot classification: how well the sentence of each class fits a video, by a model that has learned no classes.
 
 A pre-trained VideoBERT is shown the sentence with the class's words hidden, and asked how likely they are (cloze); a captioner is asked how
-likely it would write the sentence, from where the sentences of the classes differ. Either way the mean log-probability a token counts, so that long
-names can win; the words of a captioner's template before them are left out, for of a long name they would be a smaller part of the mean.
+likely it would write the sentence, from where those of the classes differ. Either way the mean log-probability a token counts, so that long
+names can win. What the sentences share is left out: it tells no class, and would be a smaller part of the mean of a long name.
 
 Source: Sun et al. 2019 (VideoBERT), section 4.4, for the cloze.
 """
