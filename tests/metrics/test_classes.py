@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import top_k_accuracy_score
+from sklearn.metrics import f1_score, top_k_accuracy_score
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from vbcli.metrics.classes import confusions, gather_guesses, reliability, score_classes
 
@@ -47,6 +50,31 @@ def test_one_class_chosen_of_any_number_is_not_one_class_a_video():
     """Where videos may have any number of classes, the scores are of that even if none has two here."""
     guesses = gather_guesses(SCORES, LABELS, TRUTHS, is_single_label=False)
     assert score_classes(guesses).keys() == {"exact match", "macro F1", "mean average precision"}
+
+
+def test_classes_that_no_video_has_do_not_count():
+    """A perfect classifier of ten classes, on videos of two."""
+    truths = {str(v): ["c0" if v % 2 else "c1"] for v in range(6)}
+    for is_single_label in (True, False):
+        scores = {v: {f"c{i}": float(f"c{i}" in of) for i in range(10)} for v, of in truths.items()}
+        assert score_classes(gather_guesses(scores, truths, truths, is_single_label=is_single_label))["macro F1"] == 1
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_macro_f1_is_that_of_scikit_learn(seed: int, is_single_label: bool):
+    rng = np.random.default_rng(seed)
+    names = [f"c{i}" for i in range(8)]
+    size = (lambda least: 1) if is_single_label else (lambda least: int(rng.integers(least, 4)))
+    truths, labels = ({str(v): rng.choice(names, size(least), replace=False).tolist() for v in range(5)} for least in (1, 0))
+    scores = {v: dict(zip(names, rng.random(8).tolist(), strict=True)) for v in truths}
+    found = score_classes(gather_guesses(scores, labels, truths, is_single_label=is_single_label))["macro F1"]
+    macro = partial(f1_score, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
+    if is_single_label:
+        expected = macro([of[0] for of in truths.values()], [of[0] for of in labels.values()])
+    else:
+        rows = MultiLabelBinarizer().fit([*truths.values(), *labels.values()])
+        expected = macro(rows.transform(truths.values()), rows.transform(labels.values()))
+    assert found == pytest.approx(expected)
 
 
 @given(st.integers(0, 10_000))

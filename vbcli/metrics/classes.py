@@ -66,12 +66,16 @@ def gather_guesses(
 def score_classes(guesses: ClassGuesses) -> dict[str, float]:
     """Scores in [0, 1] by name.
 
+    `macro F1` is the mean over the classes that occur in the truths or are chosen, as in scikit-learn: a class that is chosen without
+    occurring counts as 0, and one that only has probabilities counts in no row of a table, however many classes its system knows.
+
     Of one class a video: `accuracy`; `accuracy of 5`, where there are more classes than five: the right one is among the first five
     guesses; `macro F1`; `calibration error`. Of any number: `exact match` of the whole set; `macro F1`; `mean average precision` over the
     classes that occur.
     """
+    counted = guesses.truths.any(0) | guesses.chosen.any(0)
     # A class that is never guessed has no precision: it counts as 0.
-    macro = f1_score(guesses.truths, guesses.chosen, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
+    macro = f1_score(guesses.truths[:, counted], guesses.chosen[:, counted], average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
     if not guesses.is_single_label:
         occurs = guesses.truths.any(0)
         precisions = [average_precision_score(guesses.truths[:, i], guesses.probabilities[:, i]) for i in np.nonzero(occurs)[0].tolist()]
