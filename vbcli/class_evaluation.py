@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.metrics.classes import ReliabilityBin, confusions, gather_guesses, reliability, score_classes
+from vbcli.metrics.classes import ClassCounts, ReliabilityBin, confusions, gather_guesses, one_against_rest, reliability, score_classes
 from vbcli.models.classifier import chosen_classes
 from vbcli.training.batches import VideoTokens, read_tokens
 from vbcli.vocab.probe import linear_probe
@@ -23,15 +23,17 @@ class ClassEvaluation:
 
     Args:
         scores: row name to score name to value; the first row is the classes that were given.
-        classes: names, in the order of `confusions`; empty where videos have several classes.
-        confusions: videos by true class (rows) and first guess (columns).
-        reliability: how often first guesses are right, by their probability.
+        classes: names, in the order of `confusions`.
+        confusions: videos by true class (rows) and first guess (columns); empty where videos may have several classes.
+        counts: of each class against the rest; empty where videos have one class.
+        reliability: how often guesses are right, by their probability: of first guesses, or of all classes where videos may have several.
         notes: sentences on what was scored, and what was left out.
     """
 
     scores: dict[str, dict[str, float]]
     classes: list[str] = field(default_factory=list)
     confusions: list[list[int]] = field(default_factory=list)
+    counts: list[ClassCounts] = field(default_factory=list)
     reliability: list[ReliabilityBin] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -79,10 +81,12 @@ def evaluate_classes(
     if len(labelled) < len(video_ids):
         evaluation.notes.append(f"{len(video_ids) - len(labelled)} of {len(video_ids)} videos have no label and are left out")
     evaluation.notes.append(f"{len(labelled)} videos, {len(guesses.classes)} classes")
+    evaluation.classes = list(guesses.classes)
+    evaluation.reliability = reliability(guesses)
     if guesses.is_single_label:
-        evaluation.classes = list(guesses.classes)
         evaluation.confusions = confusions(guesses).tolist()
-        evaluation.reliability = reliability(guesses)
+    else:
+        evaluation.counts = one_against_rest(guesses)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training videos")
     else:

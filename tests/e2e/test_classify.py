@@ -59,7 +59,7 @@ def test_classes_are_scored_beside_a_linear_probe(place: Path):
     found = json.loads(vbcli("evaluate", "scored", "tokens", "--json", cwd=place).stdout)
     assert found["scores"].keys() == {"classes", "linear probe", "most frequent class"}
     said = rows(f"select video_id, labels[1] from '{place}/scored/shard-*.parquet'")
-    assert sum(map(sum, found["confusions"])) == sum(b["n_videos"] for b in found["reliability"]) == len(said) == N_VIDEOS // 5
+    assert sum(map(sum, found["confusions"])) == sum(b["n_guesses"] for b in found["reliability"]) == len(said) == N_VIDEOS // 5
     truths = {row["video"]: row["label"] for row in csv.DictReader((place / "world" / "captions.csv").open(newline=""))}
     n_right = sum(truths[video] == label for video, label in said)
     assert found["scores"]["classes"]["accuracy"] == pytest.approx(n_right / len(said))
@@ -73,13 +73,26 @@ def test_videos_of_several_classes_have_baselines_too(place: Path):
     vbcli("tokenize", "features", "several", "--vocab", "vocab", "--captions", "again/captions.csv", *SERIAL, cwd=place)
     vbcli("train", "several", "several-model", "--task", "classify", "--max-steps", "20", cwd=place)
     vbcli("classify", "several", "several-classes", "--checkpoint", "several-model", "--split", "test", *SERIAL, cwd=place)
-    found = json.loads(vbcli("evaluate", "several-classes", "several", "--json", cwd=place).stdout)["scores"]
+    evaluated = json.loads(vbcli("evaluate", "several-classes", "several", "--json", "--picture", "several.svg", cwd=place).stdout)
+    found = evaluated["scores"]
     assert found.keys() == {"classes", "linear probe", "class frequencies"}
-    assert {tuple(scores) for scores in found.values()} == {("exact match", "macro F1", "mean average precision")}
+    assert {tuple(scores) for scores in found.values()} == {("exact match", "macro F1", "mean average precision", "calibration error")}
     # Frequencies say the same of every video: the precision of a class is its share of the videos.
     truths = rows(f"select distinct video_id, labels from '{place}/several/shard-*.parquet' where split = 'test'")
     shares = Counter(label for _, labels in truths for label in labels)
     assert found["class frequencies"]["mean average precision"] == pytest.approx(np.mean([n / len(truths) for n in shares.values()]))
+    # Each class against the rest, and each class of each video in the calibration.
+    said = Counter(label for (labels,) in rows(f"select labels from '{place}/several-classes/shard-*.parquet'") for label in labels)
+    for counts in evaluated["counts"]:
+        assert counts["true_positives"] + counts["false_negatives"] == shares[counts["name"]]
+        assert counts["true_positives"] + counts["false_positives"] == said[counts["name"]]
+        assert sum(value for name, value in counts.items() if name != "name") == len(truths)
+    assert evaluated["confusions"] == []
+    assert sum(b["n_guesses"] for b in evaluated["reliability"]) == len(truths) * len(evaluated["classes"])
+    drawn = (place / "several.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in ("false negatives", "probability of the class", *evaluated["classes"]))
+    shown = vbcli("evaluate", "several-classes", "several", cwd=place).stdout
+    assert "each class against the rest" in shown
 
 
 def test_the_picture_of_confusions_and_calibration(place: Path):

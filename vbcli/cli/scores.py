@@ -14,6 +14,7 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
+    from vbcli.class_evaluation import ClassEvaluation
     from vbcli.evaluation import Evaluation, References
 
 
@@ -148,13 +149,11 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
     truths = read_references(against, list(rows.scores))
     scored = _held_out(truths, list(rows.scores), split, "videos")
     evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir)
-    if picture and evaluation.classes:
+    if picture:
         from vbcli.pictures import draw_classes
 
         draw_classes(evaluation, picture)
         evaluation.notes.append(f"drawn in {picture}")
-    elif picture:
-        raise VbcliError("videos have several classes each: of these there is no picture", hint="leave --picture out")
     if as_json:
         console.print_json({"classes": str(given), "references": str(against), **asdict(evaluation)})
         return
@@ -162,15 +161,23 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
     names = list(dict.fromkeys(name for scores in evaluation.scores.values() for name in scores))
     table = [(name, *(_cell(evaluation.scores[system], {}, name) for system in systems)) for name in names]
     console.print_table(f"{given} against {against}", ("", *systems), table)
-    if evaluation.classes:
-        counts = [(name, *map(str, row)) for name, row in zip(evaluation.classes, evaluation.confusions, strict=True)]
-        console.print_table("Videos by true class (rows) and first guess (columns)", ("", *evaluation.classes), counts)
-        bins = [
-            (f"{b.low:.1f} to {b.high:.1f}", str(b.n_videos), f"{b.confidence:.3f}", f"{b.accuracy:.3f}") for b in evaluation.reliability
-        ]
-        console.print_table("Calibration", ("probability of the first guess", "videos", "mean probability", "right"), bins)
+    _print_confusions(evaluation)
     for sentence in evaluation.notes:
         console.note(sentence)
+
+
+def _print_confusions(evaluation: ClassEvaluation) -> None:
+    """What is taken for what, and how far probabilities can be believed."""
+    guess = "first guess" if evaluation.confusions else "class"
+    if evaluation.confusions:
+        rows = [(name, *map(str, row)) for name, row in zip(evaluation.classes, evaluation.confusions, strict=True)]
+        console.print_table("Videos by true class (rows) and first guess (columns)", ("", *evaluation.classes), rows)
+    else:
+        names = ("true positives", "false negatives", "false positives", "true negatives")
+        rows = [(c.name, *(str(getattr(c, name.replace(" ", "_"))) for name in names)) for c in evaluation.counts]
+        console.print_table("Videos, each class against the rest", ("", *names), rows)
+    bins = [(f"{b.low:.1f} to {b.high:.1f}", str(b.n_guesses), f"{b.confidence:.3f}", f"{b.accuracy:.3f}") for b in evaluation.reliability]
+    console.print_table("Calibration", (f"probability of the {guess}", "guesses", "mean probability", "right"), bins)
 
 
 def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir: Path | None, as_json: bool) -> None:
