@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -250,12 +251,36 @@ class References:
             return held
         return [v for v in video_ids if self.splits.get(v) != "train"] or list(video_ids)
 
+    def are_for_training(self, video_ids: Sequence[str]) -> bool:
+        """Whether all of these videos are for training."""
+        return all(self.splits.get(v) == "train" for v in video_ids)
+
+    def failure_notes(
+        self, failed: Sequence[str], truths: Mapping[str, Sequence[Any]], scored: Sequence[str], split: str | None
+    ) -> list[str]:
+        """A sentence on the videos that would be scored if they had not failed; none where there are none.
+
+        Args:
+            truths: what is known of videos, of the kind that is scored.
+            scored: of `held_out`, for the same `split`.
+        """
+        n = sum(
+            bool(truths.get(v)) and split in (None, self.splits.get(v)) and (self.splits.get(v) != "train" or self.are_for_training(scored))
+            for v in failed
+        )
+        return [f"{n} more videos with references failed (see the folder _errors) and are left out"] if n else []
+
+
+def read_failed(results: Path) -> list[str]:
+    """The videos that failed when a dataset of results was made; none of a file."""
+    return [failure.video_id for failure in shards.read_failures(results)] if results.is_dir() else []
+
 
 def read_references(path: Path, video_ids: Sequence[str]) -> References:
     """References of any dataset (its videos carry them), or of a caption file.
 
     Args:
-        video_ids: the videos that were captioned or classified; the names in a file are matched to them.
+        video_ids: the videos that were captioned or classified, or failed; the names in a file are matched to them.
     """
     if path.is_dir() and not (path / "manifest.json").is_file():
         raise VbcliError(f"{path} is neither a dataset nor a caption file", hint="name a dataset of vbcli or a caption file as REFERENCES")

@@ -125,6 +125,25 @@ def test_classes_that_nothing_was_trained_for(place: Path):
             assert {s["label"]: s["probability"] for s in scores} == pytest.approx(expected, abs=1e-4)
 
 
+def test_videos_that_failed_and_training_videos_are_told(place: Path):
+    """Of a folder's classes, captions and summaries alike."""
+    mixed = place / "mixed"
+    shutil.copytree(place / "few", mixed)
+    (mixed / "bad.mp4").write_bytes(b"no video")
+    table = ["video,label,caption,start_s,end_s,split", *(f"{path.name},fall,a ball,0,2,train" for path in sorted(mixed.iterdir()))]
+    (place / "mixed.csv").write_text("\n".join(table) + "\n")
+    vbcli("train", "tokens", "captioner", "--task", "caption", "--max-steps", "2", cwd=place)
+    for command, out, model in (("classify", "c", "model"), ("caption", "t", "captioner"), ("summarize", "s", "captioner")):
+        more = ("--length", "1s") if command == "summarize" else ()
+        vbcli(command, "mixed", f"mixed-{out}", "--checkpoint", model, *more, cwd=place, status=3)
+        found = vbcli("evaluate", f"mixed-{out}", "mixed.csv", "--no-meteor", "--json", cwd=place)
+        notes = json.loads(found.stdout)["notes"]
+        assert "1 more videos with references failed (see the folder _errors) and are left out" in notes, command
+        assert f"all {N_FEW} " in found.stderr
+        assert "are in the split 'train'" in found.stderr
+        assert "split 'train'" not in vbcli("evaluate", f"mixed-{out}", "mixed.csv", "--split", "train", cwd=place).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -103,11 +103,11 @@ def _evaluate_captions(
     *,
     has_meteor: bool,
 ) -> None:
-    from vbcli.evaluation import GIVEN, evaluate_captions, name_systems, read_captions, read_references
+    from vbcli.evaluation import GIVEN, evaluate_captions, name_systems, read_captions, read_failed, read_references
     from vbcli.metrics.mentions import load_lexicon
 
-    rows = read_captions(given, against)
-    truths = read_references(against, list(rows))
+    rows, failed = read_captions(given, against), read_failed(given)
+    truths = read_references(against, [*rows, *failed])
     rows = {v: rows[v] for v in _held_out(truths, list(rows), split, "captions of videos")}
     runs = {name: [read_captions(path, against) for path in paths] for name, paths in name_systems(also).items()}
     reruns = runs.pop(GIVEN, [])
@@ -115,6 +115,7 @@ def _evaluate_captions(
     evaluation = evaluate_captions(
         rows, truths.captions, reruns=reruns, others=runs, tokens_dir=tokens_dir, lexicon=named, with_meteor=has_meteor
     )
+    evaluation.notes += truths.failure_notes(failed, truths.captions, list(rows), split)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
     _show(evaluation, given, against, as_json)
@@ -125,6 +126,8 @@ def _held_out(truths: References, video_ids: Sequence[str], split: str | None, w
     scored = truths.held_out(video_ids, split)
     if len(scored) < len(video_ids):
         console.note(f"evaluate: {len(video_ids) - len(scored)} {what} in other splits are left out; --split train scores training videos")
+    if split is None and truths.are_for_training(scored):
+        console.note(f"evaluate: all {len(scored)} {what} are in the split 'train': a model that learned from them is scored too high")
     return scored
 
 
@@ -139,16 +142,17 @@ def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir:
     from dataclasses import asdict
 
     from vbcli.class_evaluation import evaluate_classes, read_classes
-    from vbcli.evaluation import read_references
+    from vbcli.evaluation import read_failed, read_references
 
     if picture:
         from vbcli.pictures import picture_format
 
         picture_format(picture)
-    rows = read_classes(given)
-    truths = read_references(against, list(rows.scores))
+    rows, failed = read_classes(given), read_failed(given)
+    truths = read_references(against, [*rows.scores, *failed])
     scored = _held_out(truths, list(rows.scores), split, "videos")
     evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir)
+    evaluation.notes += truths.failure_notes(failed, truths.labels, scored, split)
     if picture:
         from vbcli.pictures import draw_classes
 
@@ -199,12 +203,14 @@ def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir:
 
 
 def _evaluate_summaries(given: Path, against: Path, split: str | None, as_json: bool) -> None:
-    from vbcli.evaluation import read_references
+    from vbcli.evaluation import read_failed, read_references
     from vbcli.summary_evaluation import evaluate_summaries, read_segments
 
-    found = read_segments(given)
-    truths = read_references(against, list(found))
-    evaluation = evaluate_summaries({v: found[v] for v in _held_out(truths, list(found), split, "summaries of videos")}, truths.events)
+    found, failed = read_segments(given), read_failed(given)
+    truths = read_references(against, [*found, *failed])
+    scored = _held_out(truths, list(found), split, "summaries of videos")
+    evaluation = evaluate_summaries({v: found[v] for v in scored}, truths.events)
+    evaluation.notes += truths.failure_notes(failed, truths.events, scored, split)
     if as_json:
         console.print_json({"summaries": str(given), "references": str(against), **vars(evaluation)})
         return
