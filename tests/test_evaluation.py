@@ -94,6 +94,9 @@ def test_systems_have_rows_of_their_own_whatever_their_folders_are_called(tmp_pa
     assert name_systems([f"{tmp_path}/rate=2"]) == {"rate=2": [tmp_path / "rate=2"]}
     assert name_systems(["captions"]) == {"./captions": [Path("captions")]}
     assert name_systems(["x=a", "x"]) == {"x": [Path("a")], "./x": [Path("x")]}
+    assert list(name_systems(["a/captions", "answers=b"], ("answers", "chance"))) == ["answers", "captions"]
+    with pytest.raises(VbcliError, match="'chance', as a baseline is called"):
+        name_systems(["chance=a"], ("answers", "chance"))
     with pytest.raises(VbcliError, match="'best constant', as a baseline is called"):
         name_systems(["best constant=a"])
     assert list(name_systems(["a/captions", "b/same", "c/same", "x/best constant"])) == [
@@ -102,7 +105,7 @@ def test_systems_have_rows_of_their_own_whatever_their_folders_are_called(tmp_pa
         "c/same",
         "x/best constant",
     ]
-    with pytest.raises(VbcliError, match="the same captions twice"):
+    with pytest.raises(VbcliError, match="the same results twice"):
         name_systems(["captions", "captions"])
 
 

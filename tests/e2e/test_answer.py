@@ -96,6 +96,9 @@ def test_a_question_that_was_not_asked_is_no_wrong_answer(place: Path, tmp_path:
         )
         assert found["scores"]["answers"] == plain["scores"]["answers"]
         assert "1 more questions about these videos that the references ask were not asked" in found["notes"]
+    several = vbcli("evaluate", "of-tokens", "tokens", "--also", "table=of-table", "--split", "test", cwd=place).stdout
+    assert "table" in several
+    assert "Exact match above" in several
 
 
 def test_a_table_may_name_videos_that_come_later(place: Path, tmp_path: Path):

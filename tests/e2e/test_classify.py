@@ -65,6 +65,18 @@ def test_classes_are_scored_beside_a_linear_probe(place: Path):
     assert found["scores"]["classes"]["accuracy"] == pytest.approx(n_right / len(said))
     shown = vbcli("evaluate", "scored", "tokens", cwd=place).stdout
     assert "linear probe" in shown
+    # Another system, and a run of this one that says the same.
+    vbcli("train", "tokens", "later", "--task", "classify", "--max-steps", "2", "--seed", "5", cwd=place)
+    vbcli("classify", "tokens", "rerun", "--checkpoint", "model", "--split", "test", *SERIAL, cwd=place)
+    vbcli("classify", "tokens", "other", "--checkpoint", "later", "--split", "test", *SERIAL, cwd=place)
+    systems = ("--also", "classes=rerun", "--also", "other")
+    both = json.loads(vbcli("evaluate", "scored", "tokens", *systems, "--json", cwd=place).stdout)
+    alone = json.loads(vbcli("evaluate", "other", "tokens", "--json", cwd=place).stdout)
+    assert both["scores"] == {**found["scores"], "other": alone["scores"]["classes"]}
+    assert both["spread"]["classes"]["accuracy"] == 0
+    gain = found["scores"]["classes"]["accuracy"] - alone["scores"]["classes"]["accuracy"]
+    assert both["gains"]["other"]["mean"] == pytest.approx(gain)
+    assert "Accuracy above" in vbcli("evaluate", "scored", "tokens", *systems, cwd=place).stdout
 
 
 def test_videos_of_several_classes_have_baselines_too(place: Path):

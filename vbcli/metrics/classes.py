@@ -63,6 +63,13 @@ def gather_guesses(
     return ClassGuesses(classes, table(truths), probabilities, table(labels), is_single_label)
 
 
+def are_right(guesses: ClassGuesses) -> np.ndarray:
+    """Whether each video is said to have its class, or of any number exactly its classes: bool (V,)."""
+    if guesses.is_single_label:
+        return np.asarray((guesses.truths & guesses.chosen).any(1))
+    return np.asarray((guesses.truths == guesses.chosen).all(1))
+
+
 def score_classes(guesses: ClassGuesses) -> dict[str, float]:
     """Scores in [0, 1] by name.
 
@@ -80,12 +87,12 @@ def score_classes(guesses: ClassGuesses) -> dict[str, float]:
         occurs = guesses.truths.any(0)
         precisions = [average_precision_score(guesses.truths[:, i], guesses.probabilities[:, i]) for i in np.nonzero(occurs)[0].tolist()]
         return {
-            "exact match": float((guesses.truths == guesses.chosen).all(1).mean()),
+            "exact match": float(are_right(guesses).mean()),
             "macro F1": float(macro),
             "mean average precision": float(np.mean(precisions)) if precisions else 0.0,
             "calibration error": _calibration_error(guesses),
         }
-    scores = {"accuracy": float((guesses.truths & guesses.chosen).any(1).mean())}
+    scores = {"accuracy": float(are_right(guesses).mean())}
     if len(guesses.classes) > TOP_K:
         first = np.argsort(-guesses.probabilities, axis=1, kind="stable")[:, :TOP_K]
         scores[f"accuracy of {TOP_K}"] = float(np.take_along_axis(guesses.truths, first, 1).any(1).mean())
