@@ -18,7 +18,7 @@ from typing import Any
 from vbcli import shards
 from vbcli.encoderfolders import carried_encoder
 from vbcli.encoders import EncoderSpec
-from vbcli.errors import VbcliError
+from vbcli.errors import VbcliError, with_article
 from vbcli.files import check_free, write_json
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.models.teachers import Teacher
@@ -136,7 +136,7 @@ def _is_tokens(source: Path, checkpoint: Checkpoint, command: str) -> bool:
     kind = dataset_kind(source)
     if kind not in (None, "tokens"):
         raise VbcliError(
-            f"{source} is a {kind} dataset: {command} takes a folder of videos or a tokens dataset",
+            f"{source} is {with_article(kind)} dataset: {command} takes a folder of videos or a tokens dataset",
             hint="name the videos themselves, or what vbcli tokenize made",
         )
     if kind == "tokens":
@@ -165,7 +165,9 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, or one video")
     kind = dataset_kind(source)
     if kind is not None:
-        raise VbcliError(f"{source} is a {kind} dataset: a published captioner takes a folder of videos", hint="name the videos themselves")
+        raise VbcliError(
+            f"{source} is {with_article(kind)} dataset: a published captioner takes a folder of videos", hint="name the videos themselves"
+        )
     # Whole and fit for what is asked, before a folder is bound to it.
     Teacher(stage.teacher, stage.device).check(stage.decoding)
     with options.open() as executor:
@@ -223,7 +225,8 @@ def index_frames(
     kind = dataset_kind(source)
     if kind not in (None, "features"):
         raise VbcliError(
-            f"{source} is a {kind} dataset: an encoder makes an index of videos or of features", hint="name a retriever with --checkpoint"
+            f"{source} is {with_article(kind)} dataset: an encoder makes an index of videos or of features",
+            hint="name a retriever with --checkpoint",
         )
     spec = encoder if kind is None else EncoderSpec.from_dict(shards.read_manifest(source, "features").fact("encoder"))
     if spec is None or (encoder is not None and encoder != spec):
