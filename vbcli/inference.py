@@ -189,7 +189,7 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
     Raises:
         VbcliError: no retriever in `checkpoint_dir`, tokens of another vocabulary, or the folder holds something else.
     """
-    check_free_or_index(index_dir)
+    _check_index(index_dir, source)
     values = read_checkpoint_config(checkpoint_dir, "retrieve")
     encoder = values["encoder"]
     stage = Embed(
@@ -205,8 +205,7 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
         shutil.copytree(
             checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl")
         )
-    _finish_index(source, index_dir, {"model_sha256": stage.model_sha256})
-    return report
+    return _finish_index(report, source, index_dir, {"model_sha256": stage.model_sha256}, options)
 
 
 def index_frames(
@@ -221,7 +220,7 @@ def index_frames(
         VbcliError: the encoder reads no text, or the folder holds something else.
     """
     options = options or RunOptions()
-    check_free_or_index(index_dir)
+    _check_index(index_dir, source)
     kind = dataset_kind(source)
     if kind not in (None, "features"):
         raise VbcliError(
@@ -246,15 +245,17 @@ def index_frames(
         else:
             inputs = dataset_inputs(source, stage)
             report = run_noted(stage, inputs, vectors_dir, executor, options, parents=parents_of(source), videos_dir=videos_dir)
-    _finish_index(source, index_dir, {"encoder": spec.as_dict()})
-    return report
+    return _finish_index(report, source, index_dir, {"encoder": spec.as_dict()}, options)
 
 
-def _finish_index(source: Path, index_dir: Path, made_by: dict[str, Any]) -> None:
-    # Datasets keep the rows of videos whose files are gone; a search must not find them.
-    known = {row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])}
-    removed = sorted(known - videos_of(source))
+def _finish_index(report: RunReport, source: Path, index_dir: Path, made_by: dict[str, Any], options: RunOptions | None) -> RunReport:
+    """Records which videos the index is of; datasets keep the rows of those whose files are gone, and a search must not find them."""
+    known = [row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])]
+    removed = sorted(set(known) - videos_of(source))
     write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": removed})
+    if removed and options is not None:
+        options.on_note(f"{len(removed)} videos that are gone from {source} are found no longer, first {removed[0]}")
+    return replace(report, n_rows=report.n_rows - sum(video_id in removed for video_id in known))
 
 
 def videos_of(source: Path) -> set[str]:
@@ -268,9 +269,18 @@ def videos_of(source: Path) -> set[str]:
     return {row["video_id"] for row in shards.read_rows(source, ["video_id"])}
 
 
-def check_free_or_index(index_dir: Path) -> None:
-    """Refuses a folder that holds neither nothing nor an index that was begun."""
+def _check_index(index_dir: Path, source: Path) -> None:
+    """Refuses a folder that holds neither nothing nor an index that was begun, and one video of an index of several.
+
+    Raises:
+        VbcliError: it says which.
+    """
     check_free(index_dir, ("vectors", "checkpoint", "config.json"))
+    others = {row["video_id"] for row in shards.read_rows(index_dir / "vectors" / "videos", ["video_id"])} - {source.name}
+    if source.is_file() and others:
+        raise VbcliError(
+            f"{index_dir} is of a folder of videos, not of {source} alone", hint="name the folder: an index follows all that lies in it"
+        )
 
 
 def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) -> None:
