@@ -30,7 +30,8 @@ def plan(text: str) -> list[tuple[int, float, float, float, bool]]:
         ("join", [(0, 0, 10), (1, 0, 6)]),
         ("keep a dog", [(0, 2, 4), (1, 0, 3)]),
         ("keep a dog, order by score", [(1, 0, 3), (0, 2, 4)]),
-        ("keep a dog, keep rain", [(0, 2, 6), (1, 0, 3)]),
+        ("keep a dog, keep rain", [(0, 2, 3), (0, 3, 6), (1, 0, 3)]),
+        ("keep the first 3 seconds, keep rain, order by score", [(0, 3, 6), (0, 0, 3), (1, 0, 3)]),
         ("drop rain", [(0, 0, 3), (0, 6, 10), (1, 0, 6)]),
         ("keep a dog, drop rain", [(0, 2, 3), (1, 0, 3)]),
         ("keep a dog, drop the first two seconds", [(0, 2, 4), (1, 2, 3)]),
@@ -81,6 +82,22 @@ def test_a_clause_about_no_part_of_the_videos_is_named(text: str, clause: str):
 def test_a_clause_about_nothing_of_what_is_kept_is_named(clause: str):
     with pytest.raises(VbcliError, match=f"'{clause}' is about nothing of what is kept"):
         plan(f"keep the first 2 s, drop from 0:08 to 0:09, {clause}")
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        # A second at a time, of the first video: what is asked for by time alone has no score.
+        ("keep the first 3 seconds, keep a dog", [None, None, 0.7, 0.7]),
+        ("keep a dog, keep rain", [None, None, 0.7, 0.8, 0.8, 0.8]),
+        ("keep rain, keep from 4 to 5, keep the first 2 seconds", [None, None, None, 0.8, 0.8, 0.8]),
+    ],
+)
+def test_a_piece_has_the_score_of_what_it_shows_and_not_of_its_neighbour(text: str, scores: list[float | None]):
+    pieces = plan_edit(parse_instruction(text), DURATIONS, lambda what: FOUND[what.text])
+    found = {t: p.span.score for p in pieces if p.span.video == 0 for t in range(round(p.span.start_s), round(p.span.end_s))}
+    assert [found.get(t) for t in range(len(scores))] == scores
+    assert max(found) == len(scores) - 1
 
 
 spans = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(1, 5)), max_size=5)

@@ -104,21 +104,17 @@ def _stretch(what: Stretch, video: int, duration_s: float) -> list[Span]:
 
 
 def _union(spans: Sequence[Span]) -> list[Span]:
-    """Spans in order of time; where they overlap, the later gives way, and the higher score counts."""
+    """Spans in order of time, cut at all borders; what several cover is there once, with the highest score."""
     kept: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.video, s.start_s, s.end_s)):
-        before = kept[-1] if kept and kept[-1].video == span.video else None
-        start_s = max(span.start_s, before.end_s) if before else span.start_s
-        if before and span.start_s < before.end_s:
-            kept[-1] = replace(before, score=_higher(before.score, span.score))
-        if start_s < span.end_s - EPSILON_S:
-            kept.append(replace(span, start_s=start_s))
+    for video in sorted({span.video for span in spans}):
+        of_video = [span for span in spans if span.video == video]
+        borders = sorted({time_s for span in of_video for time_s in (span.start_s, span.end_s)})
+        for start_s, end_s in itertools.pairwise(borders):
+            covering = [span for span in of_video if span.start_s <= start_s and end_s <= span.end_s]
+            if covering and end_s - start_s > EPSILON_S:
+                score = max((span.score for span in covering if span.score is not None), default=None)
+                kept.append(Span(video, start_s, end_s, score))
     return kept
-
-
-def _higher(one: float | None, other: float | None) -> float | None:
-    known = [score for score in (one, other) if score is not None]
-    return max(known) if known else None
 
 
 def _split(pieces: Sequence[Piece], spans: Sequence[Span]) -> list[Piece]:
