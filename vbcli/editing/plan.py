@@ -35,8 +35,21 @@ class Piece:
     is_mute: bool = False
 
 
-def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Callable[[Description], Sequence[Span]]) -> list[Piece]:
-    """The pieces that an instruction leaves, in the order in which they are played.
+@dataclass(frozen=True)
+class Plan:
+    """What an instruction comes to.
+
+    Args:
+        pieces: what it leaves, in the order in which they are played.
+        matches: what each clause with a description means, in the order of the clauses, those of speed last.
+    """
+
+    pieces: list[Piece]
+    matches: list[tuple[str, Span]]
+
+
+def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Callable[[Description], Sequence[Span]]) -> Plan:
+    """What an instruction means and leaves.
 
     Its limit is not kept here: how long a piece lasts is known when it is cut at frames.
 
@@ -48,11 +61,14 @@ def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Ca
         VbcliError: a clause is about nothing that is there, or nothing is left; the message names the clause.
     """
 
+    matches: list[tuple[str, Span]] = []
+
     def spans_of(what: What, clause: str) -> list[Span]:
         if isinstance(what, Stretches):
             return [span for stretch in what.each for span in spans_of(stretch, clause)]
         if isinstance(what, Description):
             spans = list(ground(what))
+            matches.extend((clause, span) for span in spans)
         else:
             spans = [span for video, end_s in enumerate(durations_s) for span in _stretch(what, video, end_s)]
         if not spans:
@@ -83,7 +99,7 @@ def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Ca
         wrong = next((p.speed for p in pieces if not SLOWEST <= p.speed <= FASTEST), None)
         if wrong is not None:
             raise VbcliError(f"with '{speed.clause}' a part would play at {wrong:.3g} times the speed", hint=SPEED_HINT)
-    return _joined(pieces)
+    return Plan(_joined(pieces), matches)
 
 
 def _marked(pieces: Sequence[Piece], spans: Sequence[Span], clause: str) -> list[tuple[Piece, bool]]:
