@@ -143,6 +143,27 @@ def test_segments_have_captions_of_their_own_and_videos_a_paragraph(chain: Path,
     assert "captions" in json.loads(vbcli("evaluate", "dense", "vbcli-work/tokens", "--no-meteor", "--json", cwd=chain).stdout)["scores"]
 
 
+def test_results_are_on_stdout_all_of_them(chain: Path):
+    commands = {
+        "caption": ("--segments", "fixed", "--segment-seconds", "1", "--evidence"),
+        "summarize": ("--length", "90%", "--segment-seconds", "1", "--no-render"),
+    }
+    columns = {
+        "caption": ["video_id", "path", "start_s", "end_s", "caption", "score", "evidence_start_s", "evidence_end_s"],
+        "summarize": ["video_id", "path", "start_s", "end_s", "keyframe_s", "rank", "gain", "caption"],
+    }
+    for command, options in commands.items():
+        shown = vbcli(command, "vbcli-work/tokens", f"told-{command}", *options, cwd=chain).stdout
+        said = vbcli(command, "vbcli-work/tokens", f"told-{command}", *options, "--json", cwd=chain).stdout
+        wanted = query(f"select {', '.join(columns[command])} from '{chain}/told-{command}/shard-*.parquet' order by video_id, start_s")
+        found = sorted(json.loads(said)["rows"], key=lambda row: (row["video_id"], row["start_s"]))
+        assert [tuple(row) for row in found] == [tuple(columns[command])] * len(wanted)
+        assert [tuple(row.values()) for row in found] == wanted
+        # More than a terminal is shown.
+        assert len(wanted) > 20
+        assert sum(shown.count(video_id) for video_id in {row[0] for row in wanted}) == len(wanted)
+
+
 def test_summaries_keep_what_they_were_asked_for(chain: Path, clips: Path):
     vbcli("summarize", "vbcli-work/tokens", "short", "--length", "40%", "--segment-seconds", "1", "--split", "val", cwd=chain)
     kept: dict[str, list[tuple[float, float]]] = {}

@@ -54,6 +54,15 @@ def test_a_folder_and_its_tokens_get_the_same_classes(place: Path):
     assert [row[2] for row in videos] == pytest.approx([row[2] for row in expected], abs=1e-5)
 
 
+def test_classes_are_on_stdout_all_of_them(place: Path):
+    shown = vbcli("classify", "tokens", "told", "--checkpoint", "model", *SERIAL, cwd=place).stdout
+    said = json.loads(vbcli("classify", "tokens", "told", "--checkpoint", "model", *SERIAL, "--json", cwd=place).stdout)
+    wanted = rows(f"select video_id, path, labels, scores from '{place}/told/shard-*.parquet' order by video_id")
+    assert sorted(tuple(row.values()) for row in said["rows"]) == wanted
+    assert len(wanted) == N_VIDEOS
+    assert all(shown.count(video_id) == 1 for video_id, *_ in wanted)
+
+
 def test_classes_are_scored_beside_a_linear_probe(place: Path):
     vbcli("classify", "tokens", "scored", "--checkpoint", "model", "--split", "test", *SERIAL, cwd=place)
     found = json.loads(vbcli("evaluate", "scored", "tokens", "--json", cwd=place).stdout)

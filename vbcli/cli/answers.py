@@ -173,6 +173,7 @@ def _rows(target: Path) -> list[dict[str, Any]]:
 
 
 def _show(rows: list[dict[str, Any]], target: Path) -> None:
+    shown = console.shown(rows, N_SHOWN)
     table = [
         (
             row["video_id"],
@@ -181,9 +182,9 @@ def _show(rows: list[dict[str, Any]], target: Path) -> None:
             f"{row['probability']:.2f}",
             console.format_span(row["evidence_start_s"], row["evidence_end_s"]),
         )
-        for row in rows[:N_SHOWN]
+        for row in shown
     ]
-    caption = f"{len(rows)} in all: {target}" if len(rows) > N_SHOWN else str(target)
+    caption = f"{len(rows)} in all: {target}" if len(rows) > len(shown) else str(target)
     console.print_table("Answers", ("video", "question", "answer", "probability", "rests on"), table, caption)
     if not rows:
         console.note("no video has a question")
