@@ -9,6 +9,7 @@ import pytest
 
 from vbcli import answer_evaluation
 from vbcli.answer_evaluation import AnswerEvaluation, GivenAnswers, evaluate_answers
+from vbcli.errors import VbcliError
 from vbcli.evaluation import References
 from vbcli.training.batches import Question, SegmentRow, VideoTokens
 
@@ -55,3 +56,24 @@ def test_training_questions_without_answers_give_no_baselines(training: list[lis
     found = evaluate({("a", WHAT): "ball"}, ["a"], training, {("a", WHAT)})
     assert list(found.scores) == ["answers"]
     assert "no training videos with answered questions" in found.notes[-1]
+
+
+def test_other_systems_have_rows_and_gains_question_by_question():
+    asked = {("a", WHAT): "ball", ("a", WHERE): "left", ("b", WHAT): "ball"}
+    own = frozenset(asked)
+    given = GivenAnswers(asked, ["a", "b"], own)
+    better = GivenAnswers({**asked, ("b", WHAT): "cube"}, ["a", "b"], own)
+    # What it was asked and did not answer is wrong.
+    silent = GivenAnswers({("a", WHAT): "ball"}, ["a", "b"], own)
+    references = References({}, {}, {}, TRUTHS, {})
+    found = evaluate_answers(given, references, ["a", "b"], None, reruns=[better], others={"silent": [silent], "runs": [silent, better]})
+    exact = {name: of["exact match"] for name, of in found.scores.items()}
+    assert exact == pytest.approx({"answers": 5 / 6, "silent": 1 / 3, "runs": 2 / 3})
+    assert {name: of["exact match"] for name, of in found.spread.items()} == pytest.approx(
+        {"answers": (1 / 3) / 2**0.5, "runs": (2 / 3) / 2**0.5}
+    )
+    # Above the silent one by 0, 1 and 1/2 on the three questions.
+    assert (found.gains["silent"].low, found.gains["silent"].mean, found.gains["silent"].high) == pytest.approx((0, 1 / 2, 1))
+    assert found.gains["runs"].mean == pytest.approx(1 / 6)
+    with pytest.raises(VbcliError, match=r"other has no answer to 2 of the 3 questions, first 'where is it\?' of a"):
+        evaluate_answers(given, references, ["a", "b"], None, others={"other": [GivenAnswers(silent.answers, ["a"])]})

@@ -201,7 +201,7 @@ def test_the_annotations_of_youcook2_as_published() -> None:
         ("a.jsonl", '{"video": null}\n', r"a\.jsonl, line 1: field 'video' is empty"),
         ("a.json", '{"videos": [],\n "sentences": [}', r"a\.json, line 2: not valid JSON"),
         ("a.json", '{"data": {}}', r"a\.json is an object with the fields data, none of MSR-VTT"),
-        ("a.json", "3", r"a\.json is a int, none of MSR-VTT"),
+        ("a.json", "3", r"a\.json is an int, none of MSR-VTT"),
         ("a.json", "[]", r"a\.json holds no rows"),
         ("a.json", "[" * 100_000, r"a\.json is not read: "),
         ("a.json", "1" * 5000, r"a\.json is not read: Exceeds the limit"),

@@ -54,3 +54,27 @@ def test_cuts_at_key_frames_are_copied_bit_by_bit(tmp_path: Path, ffmpeg_exe: st
     for cuts in refused:
         assert not copy_cuts(cuts, tmp_path / "none.mp4")
     assert not (tmp_path / "none.mp4").exists()
+
+
+def sound_packets(path: Path) -> list[tuple[float, bytes]]:
+    with av.open(str(path)) as container:
+        return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(audio=0) if p.pts is not None and p.time_base is not None]
+
+
+def test_sound_that_is_stored_far_from_its_pictures_is_copied_to_the_last_packet(tmp_path: Path, ffmpeg_exe: str) -> None:
+    video = tmp_path / "apart.mkv"
+    inputs = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=10:duration=12", "-f", "lavfi", "-i", "sine=duration=12"]
+    keys = ["-c:v", "libx264", "-g", "10", "-keyint_min", "10", "-sc_threshold", "0", "-bf", "0", "-c:a", "aac"]
+    run_ffmpeg(ffmpeg_exe, *inputs, *keys, "-max_interleave_delta", "1", str(video))
+    with av.open(str(video)) as container:
+        seen, lead_s = {"video": 0.0, "audio": 0.0}, 0.0
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                seen[packet.stream.type] = float(packet.pts * packet.time_base)
+                lead_s = max(lead_s, seen["video"] - seen["audio"])
+    assert lead_s > 0.4
+    source = sound_packets(video)
+    for start_s, end_s in [(0, 2), (3, 4), (5, 9), (10, 11)]:
+        assert copy_cuts([Cut(str(video), start_s, end_s)], tmp_path / "copied.mp4")
+        wanted = [data for time_s, data in source if start_s <= time_s < end_s]
+        assert [data for _, data in sound_packets(tmp_path / "copied.mp4")] == wanted

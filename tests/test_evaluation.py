@@ -8,7 +8,7 @@ import pytest
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.evaluation import evaluate_captions, name_systems, read_captions, read_references
+from vbcli.evaluation import References, evaluate_captions, name_systems, read_captions, read_references
 from vbcli.metrics.captions import score_captions
 from vbcli.schemas import CAPTIONS, VIDEOS, tokens_schema
 
@@ -94,6 +94,9 @@ def test_systems_have_rows_of_their_own_whatever_their_folders_are_called(tmp_pa
     assert name_systems([f"{tmp_path}/rate=2"]) == {"rate=2": [tmp_path / "rate=2"]}
     assert name_systems(["captions"]) == {"./captions": [Path("captions")]}
     assert name_systems(["x=a", "x"]) == {"x": [Path("a")], "./x": [Path("x")]}
+    assert list(name_systems(["a/captions", "answers=b"], ("answers", "chance"))) == ["answers", "captions"]
+    with pytest.raises(VbcliError, match="'chance', as a baseline is called"):
+        name_systems(["chance=a"], ("answers", "chance"))
     with pytest.raises(VbcliError, match="'best constant', as a baseline is called"):
         name_systems(["best constant=a"])
     assert list(name_systems(["a/captions", "b/same", "c/same", "x/best constant"])) == [
@@ -102,7 +105,7 @@ def test_systems_have_rows_of_their_own_whatever_their_folders_are_called(tmp_pa
         "c/same",
         "x/best constant",
     ]
-    with pytest.raises(VbcliError, match="the same captions twice"):
+    with pytest.raises(VbcliError, match="the same results twice"):
         name_systems(["captions", "captions"])
 
 
@@ -113,6 +116,8 @@ def test_both_sides_are_read_from_files_and_datasets(tmp_path):
     assert references.held_out(["a.mp4", "b.mp4"], None) == ["a.mp4"]
     assert references.held_out(["a.mp4", "b.mp4"], "train") == ["b.mp4"]
     assert references.held_out(["b.mp4"], None) == ["b.mp4"]
+    assert not references.are_for_training(["a.mp4", "b.mp4"])
+    assert references.are_for_training(["b.mp4"])
     (tmp_path / "captions.csv").write_text("video,caption\na.mp4,hello\n")
     assert read_captions(tmp_path / "captions.csv", tmp_path / "refs.csv") == {"a.mp4": "hello"}
     with pytest.raises(VbcliError, match="several captions for a"):
@@ -137,6 +142,22 @@ def test_both_sides_are_read_from_files_and_datasets(tmp_path):
     (tmp_path / "stems.csv").write_text("video,caption\na,hello\nelsewhere,bye\n")
     assert read_captions(tmp_path / "stems.csv", dataset) == {"a.mp4": "hello", "elsewhere": "bye"}
     assert read_references(dataset, []).captions == {"a.mp4": ["hi there"]}
+
+
+def test_videos_that_failed_are_counted_where_they_would_be_scored():
+    splits = {"a": "test", "b": "test", "c": "val", "d": "train", "e": "train", "f": None}
+    references = References({}, {}, {}, {}, splits)
+    truths = {v: ["x"] for v in "abcde"}
+
+    def n_failed(failed: str, scored: str, split: str | None = None) -> str:
+        return " ".join(note.split()[0] for note in references.failure_notes(list(failed), truths, list(scored), split))
+
+    # Training videos are scored where no others are, or by name; f has no reference.
+    assert n_failed("bcef", "a") == "2"
+    assert n_failed("bcef", "a", "test") == "1"
+    assert n_failed("ef", "d") == "1"
+    assert n_failed("bef", "d", "train") == "1"
+    assert n_failed("ef", "a") == ""
 
 
 def _video_row():

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from tests.conftest import MakeVideo
 from vbcli import shards
 from vbcli.captionfiles import read_caption_file
-from vbcli.exports import export_captions
+from vbcli.errors import MediaError
+from vbcli.exports import burn_captions, export_captions
 from vbcli.schemas import CAPTIONS
 from vbcli.subtitles import read_cues
 
@@ -28,6 +31,46 @@ def captions_dir(tmp_path):
         writer.write(pa.Table.from_pylist(rows, schema=CAPTIONS))
         writer.close({})
     return tmp_path
+
+
+def test_burnt_in_copies_are_made_again_where_their_captions_or_their_video_changed(
+    tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str
+) -> None:
+    videos, shown = [make_video(tmp_path / "videos" / "sub" / f"{i}.mp4", hue=90 * i) for i in range(3)], tmp_path / "shown"
+
+    def burn(*captions: str) -> dict[str, bytes]:
+        """Captions of the videos in order; the copies that are made for them."""
+        rows = [
+            {"video_id": f"sub/{v.name}", "path": str(v), "start_s": 0, "end_s": 1, "caption": c, "checkpoint": "0"}
+            for v, c in zip(videos, captions, strict=True)
+        ]
+        with shards.ShardWriter(tmp_path / shards.shard_name(0), CAPTIONS) as writer:
+            writer.write(pa.Table.from_pylist(rows, schema=CAPTIONS))
+            writer.close({})
+        made = {}
+        for video_id, job in burn_captions(tmp_path, shown, ffmpeg_exe):
+            job()
+            made[video_id] = (shown / f"{video_id}.mp4").read_bytes()
+        return made
+
+    first = burn("a ball", "a cube", "a cone")
+    assert list(first) == ["sub/0.mp4", "sub/1.mp4", "sub/2.mp4"]
+    assert burn("a ball", "a cube", "a cone") == {}
+    # Other captions, another video, and a copy that somebody removed.
+    again = burn("a disc", "a cube", "a cone")
+    assert list(again) == ["sub/0.mp4"]
+    assert again["sub/0.mp4"] != first["sub/0.mp4"]
+    make_video(videos[1], hue=20)
+    (shown / "sub" / "2.mp4.mp4").unlink()
+    assert list(burn("a disc", "a cube", "a cone")) == ["sub/1.mp4", "sub/2.mp4"]
+    # What was made of a video that is gone stays, unless it would say something else.
+    videos[0].unlink()
+    assert burn("a disc", "a cube", "a cone") == {}
+    with pytest.raises(MediaError):
+        burn("a ball", "a cube", "a cone")
+    assert (shown / "sub" / "0.mp4.mp4").read_bytes() == again["sub/0.mp4"]
+    videos[0].write_bytes(videos[1].read_bytes())
+    assert list(burn("a disc", "a cube", "a cone")) == ["sub/0.mp4"]
 
 
 def test_jsonl(captions_dir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -64,3 +65,27 @@ def test_what_repeats_is_chosen_last() -> None:
     assert {c.index for c in found} == {0, 3}
     # Covered by hand: similarities 1, 1, 1 and 1/2, tokens 3 of 4; then the rest.
     assert [c.gain for c in found] == pytest.approx([(3.5 / 4 + 3 / 4) / 2, (0.5 / 4 + 1 / 4) / 2])
+
+
+def test_a_long_video_takes_memory_in_proportion_to_its_clips() -> None:
+    rng = np.random.default_rng(0)
+    # Five scenes one after the other, the third shorter than the others.
+    lengths = [1500, 1500, 300, 1300, 1400]
+    scenes = np.repeat(np.arange(5), lengths)
+    features = np.eye(5)[scenes] + 0.05 * rng.normal(size=(6000, 5))
+    tracemalloc.start()
+    try:
+        coverage = Coverage(features, np.stack([scenes, np.arange(6000)], 1), [np.array([i]) for i in range(6000)])
+        found = [c.index for c in choose_some(coverage, 5)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Of 6000 by 6000 clips, or clips and tokens, one table alone would have 288 MB.
+    assert peak < 250e6
+    assert sorted(scenes[found].tolist()) == [0, 1, 2, 3, 4]
+    # By brute force over every third clip.
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    nearest = [max((1 + unit[i] @ unit[k]) / 2 for k in found) for i in range(0, 6000, 3)]
+    # All tokens of the first kind, and one of 6000 for each choice.
+    assert coverage.value(found) == pytest.approx((np.mean(nearest) + (6000 + 5) / 12000) / 2)
+    assert coverage.value(found[:2]) < coverage.value(found)

@@ -385,3 +385,17 @@ def test_a_damaged_manifest_is_an_error_that_names_it(tmp_path: Path, data: byte
     with pytest.raises(VbcliError, match=str(path)):
         shards.claim_manifest(tmp_path, MANIFEST)
     assert path.read_bytes() == data
+
+
+def test_messages_name_a_kind_with_its_article(tmp_path: Path):
+    shards.claim_manifest(tmp_path, Manifest("answers", "answer", 1, {}, {}, []))
+    for kinds, said in (
+        (("tokens",), "an answers dataset, not a tokens dataset"),
+        (("index",), "an answers dataset, not an index dataset"),
+    ):
+        with pytest.raises(VbcliError, match=f"{tmp_path} is {said}"):
+            shards.read_manifest(tmp_path, *kinds)
+    with pytest.raises(VbcliError, match="the manifest of an answers dataset has no 'fps'"):
+        shards.read_manifest(tmp_path).fact("fps")
+    with pytest.raises(VbcliError, match="is not an answers or tokens dataset: it has no manifest"):
+        shards.read_manifest(tmp_path / "nothing", "answers", "tokens")

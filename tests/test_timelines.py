@@ -53,6 +53,18 @@ def test_an_edit_decision_list_counts_what_is_taken_and_what_is_played(tmp_path:
     assert [track.duration().to_seconds() for track in read.video_tracks()] == [4]
 
 
+def test_files_whose_names_begin_alike_have_reels_of_their_own(tmp_path: Path, make_video: MakeVideo):
+    names = ["holiday_part1.mp4", "holiday_part2.mkv", "more/Holiday_part1.mp4", "holidayp2.mp4", "...mp4"]
+    videos = [str(make_video(tmp_path / name, duration_s=1, fps=25)) for name in names]
+    played = [0, 1, 0, 2, 3, 4, 1]
+    write_edl(tmp_path / "cut.edl", "cut", clips(*(Cut(videos[k], 0, 0.4, speed=2) for k in played)))
+    # By hand: eight letters, or seven and a number.
+    reels = ["holidayp", "holiday2", "Holiday3", "holiday4", "AX"]
+    assert [event[0] for event in events(tmp_path / "cut.edl")] == [reels[k] for k in played]
+    speeds = [line.split()[1] for line in (tmp_path / "cut.edl").read_text().splitlines() if line.startswith("M2")]
+    assert speeds == [reels[k] for k in played]
+
+
 def test_frames_are_counted_not_seconds(tmp_path: Path, ffmpeg_exe: str):
     """Ten minutes of 30000/1001 frames a second are 17,982 frames, which a counter of 30 calls 9:59:12."""
     video = tmp_path / "ntsc.mp4"

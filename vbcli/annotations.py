@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vbcli.errors import VbcliError
+from vbcli.errors import VbcliError, with_article
 
 Cells = dict[str, Any]
 """Values by the columns of a caption file."""
@@ -47,7 +47,7 @@ def iter_annotations(data: object, path: Path) -> Iterator[tuple[int, Cells]]:
         yield from _iter_activitynet(data, path)
     else:
         keys = list(data) if isinstance(data, dict) else []
-        found = f"an object with the fields {', '.join(keys[:_N_SHOWN])}" if keys else f"a {type(data).__name__}"
+        found = f"an object with the fields {', '.join(keys[:_N_SHOWN])}" if keys else with_article(type(data).__name__)
         raise VbcliError(
             f"{path} is {found}, none of MSR-VTT (videos, sentences), COCO (images, annotations), YouCook2 (database), ActivityNet "
             "captions (timestamps, sentences) and a list of rows",

@@ -7,32 +7,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.evaluation import References
-from vbcli.metrics.answers import expected_scores, normalise, score_answers
+from vbcli.evaluation import Evaluation, References
+from vbcli.metrics.answers import exact_match, expected_scores, normalise, score_answers
+from vbcli.metrics.bootstrap import paired_gain
 from vbcli.runner import read_videos
 from vbcli.training.answering import known_answers
 from vbcli.training.batches import VideoTokens, read_tokens
 
 GIVEN, QUESTION_ALONE, MOST_FREQUENT, CHANCE = "answers", "the question alone", "most frequent answer", "a random training answer"
+ROWS = (GIVEN, QUESTION_ALONE, MOST_FREQUENT, CHANCE)
+"""Rows of the table that do not come from `others`."""
 Pair = tuple[str, str]
 """A video and a question."""
 
 
 @dataclass
-class AnswerEvaluation:
-    """Scores by row of the table.
+class AnswerEvaluation(Evaluation):
+    """Scores by row of the table; gains are in `exact match`, over the questions.
 
     Args:
-        scores: row name to score name to value; the first row is the answers that were given.
-        kinds: the same of the questions that begin alike (their first two words), of the answers that were given.
-        notes: sentences on what was scored.
+        kinds: scores of the questions that begin alike (their first two words), of the first run of the answers that were given.
     """
 
-    scores: dict[str, dict[str, float]]
     kinds: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,26 @@ def read_answers(answers_dir: Path) -> GivenAnswers:
     return GivenAnswers(found, [v["video_id"] for v in asked], own)
 
 
-def evaluate_answers(given: GivenAnswers, references: References, scored: Sequence[str], tokens_dir: Path | None) -> AnswerEvaluation:
+def evaluate_answers(
+    given: GivenAnswers,
+    references: References,
+    scored: Sequence[str],
+    tokens_dir: Path | None,
+    *,
+    reruns: Sequence[GivenAnswers] = (),
+    others: Mapping[str, Sequence[GivenAnswers]] | None = None,
+) -> AnswerEvaluation:
     """Scores answers and baselines.
 
     Args:
         references: with the questions of videos and their right answers.
         scored: the videos that count.
         tokens_dir: tokens dataset with the training videos, for the baselines.
+        reruns: answers by the same system, trained with other seeds.
+        others: answers of other systems by name, of each run of one, for rows of their own. All must have been asked the same.
 
     Raises:
-        VbcliError: no question that was answered has a right answer.
+        VbcliError: no question that was answered has a right answer, or a run was not asked one of them.
     """
     wanted = set(scored)
     known = {pair: truths for pair, truths in references.answers.items() if pair[0] in wanted and truths}
@@ -93,7 +104,7 @@ def evaluate_answers(given: GivenAnswers, references: References, scored: Sequen
     n_more = len(known) - len(truths) - len(silent)
     truths |= silent
 
-    evaluation = AnswerEvaluation({GIVEN: _score(given.answers, truths)})
+    evaluation = AnswerEvaluation({})
     evaluation.notes.append(f"{len(truths)} questions about {len({video for video, _ in truths})} videos")
     if silent:
         evaluation.notes.append(f"{len(silent)} questions about these videos have no answer and count as wrong")
@@ -104,11 +115,32 @@ def evaluate_answers(given: GivenAnswers, references: References, scored: Sequen
         kinds[" ".join(pair[1].lower().split()[:2])][pair] = of_pair
     for kind, of_kind in sorted(kinds.items(), key=lambda item: -len(item[1])):
         evaluation.kinds[kind] = {"questions": len(of_kind), **_score(given.answers, of_kind)}
-    if tokens_dir is None:
-        evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training questions")
-    else:
-        _add_baselines(evaluation, truths, wanted, tokens_dir)
+    systems = {GIVEN: [given, *reruns], **(others or {})}
+    _check_asked(systems, list(truths))
+    table = {name: [run.answers for run in runs] for name, runs in systems.items()}
+    training = _training_videos(wanted, tokens_dir, evaluation.notes)
+    table |= {name: [rows] for name, rows in _baselines(training, truths).items()}
+    right = {name: np.mean([_are_right(rows, truths) for rows in runs], axis=0) for name, runs in table.items()}
+    for name, runs in table.items():
+        evaluation.add_system(name, [_score(rows, truths) for rows in runs])
+        if name != GIVEN:
+            evaluation.gains[name] = paired_gain(right[GIVEN], right[name])
+    if training:
+        evaluation.scores[CHANCE] = expected_scores(_drawn(training), list(truths.values()))
     return evaluation
+
+
+def _check_asked(systems: Mapping[str, Sequence[GivenAnswers]], pairs: Sequence[Pair]) -> None:
+    for name, run in ((name, run) for name, runs in systems.items() for run in runs):
+        unasked = [pair for pair in pairs if pair not in run.answers and pair not in run.own]
+        if unasked:
+            message = f"{name} has no answer to {len(unasked)} of the {len(pairs)} questions, first '{unasked[0][1]}' of {unasked[0][0]}"
+            raise VbcliError(message, hint="ask each system the same")
+
+
+def _are_right(rows: Mapping[Pair, str], truths: Mapping[Pair, Sequence[str]]) -> np.ndarray:
+    """Exact match of each question, float (Q,); 0 without an answer."""
+    return np.array([exact_match(rows[pair], of) if pair in rows else 0.0 for pair, of in truths.items()])
 
 
 def _score(rows: Mapping[Pair, str], truths: Mapping[Pair, Sequence[str]]) -> dict[str, float]:
@@ -118,18 +150,30 @@ def _score(rows: Mapping[Pair, str], truths: Mapping[Pair, Sequence[str]]) -> di
     return {name: value * len(answered) / len(truths) for name, value in scores.items()}
 
 
-def _add_baselines(evaluation: AnswerEvaluation, truths: Mapping[Pair, Sequence[str]], scored: set[str], tokens_dir: Path) -> None:
-    """What the training questions and their answers alone would score."""
+def _training_videos(scored: set[str], tokens_dir: Path | None, notes: list[str]) -> list[VideoTokens]:
+    """The training videos besides those scored; none, and a note, where they have no answered questions."""
+    if tokens_dir is None:
+        notes.append("no tokens dataset named (--baselines): no baselines from training questions")
+        return []
     training = [v for v in read_tokens(tokens_dir) if v.split == "train" and v.video_id not in scored]
-    drawn = Counter(answer for video in training for question in video.questions for answer in question.answers)
-    if not drawn:
-        evaluation.notes.append(f"{tokens_dir} has no training videos with answered questions besides those scored: no baselines")
-        return
+    if not _drawn(training):
+        notes.append(f"{tokens_dir} has no training videos with answered questions besides those scored: no baselines")
+        return []
+    return training
+
+
+def _drawn(training: Sequence[VideoTokens]) -> Counter[str]:
+    """How often each answer is that of a training question."""
+    return Counter(answer for video in training for question in video.questions for answer in question.answers)
+
+
+def _baselines(training: Sequence[VideoTokens], truths: Mapping[Pair, Sequence[str]]) -> dict[str, dict[Pair, str]]:
+    """What the training questions and their answers alone suggest, by row of the table; nothing without training videos."""
+    if not training:
+        return {}
     most_frequent = known_answers(training)[0]
     suggest = _suggested(training, most_frequent)
-    evaluation.scores[QUESTION_ALONE] = _score({pair: suggest(pair[1]) for pair in truths}, truths)
-    evaluation.scores[MOST_FREQUENT] = _score(dict.fromkeys(truths, most_frequent), truths)
-    evaluation.scores[CHANCE] = expected_scores(drawn, list(truths.values()))
+    return {QUESTION_ALONE: {pair: suggest(pair[1]) for pair in truths}, MOST_FREQUENT: dict.fromkeys(truths, most_frequent)}
 
 
 def _suggested(training: Sequence[VideoTokens], most_frequent: str) -> Callable[[str], str]:

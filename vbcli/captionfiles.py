@@ -217,8 +217,9 @@ def _error(path: Path | str, line: int, message: str, hint: str | None = None) -
     return VbcliError(f"{path}, {_WORDS.get(Path(path).suffix.lower(), ('line', ''))[0]} {line}: {message}", hint)
 
 
-def _cell_error(path: Path, line: int, name: str, message: str) -> VbcliError:
-    return _error(path, line, f"{_WORDS[path.suffix.lower()][1]} '{name}' {message}")
+def cell_error(path: Path, line: int, name: str, message: str, hint: str | None = None) -> VbcliError:
+    """An error about one value of a caption file, such as the column `candidates` of a row."""
+    return _error(path, line, f"{_WORDS[path.suffix.lower()][1]} '{name}' {message}", hint)
 
 
 def _build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
@@ -229,18 +230,18 @@ def _build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
     # Not stripped: spaces at the ends of a file name are part of it, and `match_rows` forgives them.
     video = cells["video"] if isinstance(cells["video"], str) else text("video")
     if not video or video.isspace():
-        raise _cell_error(path, line, "video", "is empty")
+        raise cell_error(path, line, "video", "is empty")
     start_s = _as_seconds(cells.get("start_s"), path, line, "start_s")
     end_s = _as_seconds(cells.get("end_s"), path, line, "end_s")
     if (start_s is None) != (end_s is None):
         given, absent = ("start_s", "end_s") if end_s is None else ("end_s", "start_s")
-        raise _cell_error(path, line, absent, f"is empty where '{given}' is given")
+        raise cell_error(path, line, absent, f"is empty where '{given}' is given")
     if start_s is not None and end_s is not None and end_s < start_s:
-        raise _cell_error(path, line, "end_s", f"is {end_s:g}, before the start at {start_s:g}")
+        raise cell_error(path, line, "end_s", f"is {end_s:g}, before the start at {start_s:g}")
     question, answer = text("question"), text("answer")
     candidates = _as_candidates(cells.get("candidates"), path, line)
     if question is None and (answer is not None or candidates is not None):
-        raise _cell_error(path, line, "question", f"is empty where '{'candidates' if answer is None else 'answer'}' is given")
+        raise cell_error(path, line, "question", f"is empty where '{'candidates' if answer is None else 'answer'}' is given")
     label = text("label") or text("category")
     return CaptionRow(video, text("caption"), start_s, end_s, text("split"), label, question, answer, candidates, line)
 
@@ -253,7 +254,7 @@ def _as_text(value: object, path: Path, line: int, name: str) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         # A table library turns the classes 3 and "none" into 3.0 and NaN.
         return str(value) if isinstance(value, int) else f"{value:.15g}"
-    raise _cell_error(path, line, name, f"is not text but {type(value).__name__}")
+    raise cell_error(path, line, name, f"is not text but {type(value).__name__}")
 
 
 def _as_seconds(value: object, path: Path, line: int, name: str) -> float | None:
@@ -264,7 +265,7 @@ def _as_seconds(value: object, path: Path, line: int, name: str) -> float | None
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise _cell_error(path, line, name, f"is {value!r}, not a number of seconds from 0 on")
+        raise cell_error(path, line, name, f"is {value!r}, not a number of seconds from 0 on")
     return seconds
 
 
@@ -273,13 +274,13 @@ def _as_candidates(value: object, path: Path, line: int) -> tuple[str, ...] | No
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise _cell_error(path, line, "candidates", f"is not a valid JSON list: {error.msg}") from None
+            raise cell_error(path, line, "candidates", f"is not a valid JSON list: {error.msg}") from None
     elif isinstance(value, str):
         value = value.split("|")
     if value is None:
         return None
     if not isinstance(value, list):
-        raise _cell_error(path, line, "candidates", f"is not a list but {type(value).__name__}")
+        raise cell_error(path, line, "candidates", f"is not a list but {type(value).__name__}")
     texts = (_as_text(v, path, line, "candidates") for v in value)
     return tuple(t for t in texts if t is not None) or None
 

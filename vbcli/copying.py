@@ -94,13 +94,17 @@ def _packets(source: InputContainer, streams: Sequence[Stream], cut: Cut) -> lis
     start_s, end_s = cut.start_s + _start_s(source), cut.end_s + _start_s(source)
     source.seek(int(max(start_s - 1, _start_s(source)) * av.time_base))
     found: list[tuple[float, Packet]] = []
+    # A file may store sound far behind the pictures that it belongs to.
+    unfinished = {stream.index for stream in streams}
     for packet in source.demux(*streams):
         if packet.pts is None or packet.dts is None or not packet.size or packet.time_base is None:
             continue
         tick = Fraction(packet.time_base)
         shown_s, decoded_s = float(packet.pts * tick), float(packet.dts * tick)
-        if decoded_s >= end_s and packet.stream is streams[0]:
-            break
+        if decoded_s >= end_s:
+            unfinished.discard(packet.stream.index)
+            if not unfinished:
+                break
         if start_s - 1e-4 <= shown_s < end_s - 1e-4:
             found.append((decoded_s, packet))
     return [packet for _, packet in sorted(found, key=lambda row: row[0])]

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 
+def with_article(noun: str) -> str:
+    """A noun for a message: a tokens dataset, an answers dataset."""
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
 class VbcliError(Exception):
     """An error that the user can mend.
 

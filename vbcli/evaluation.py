@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from vbcli.training.batches import VideoTokens, read_tokens
 
 N_PERMUTATIONS = 20
 GIVEN, NEAREST, CONSTANT, SHUFFLED = "captions", "nearest training video", "best constant", "shuffled videos"
+ROWS = (GIVEN, NEAREST, CONSTANT, SHUFFLED)
 """Rows of the table that do not come from `others`."""
 
 
@@ -29,17 +31,25 @@ class Evaluation:
     """Scores by row of the table.
 
     Args:
-        scores: row name to score name to value; the first row is the captions that were given. Of a system with several runs, the mean.
+        scores: row name to score name to value; the first row is what was given. Of a system with several runs, the mean.
         spread: row name to score name to standard deviation: over the permutations of the row `shuffled videos`, and over the runs of
             a system that has several.
         notes: sentences on what was scored, and what was left out.
-        gains: row name to what the given captions have in CIDEr above it, with the interval of a paired bootstrap over the videos.
+        gains: row name to what was given has above it, with the interval of a paired bootstrap: of captions in CIDEr over the videos.
     """
 
     scores: dict[str, dict[str, float]]
     spread: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     gains: dict[str, Gain] = field(default_factory=dict)
+
+    def add_system(self, name: str, runs: Sequence[Mapping[str, float]]) -> None:
+        """The row of a system, from the scores of each of its runs; of several, also their standard deviation."""
+        columns = {key: np.array([row[key] for row in runs]) for key in runs[0] if all(key in row for row in runs)}
+        self.scores[name] = {key: float(column.mean()) for key, column in columns.items()}
+        if len(runs) > 1:
+            self.spread[name] = {key: float(column.std(ddof=1)) for key, column in columns.items()}
+            self.notes.append(f"{name}: mean and standard deviation of {len(runs)} runs")
 
 
 def evaluate_captions(
@@ -100,11 +110,7 @@ def evaluate_captions(
                 evaluation.notes.append(f"no METEOR: {found.meteor_reason}")
             rows.append((found, {**found.as_row(), **_mention_row(said, truths, lexicon)}))
         per_video[name] = np.mean([found.cider_per_video for found, _ in rows], axis=0)
-        columns = {key: np.array([row[key] for _, row in rows]) for key in rows[0][1]}
-        evaluation.scores[name] = {key: float(column.mean()) for key, column in columns.items()}
-        if len(rows) > 1:
-            evaluation.spread[name] = {key: float(column.std(ddof=1)) for key, column in columns.items()}
-            evaluation.notes.append(f"{name}: mean and standard deviation of {len(rows)} runs")
+        evaluation.add_system(name, [row for _, row in rows])
 
     # METEOR's Java takes many seconds to start: it is asked for the captions in question alone.
     score(GIVEN, [captions, *reruns], with_meteor)
@@ -163,20 +169,21 @@ def _mean_feature(video: VideoTokens) -> np.ndarray:
 # ---------------------------------------------------------------- reading both sides
 
 
-def name_systems(given: Sequence[str]) -> dict[str, list[Path]]:
+def name_systems(given: Sequence[str], rows: Sequence[str] = ROWS) -> dict[str, list[Path]]:
     """The runs of each system, for its row of the table.
 
     Args:
         given: `NAME=PATH`, or just a path, whose name is the last part of it where that tells it from the others, else all of it. Paths
-            of one name are runs of one system; `captions` is that of the captions that were given.
+            of one name are runs of one system.
+        rows: names that the table has already; the first is that of the results to compare with, which may have more runs.
 
     Raises:
         VbcliError: a path is given twice, or a name is that of a baseline.
     """
     pairs = [_name_and_path(text) for text in given]
     if len({path for _, path in pairs}) < len(pairs):
-        raise VbcliError("--also names the same captions twice", hint="name each once")
-    taken = next((name for name, _ in pairs if name in (NEAREST, CONSTANT, SHUFFLED)), None)
+        raise VbcliError("--also names the same results twice", hint="name each once")
+    taken = next((name for name, _ in pairs if name in rows[1:]), None)
     if taken:
         raise VbcliError(f"--also calls a system '{taken}', as a baseline is called", hint="give it another name")
     named: dict[str, list[Path]] = {}
@@ -184,8 +191,8 @@ def name_systems(given: Sequence[str]) -> dict[str, list[Path]]:
         if name:
             named.setdefault(name, []).append(path)
     # Only a name that is given joins runs.
-    counts = Counter([GIVEN, NEAREST, CONSTANT, SHUFFLED, *named, *(path.name for name, path in pairs if not name)])
-    taken_names = {GIVEN, NEAREST, CONSTANT, SHUFFLED, *named}
+    counts = Counter([*rows, *named, *(path.name for name, path in pairs if not name)])
+    taken_names = {*rows, *named}
     for path in (path for name, path in pairs if not name):
         shown = path.name if counts[path.name] == 1 else str(path)
         named[shown if shown not in taken_names else f"./{path}"] = [path]
@@ -250,12 +257,36 @@ class References:
             return held
         return [v for v in video_ids if self.splits.get(v) != "train"] or list(video_ids)
 
+    def are_for_training(self, video_ids: Sequence[str]) -> bool:
+        """Whether all of these videos are for training."""
+        return all(self.splits.get(v) == "train" for v in video_ids)
+
+    def failure_notes(
+        self, failed: Sequence[str], truths: Mapping[str, Sequence[Any]], scored: Sequence[str], split: str | None
+    ) -> list[str]:
+        """A sentence on the videos that would be scored if they had not failed; none where there are none.
+
+        Args:
+            truths: what is known of videos, of the kind that is scored.
+            scored: of `held_out`, for the same `split`.
+        """
+        n = sum(
+            bool(truths.get(v)) and split in (None, self.splits.get(v)) and (self.splits.get(v) != "train" or self.are_for_training(scored))
+            for v in failed
+        )
+        return [f"{n} more videos with references failed (see the folder _errors) and are left out"] if n else []
+
+
+def read_failed(results: Path) -> list[str]:
+    """The videos that failed when a dataset of results was made; none of a file."""
+    return [failure.video_id for failure in shards.read_failures(results)] if results.is_dir() else []
+
 
 def read_references(path: Path, video_ids: Sequence[str]) -> References:
     """References of any dataset (its videos carry them), or of a caption file.
 
     Args:
-        video_ids: the videos that were captioned or classified; the names in a file are matched to them.
+        video_ids: the videos that were captioned or classified, or failed; the names in a file are matched to them.
     """
     if path.is_dir() and not (path / "manifest.json").is_file():
         raise VbcliError(f"{path} is neither a dataset nor a caption file", hint="name a dataset of vbcli or a caption file as REFERENCES")

@@ -1,16 +1,22 @@
-"""Captions as files that other programs read: JSONL, CSV, SRT and VTT."""
+"""Captions as files that other programs read: JSONL, CSV, SRT and VTT, and copies of the videos that show them."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vbcli import shards
-from vbcli.files import write_atomic
+from vbcli.files import not_written, write_atomic, write_json
+from vbcli.rendering import burn_subtitles, is_made_from, made_from
 from vbcli.segments import as_paragraph
 from vbcli.transcripts import TranscriptSegment, format_srt, format_vtt
+
+RECORDS = "_made-from"
+"""Folder beside burnt-in copies that tells what each was made from."""
 
 
 def export_captions(captions_dir: Path, file_format: str) -> Path:
@@ -63,6 +69,30 @@ def write_paragraphs(captions_dir: Path) -> Path:
     rows = [{"video": video_id, "caption": text} for video_id, text in paragraphs(captions_dir).items()]
     write_atomic(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     return target
+
+
+def burn_captions(captions_dir: Path, folder: Path, executable: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Jobs that write `<video>.mp4`, copies of the videos that show their captions: (video_id, job) of each that is not there yet, or
+    was made from other captions or from another video.
+
+    Args:
+        executable: from `find_ffmpeg`.
+    """
+    for (video_id, path), sentences in timed_captions(captions_dir).items():
+        target, record = folder / f"{video_id}.mp4", folder / RECORDS / f"{video_id}.json"
+        if not (target.exists() and is_made_from(record, made_from(path, sentences))):
+            yield video_id, partial(_burn, path, sentences, target, record, executable)
+
+
+def _burn(path: str, sentences: Sequence[TranscriptSegment], target: Path, record: Path, executable: str) -> None:
+    origin = made_from(path, sentences)
+    try:
+        # It is of the copy that is replaced.
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise not_written(record, error) from error
+    burn_subtitles(path, sentences, target, executable)
+    write_json(record, origin)
 
 
 def _write_subtitles(captions_dir: Path, file_format: str) -> Path:

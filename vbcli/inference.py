@@ -2,6 +2,7 @@
 
 fuse_dataset  tokens -> fused
 ask_model     tokens or videos -> what the model's stage writes: captions, classes
+find_tokens   tokens or videos -> tokens of a model's own vocabulary, for what is asked without writing a dataset
 ask_teacher   videos -> captions, by a published captioner
 index_videos  tokens or videos -> an index to search in, by a trained retriever
 index_frames  features or videos -> such an index, by an encoder that reads text, too
@@ -17,9 +18,10 @@ from typing import Any
 from vbcli import shards
 from vbcli.encoderfolders import carried_encoder
 from vbcli.encoders import EncoderSpec
-from vbcli.errors import VbcliError
+from vbcli.errors import VbcliError, with_article
 from vbcli.files import check_free, write_json
-from vbcli.models.checkpoint import load_checkpoint, read_checkpoint_config
+from vbcli.media.decode import MediaOptions
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.models.teachers import Teacher
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
 from vbcli.retrieval.index import INDEX
@@ -92,36 +94,65 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
     # Whole and fit for what is asked, before a folder is bound to it.
     checkpoint = load_checkpoint(Path(stage.checkpoint_dir), *stage.tasks)
     stage.check(checkpoint)
+    is_tokens = _is_tokens(source, checkpoint, stage.name)
+    own_videos = output_dir / "videos"
+    stage = replace(stage, videos_dir=str(source / "videos" if is_tokens else own_videos))
+    if is_tokens:
+        _check_split(source, stage.split)
+    with options.open() as executor:
+        if is_tokens:
+            inputs = dataset_inputs(source, stage)
+            return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
+        chain = Chain((*_to_tokens(checkpoint, own_videos, stage.device, stage.threads, options.media), stage))
+        gone = scan_folder(source, output_dir, (), chain, executor, options)
+        is_told = checkpoint.reads_text or stage.is_cut_by_transcript
+        inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
+        return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
+
+
+def find_tokens(source: Path, checkpoint: Checkpoint, place: Path, *, threads: int = 1, options: RunOptions | None = None) -> Path:
+    """The tokens that a model is asked about: `source` itself, or, of a folder of videos or one video, a tokens dataset made in `place`.
+
+    Raises:
+        VbcliError: `source` is neither, its tokens are of another vocabulary, or none of its videos can be read.
+    """
+    options = options or RunOptions()
+    if _is_tokens(source, checkpoint, "predict"):
+        return source
+    own_videos = place / "videos"
+    with options.open() as executor:
+        chain = Chain(_to_tokens(checkpoint, own_videos, "cpu", threads, options.media))
+        gone = scan_folder(source, place, (), chain, executor, options)
+        inputs = tokenize_inputs(own_videos, chain, own_videos, gone)
+        report = run_noted(chain, inputs, place, executor, options, parents=parents_of(own_videos))
+    if not report.n_rows:
+        raise VbcliError(shards.read_failures(place)[0].message, hint="name another video, or mend it")
+    return place
+
+
+def _is_tokens(source: Path, checkpoint: Checkpoint, command: str) -> bool:
+    """Whether a model is asked about tokens, of its own vocabulary, rather than about videos."""
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
     kind = dataset_kind(source)
     if kind not in (None, "tokens"):
         raise VbcliError(
-            f"{source} is a {kind} dataset: {stage.name} takes a folder of videos or a tokens dataset",
+            f"{source} is {with_article(kind)} dataset: {command} takes a folder of videos or a tokens dataset",
             hint="name the videos themselves, or what vbcli tokenize made",
         )
-    own_videos = output_dir / "videos"
-    stage = replace(stage, videos_dir=str(own_videos if kind is None else source / "videos"))
     if kind == "tokens":
         check_vocabulary(source, checkpoint.vocab_dir.parent, checkpoint.visual.sha256)
-        _check_split(source, stage.split)
-    with options.open() as executor:
-        if kind == "tokens":
-            inputs = dataset_inputs(source, stage)
-            return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
-        vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
-        encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
-        chain = Chain(
-            (
-                Encode(encoder, "videos", stage.device, stage.threads, options.media, None if encoder_dir is None else str(encoder_dir)),
-                Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(own_videos)),
-                stage,
-            )
-        )
-        gone = scan_folder(source, output_dir, (), chain, executor, options)
-        is_told = checkpoint.reads_text
-        inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
-        return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
+    return kind == "tokens"
+
+
+def _to_tokens(checkpoint: Checkpoint, videos_dir: Path, device: str, threads: int, media: MediaOptions) -> tuple[Encode, Tokenize]:
+    """From videos to a model's tokens, by the encoder and the vocabulary that its folder carries."""
+    vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
+    encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
+    return (
+        Encode(encoder, "videos", device, threads, media, None if encoder_dir is None else str(encoder_dir)),
+        Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(videos_dir)),
+    )
 
 
 def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: RunOptions | None = None) -> RunReport:
@@ -135,7 +166,9 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, or one video")
     kind = dataset_kind(source)
     if kind is not None:
-        raise VbcliError(f"{source} is a {kind} dataset: a published captioner takes a folder of videos", hint="name the videos themselves")
+        raise VbcliError(
+            f"{source} is {with_article(kind)} dataset: a published captioner takes a folder of videos", hint="name the videos themselves"
+        )
     # Whole and fit for what is asked, before a folder is bound to it.
     Teacher(stage.teacher, stage.device).check(stage.decoding)
     with options.open() as executor:
@@ -157,7 +190,7 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
     Raises:
         VbcliError: no retriever in `checkpoint_dir`, tokens of another vocabulary, or the folder holds something else.
     """
-    check_free_or_index(index_dir)
+    _check_index(index_dir, source)
     values = read_checkpoint_config(checkpoint_dir, "retrieve")
     encoder = values["encoder"]
     stage = Embed(
@@ -173,8 +206,7 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
         shutil.copytree(
             checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl")
         )
-    _finish_index(source, index_dir, {"model_sha256": stage.model_sha256})
-    return report
+    return _finish_index(report, source, index_dir, {"model_sha256": stage.model_sha256}, options)
 
 
 def index_frames(
@@ -189,11 +221,12 @@ def index_frames(
         VbcliError: the encoder reads no text, or the folder holds something else.
     """
     options = options or RunOptions()
-    check_free_or_index(index_dir)
+    _check_index(index_dir, source)
     kind = dataset_kind(source)
     if kind not in (None, "features"):
         raise VbcliError(
-            f"{source} is a {kind} dataset: an encoder makes an index of videos or of features", hint="name a retriever with --checkpoint"
+            f"{source} is {with_article(kind)} dataset: an encoder makes an index of videos or of features",
+            hint="name a retriever with --checkpoint",
         )
     spec = encoder if kind is None else EncoderSpec.from_dict(shards.read_manifest(source, "features").fact("encoder"))
     if spec is None or (encoder is not None and encoder != spec):
@@ -213,15 +246,17 @@ def index_frames(
         else:
             inputs = dataset_inputs(source, stage)
             report = run_noted(stage, inputs, vectors_dir, executor, options, parents=parents_of(source), videos_dir=videos_dir)
-    _finish_index(source, index_dir, {"encoder": spec.as_dict()})
-    return report
+    return _finish_index(report, source, index_dir, {"encoder": spec.as_dict()}, options)
 
 
-def _finish_index(source: Path, index_dir: Path, made_by: dict[str, Any]) -> None:
-    # Datasets keep the rows of videos whose files are gone; a search must not find them.
-    known = {row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])}
-    removed = sorted(known - videos_of(source))
+def _finish_index(report: RunReport, source: Path, index_dir: Path, made_by: dict[str, Any], options: RunOptions | None) -> RunReport:
+    """Records which videos the index is of; datasets keep the rows of those whose files are gone, and a search must not find them."""
+    known = [row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])]
+    removed = sorted(set(known) - videos_of(source))
     write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": removed})
+    if removed and options is not None:
+        options.on_note(f"{len(removed)} videos that are gone from {source} are found no longer, first {removed[0]}")
+    return replace(report, n_rows=report.n_rows - sum(video_id in removed for video_id in known))
 
 
 def videos_of(source: Path) -> set[str]:
@@ -235,9 +270,18 @@ def videos_of(source: Path) -> set[str]:
     return {row["video_id"] for row in shards.read_rows(source, ["video_id"])}
 
 
-def check_free_or_index(index_dir: Path) -> None:
-    """Refuses a folder that holds neither nothing nor an index that was begun."""
+def _check_index(index_dir: Path, source: Path) -> None:
+    """Refuses a folder that holds neither nothing nor an index that was begun, and one video of an index of several.
+
+    Raises:
+        VbcliError: it says which.
+    """
     check_free(index_dir, ("vectors", "checkpoint", "config.json"))
+    others = {row["video_id"] for row in shards.read_rows(index_dir / "vectors" / "videos", ["video_id"])} - {source.name}
+    if source.is_file() and others:
+        raise VbcliError(
+            f"{index_dir} is of a folder of videos, not of {source} alone", hint="name the folder: an index follows all that lies in it"
+        )
 
 
 def check_vocabulary(tokens_dir: Path, checkpoint_dir: Path, vocab_sha256: str) -> None:

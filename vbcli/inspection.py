@@ -1,7 +1,8 @@
-"""What a path is: dataset, shard, checkpoint or vocabulary, and the chain of what made it."""
+"""What a path is: dataset, shard, checkpoint, encoder, vocabulary or index, and the chain of what made it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def describe(path: Path) -> dict[str, Any]:
         values = read_json(path / "config.json")
         if isinstance(values, dict) and values.get("kind") in ("checkpoint", "encoder", "vocabulary"):
             return _describe_artifact(path, values)
+        if isinstance(values, dict) and values.get("kind") == "index":
+            return _describe_index(path, values)
     raise VbcliError(
-        f"{path} is no dataset, shard, checkpoint, encoder or vocabulary of vbcli" if path.exists() else f"{path} does not exist",
+        f"{path} is no dataset, shard, checkpoint, encoder, vocabulary or index of vbcli" if path.exists() else f"{path} does not exist",
         hint="name a folder or shard that vbcli made",
     )
 
@@ -48,6 +51,23 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
             {"stage": manifest.stage, "version": manifest.version, "config": manifest.config, "facts": manifest.facts},
             *manifest.parents,
         ],
+    }
+
+
+def _describe_index(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    vectors = _describe_dataset(path / "vectors")
+    n_rows = Counter(row["video_id"] for row in shards.read_rows(path / "vectors", ["video_id"]))
+    n_kept = [n for video_id, n in n_rows.items() if video_id not in values["removed"]]
+    return {
+        "index": str(path),
+        **{k: v for k, v in values.items() if k not in ("kind", "removed")},
+        "videos": len(n_kept),
+        # A row of each is of the whole; a video of one segment is its own only segment.
+        "segments": sum(max(n - 1, 1) for n in n_kept),
+        "removed": values["removed"],
+        "failed": vectors["failed"],
+        "failures": vectors["failures"],
+        "chain": vectors["chain"],
     }
 
 

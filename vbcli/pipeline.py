@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from vbcli import shards
 from vbcli.encoderfolders import carry_encoder
-from vbcli.errors import VbcliError
+from vbcli.errors import VbcliError, with_article
 from vbcli.executors import ExecutorName, open_executor
 from vbcli.media.decode import MediaOptions
 from vbcli.media.program import ffmpeg_build
@@ -200,7 +200,7 @@ def encode_dataset(
     kind = dataset_kind(source_dir)
     if kind not in (None, "frames"):
         raise VbcliError(
-            f"{source_dir} is a {kind} dataset: encode takes frames or videos",
+            f"{source_dir} is {with_article(kind)} dataset: encode takes frames or videos",
             hint="name the videos themselves, or what vbcli extract made",
         )
     if kind is not None:

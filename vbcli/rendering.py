@@ -8,14 +8,16 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFont
 
-from vbcli.errors import MediaError
-from vbcli.files import not_written, remove_temporary, temporary_path
+from vbcli.config import config_hash
+from vbcli.errors import MediaError, VbcliError
+from vbcli.files import not_written, read_json, remove_temporary, temporary_path
 from vbcli.media.containers import VideoInfo, open_path
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.probe import frame_times, probe_video
@@ -223,6 +225,29 @@ def _grab(path: str, time_s: float, executable: str, shape: str) -> bytes:
 def input_arguments(path: str, *before: str) -> list[str | bytes]:
     """ffmpeg's arguments that open a local file, whatever its name and content."""
     return [*before, "-protocol_whitelist", PROTOCOLS, "-format_whitelist", FORMATS, "-i", b"file:" + open_path(path)]
+
+
+def made_from(path: str, rows: Sequence[Any]) -> dict[str, Any]:
+    """What files are rendered from, for their record: a hash of rows, and size and time of change of the video (None where it is gone).
+
+    Args:
+        rows: dataclasses.
+    """
+    try:
+        status = os.stat(open_path(path))
+    except OSError:
+        status = None
+    return {"rows": config_hash([asdict(row) for row in rows]), "video": status and [status.st_size, status.st_mtime_ns]}
+
+
+def is_made_from(record: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether a record says that files were rendered from this; a video that is gone is taken as it was."""
+    try:
+        before = read_json(record)
+    except VbcliError:
+        # None, or one that was damaged: all is made again.
+        return False
+    return before == origin or (origin["video"] is None and before["rows"] == origin["rows"])
 
 
 def burn_subtitles(path: str, sentences: Sequence[TranscriptSegment], target: Path, executable: str) -> None:

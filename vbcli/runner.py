@@ -60,6 +60,13 @@ class Stage(ABC):
         """What later stages need to know of the output."""
         return {}
 
+    def origin(self) -> dict[str, Any]:
+        """What readers want to know of how the output came about; it stands beside the facts of the manifest alone.
+
+        Shards are without it: equal weights make equal shards, wherever they were trained.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class Chain(Stage):
@@ -95,6 +102,9 @@ class Chain(Stage):
 
     def facts(self) -> dict[str, Any]:
         return self.stages[-1].facts()
+
+    def origin(self) -> dict[str, Any]:
+        return self.stages[-1].origin()
 
     def open(self) -> Process:
         processes = [s.open() for s in self.stages]
@@ -297,7 +307,8 @@ def run_stage(
         VbcliError: the folder holds the output of another configuration, or cannot be written.
     """
     started = time.time()
-    manifest = shards.Manifest(stage.output_kind, stage.name, stage.version, stage.identity(), stage.facts(), parents or [])
+    facts = {**stage.facts(), **stage.origin()}
+    manifest = shards.Manifest(stage.output_kind, stage.name, stage.version, stage.identity(), facts, parents or [])
     shards.claim_manifest(output_dir, manifest)
     report = RunReport(output_dir, n_shards=len(inputs), gone=frozenset().union(*(shard.gone for shard in inputs)))
     if videos_dir is not None:

@@ -4,7 +4,8 @@ Notation: V clips, N candidates (sets of clips), f a set function.
 
 What a set S of candidates covers is f(S), the mean of two shares between 0 and 1:
 
-    clips     the mean over all clips of the similarity to the nearest clip of S (facility location)
+    clips     the mean over all clips of the similarity to the nearest clip of S (facility location); of more than 2,000 clips, over
+              every second, third, ... of them, so that no more than 2,000 are compared with: long videos change slowly
     tokens    the share of all visual tokens, counted as often as they occur, that also occur in S
 
 Both are monotone and submodular: a candidate adds less to a set that has more. The greedy choice of k candidates therefore reaches
@@ -18,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+MAX_COMPARED = 2000
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,42 @@ class Coverage:
 
     def __init__(self, features: np.ndarray, visual_tokens: np.ndarray, candidates: Sequence[np.ndarray]) -> None:
         unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
-        similarity = (1 + unit @ unit.T) / 2  # (V, V)
-        self.nearest = np.stack([similarity[clips].max(0) for clips in candidates])  # (N, V)
+        compared = unit[:: -(-len(unit) // MAX_COMPARED)]  # (K, P)
+        similarity = (1 + unit @ compared.T) / 2  # (V, K)
+        self.nearest = np.empty((len(candidates), similarity.shape[1]), similarity.dtype)  # (N, K)
+        for row, clips in zip(self.nearest, candidates, strict=True):
+            row[:] = similarity[clips].max(0)
         # Tokens of different codebooks are different ones.
         numbered = visual_tokens + np.arange(visual_tokens.shape[1]) * (int(visual_tokens.max(initial=0)) + 1)
-        names, counts = np.unique(numbered, return_counts=True)
+        _, places, counts = np.unique(numbered, return_inverse=True, return_counts=True)
+        places = places.reshape(numbered.shape)
         self.weights = counts / max(counts.sum(), 1)  # (T,)
-        self.has = np.stack([np.isin(names, numbered[clips]) for clips in candidates])  # (N, T)
+        # Few of all tokens occur in a candidate: their numbers take less memory than a table of both.
+        self.has = [np.unique(places[clips]) for clips in candidates]
+        self.owners = np.repeat(np.arange(len(self.has)), [len(tokens) for tokens in self.has])
 
     def value(self, chosen: Sequence[int]) -> float:
         """f of a set of candidates; 0 of none."""
         if not len(chosen):
             return 0.0
         rows = list(chosen)
-        return float(self.nearest[rows].max(0).mean() + self.weights[self.has[rows].any(0)].sum()) / 2
+        return float(self.nearest[rows].max(0).mean() + self.weights[self._is_shown(rows)].sum()) / 2
 
     def gains(self, chosen: Sequence[int]) -> np.ndarray:
         """What each candidate would add to a set, float (N,)."""
         rows = list(chosen)
         best = self.nearest[rows].max(0) if rows else np.zeros(self.nearest.shape[1])
-        missing = self.weights * ~self.has[rows].any(0)
-        return (np.maximum(self.nearest - best, 0).mean(1) + self.has @ missing) / 2
+        missing = self.weights * ~self._is_shown(rows)
+        tokens = np.bincount(self.owners, missing[np.concatenate(self.has)], len(self.has))
+        growth = self.nearest - best
+        return (np.maximum(growth, 0, out=growth).mean(1) + tokens) / 2
+
+    def _is_shown(self, chosen: Sequence[int]) -> np.ndarray:
+        """Whether a set of candidates has each token, bool (T,)."""
+        is_shown = np.zeros(len(self.weights), bool)
+        for row in chosen:
+            is_shown[self.has[row]] = True
+        return is_shown
 
 
 def choose_some(coverage: Coverage, n: int) -> list[Chosen]:

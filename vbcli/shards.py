@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from vbcli.digests import iter_bytes, table_digest
 from vbcli.encoderfolders import CARRIED_NAME
-from vbcli.errors import ItemFailure, VbcliError
+from vbcli.errors import ItemFailure, VbcliError, with_article
 from vbcli.files import escape_name, is_free, not_free, not_written, read_json, remove_stale, temporary_path, write_atomic, write_json
 
 FOOTER_KEY = b"vbcli"
@@ -270,7 +270,9 @@ class Manifest:
             VbcliError: the manifest does not have it.
         """
         if name not in self.facts:
-            raise VbcliError(f"the manifest of a {self.kind} dataset has no '{name}'", hint="it is damaged: make the dataset again")
+            raise VbcliError(
+                f"the manifest of {with_article(self.kind)} dataset has no '{name}'", hint="it is damaged: make the dataset again"
+            )
         return self.facts[name]
 
 
@@ -284,16 +286,16 @@ def read_manifest(dataset_dir: Path, *kinds: str) -> Manifest:
         VbcliError: there is no dataset, or it is of another kind.
     """
     path = dataset_dir / "manifest.json"
-    wanted = " or ".join(kinds) or "vbcli"
+    wanted = f"{with_article(' or '.join(kinds) or 'vbcli')} dataset"
     if not path.is_file():
-        raise VbcliError(f"{dataset_dir} is not a {wanted} dataset: it has no manifest.json", hint=_hint_for(kinds))
+        raise VbcliError(f"{dataset_dir} is not {wanted}: it has no manifest.json", hint=_hint_for(kinds))
     values = read_json(path)
     try:
         manifest = Manifest(**values)
     except TypeError as error:
         raise VbcliError(f"{path} is not a manifest of a dataset: {error}", hint="it is damaged: make the dataset again") from error
     if kinds and manifest.kind not in kinds:
-        raise VbcliError(f"{dataset_dir} is a {manifest.kind} dataset, not a {wanted} dataset", hint=_hint_for(kinds))
+        raise VbcliError(f"{dataset_dir} is {with_article(manifest.kind)} dataset, not {wanted}", hint=_hint_for(kinds))
     return manifest
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from vbcli import shards
-from vbcli.config import config_hash
-from vbcli.errors import MediaError, VbcliError
-from vbcli.files import not_written, read_json, write_atomic, write_json
-from vbcli.media.containers import open_path
-from vbcli.rendering import Cut, grab_jpeg, render_cuts, snap_cut
+from vbcli.errors import MediaError
+from vbcli.files import not_written, write_atomic, write_json
+from vbcli.rendering import Cut, grab_jpeg, is_made_from, made_from, render_cuts, snap_cut
 from vbcli.timelines import TimelineClip, write_timeline
 
 PICTURE_WIDTH_PX = 480
@@ -61,7 +57,7 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
         MediaError: the video cannot be decoded.
         VbcliError: nothing can be written to `folder`.
     """
-    path, origin = kept[0].path, _origin(kept)
+    path, origin = kept[0].path, made_from(kept[0].path, kept)
     pictures = [grab_jpeg(path, one.keyframe_s, executable, width_px=PICTURE_WIDTH_PX) for one in kept]
     try:
         (folder / RECORD).unlink(missing_ok=True)
@@ -88,21 +84,7 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
 
 def is_rendered(kept: Sequence[Kept], folder: Path) -> bool:
     """Whether the files of a summary are there, made from these rows and from the video as it is; one that is gone is taken as it was."""
-    try:
-        before, now = read_json(folder / RECORD), _origin(kept)
-    except VbcliError:
-        # None, or one that was damaged: all is made again.
-        return False
-    return before == now or (now["video"] is None and before["rows"] == now["rows"])
-
-
-def _origin(kept: Sequence[Kept]) -> dict[str, Any]:
-    """What a summary's files are made from: its rows, and size and time of change of the video (None where it is gone)."""
-    try:
-        status = os.stat(open_path(kept[0].path))
-    except OSError:
-        status = None
-    return {"rows": config_hash([asdict(one) for one in kept]), "video": status and [status.st_size, status.st_mtime_ns]}
+    return is_made_from(folder / RECORD, made_from(kept[0].path, kept))
 
 
 def _merged(cuts: Sequence[Cut]) -> list[Cut]:

@@ -56,6 +56,13 @@ class TextVocabulary:
         """Token ids of a text, without special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    def group_alike(self, texts: Iterable[str]) -> list[list[str]]:
+        """Texts gathered by their token ids, in the order of the first of each; spaces and a full stop at the end are no difference."""
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for text in texts:
+            groups.setdefault(tuple(self.encode(text.strip().rstrip("."))), []).append(text)
+        return list(groups.values())
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)

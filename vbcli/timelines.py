@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -54,11 +55,12 @@ def write_edl(target: Path, name: str, clips: Sequence[TimelineClip]) -> None:
     whole = round(fps * DROP) if abs(fps * DROP - round(fps * DROP)) < 1e-3 else round(fps)
     rate = next((rate for rate in TIMECODE_RATES if whole and rate % whole == 0), TIMECODE_RATES[-1])
     frames_a_second = rate / DROP if abs(fps * DROP - whole) < 1e-3 else float(rate)
+    reels = _reels([_path_of(clip.cut) for clip in clips])
     lines = [f"TITLE: {name}", "FCM: NON-DROP FRAME"]
     played_s = 0.0
     for i, clip in enumerate(clips):
         cut, path = clip.cut, _path_of(clip.cut)
-        reel = re.sub("[^A-Za-z0-9]", "", path.stem)[:8] or "AX"
+        reel = reels[path]
         channels = "B" if probe_video(cut.path).has_audio and not cut.is_mute else "V"
         ends = [round(time_s * frames_a_second) for time_s in (cut.start_s, cut.end_s, played_s, played_s + cut.length_s)]
         codes = " ".join(_timecode(frame, rate) for frame in ends)
@@ -68,6 +70,18 @@ def write_edl(target: Path, name: str, clips: Sequence[TimelineClip]) -> None:
         lines += [f"* FROM CLIP NAME: {' '.join(clip.name.split())}", f"* FROM CLIP: {path.as_uri()}"]
         played_s += cut.length_s
     write_atomic(target, ("\n".join(lines) + "\n").encode())
+
+
+def _reels(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name of up to eight letters and digits for each file, whatever their case; of two that begin alike the later is numbered."""
+    reels: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in dict.fromkeys(paths):
+        stem = re.sub("[^A-Za-z0-9]", "", path.stem) or "AX"
+        names = itertools.chain([stem[:8]], (f"{stem[: 8 - len(str(n))]}{n}" for n in itertools.count(2)))
+        reels[path] = next(name for name in names if name.lower() not in taken)
+        taken.add(reels[path].lower())
+    return reels
 
 
 def _timecode(frame: int, rate: int) -> str:

@@ -96,6 +96,9 @@ def test_a_question_that_was_not_asked_is_no_wrong_answer(place: Path, tmp_path:
         )
         assert found["scores"]["answers"] == plain["scores"]["answers"]
         assert "1 more questions about these videos that the references ask were not asked" in found["notes"]
+    several = vbcli("evaluate", "of-tokens", "tokens", "--also", "table=of-table", "--split", "test", cwd=place).stdout
+    assert "table" in several
+    assert "Exact match above" in several
 
 
 def test_a_table_may_name_videos_that_come_later(place: Path, tmp_path: Path):
@@ -132,10 +135,9 @@ def test_a_question_with_a_word_that_training_questions_never_had_is_not_sure(pl
     assert set(kept) <= learned
     assert {"color", "falls"} <= set(kept)
     assert {"what", "is", "the"} & set(kept) == set()
-    # Of a set of two, the likelier one has 0.5 at least.
     likely = ("--choose", "red", "--choose", "blue")
     (known,) = asked(place, str(video), "What COLOR is there that falls?", *likely, "--out", "known")
-    assert (known["is_sure"], known["unknown_words"]) == (True, [])
+    assert known["unknown_words"] == []
     (unknown,) = asked(place, str(video), "what color is Grandmother's 2nd hat?", *likely, "--out", "unknown")
     assert (unknown["is_sure"], unknown["unknown_words"]) == (False, ["2nd", "grandmother", "hat"])
     command = ("answer", video, "what color is Grandmother's 2nd hat?", *likely, "--out", "unknown", "--checkpoint", "model", *SERIAL)
@@ -150,7 +152,22 @@ def test_a_checkpoint_that_kept_no_words_of_questions_still_answers(place: Path,
     video = sorted((place / "world" / "videos").glob("*.mp4"))[0]
     command = ("answer", video, "a hat?", "--choose", "red", "--choose", "blue", "--checkpoint", "model", *SERIAL, "--json")
     (row,) = json.loads(vbcli(*command, cwd=tmp_path).stdout)["rows"]
-    assert (row["is_sure"], row["unknown_words"]) == (True, [])
+    assert row["unknown_words"] == []
+
+
+def test_a_table_that_lets_nothing_choose_is_refused_and_one_that_asks_nothing_is_not_sure(place: Path, tmp_path: Path):
+    video = min((place / "world" / "videos").glob("*.mp4"))
+    command = ("answer", video, "--questions", "asked.csv", "--out", "out", "--checkpoint", place / "model", *SERIAL)
+    for candidates, named in (("red", "a single answer, 'red'"), ("red|Red", "as the model reads 'red' and 'Red' alike")):
+        (tmp_path / "asked.csv").write_text(f"video,question,candidates\n{video.stem},what falls?,a|b\n{video.stem},what?,{candidates}\n")
+        said = " ".join(vbcli(*command, cwd=tmp_path, status=1).stderr.split())
+        assert "asked.csv, line 3: column 'candidates' names a single answer" in said
+        assert named in said
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "asked.csv").write_text(f"video,question,candidates\n{video.stem},?,red|Red|blue\n")
+    assert "(there is no question in it)" in " ".join(vbcli(*command, cwd=tmp_path).stdout.split())
+    (row,) = json.loads(vbcli(*command, "--json", cwd=tmp_path).stdout)["rows"]
+    assert (row["is_sure"], {c["answer"] for c in row["candidates"]}) == (False, {"red", "blue"})
 
 
 def test_names_of_a_table_are_those_of_caption_files(place: Path, tmp_path: Path):
@@ -180,9 +197,9 @@ def test_folders_whose_names_are_no_utf8_are_answered_about(place: Path, tmp_pat
     found = json.loads(vbcli(*command, cwd=tmp_path).stdout)
     assert [row["video_id"] for row in found["rows"]] == ["clip.mp4"]
     (record,) = (tmp_path / found["output_dir"] / "_runs").glob("*.json")
-    assert json.loads(record.read_text())["command"][2].endswith("caf\\xe9")
+    assert json.loads(record.read_text())["command"][2].endswith("caf%E9")
     said = vbcli(*command, "--out", f"{folder}/answers", cwd=tmp_path, status=1)
-    assert "caf\\xe9/answers cannot hold a dataset: the path is not UTF-8" in " ".join(said.stderr.split())
+    assert "caf%E9/answers cannot hold a dataset: the path is not UTF-8" in " ".join(said.stderr.split())
     assert os.listdir(folder) == ["clip.mp4"]
 
 
@@ -194,7 +211,10 @@ def test_folders_whose_names_are_no_utf8_are_answered_about(place: Path, tmp_pat
         (("answer", "tokens", "what?", "--questions", "asked.csv"), 2, "give one question, or --questions FILE"),
         (("answer", "tokens", "what?", "--choose", "red"), 2, "--choose goes with one question"),
         (("answer", "tokens", "--questions", "world/captions.csv"), 1, "holds no questions"),
-        (("answer", "features", "what?"), 1, "is a features dataset"),
+        (("answer", "world/videos", "?"), 2, "there is no question in '?'"),
+        (("answer", "world/videos", "what is the..."), 2, "there is no question in 'what is the...'"),
+        (("answer", "tokens", "what color?", "--choose", "red", "--choose", "Red."), 2, "'red' and 'Red.', which the model reads alike"),
+        (("answer", "features", "what color?"), 1, "is a features dataset"),
         (("train", "vocabless", "out", "--task", "answer"), 1, "vocabless is not a tokens dataset"),
     ],
 )

@@ -135,9 +135,33 @@ def test_segments_have_captions_of_their_own_and_videos_a_paragraph(chain: Path,
         assert (chain / "dense" / "srt" / f"{video_id}.srt").read_text().count(" --> ") == len(parts)
         with av.open(str(chain / "shown" / f"{video_id}.mp4")) as copy, av.open(str(clips / video_id)) as own:
             assert copy.duration == pytest.approx(own.duration, abs=100_000)
+    before = {p: p.stat().st_mtime_ns for p in (chain / "shown").rglob("*.mp4")}
+    vbcli("caption", "vbcli-work/tokens", "dense", *options, cwd=chain)
+    assert before == {p: p.stat().st_mtime_ns for p in (chain / "shown").rglob("*.mp4")}
     told = [json.loads(line) for line in (chain / "dense" / "paragraphs.jsonl").read_text().splitlines()]
     assert {row["video"] for row in told} == set(spans)
     assert "captions" in json.loads(vbcli("evaluate", "dense", "vbcli-work/tokens", "--no-meteor", "--json", cwd=chain).stdout)["scores"]
+
+
+def test_results_are_on_stdout_all_of_them(chain: Path):
+    commands = {
+        "caption": ("--segments", "fixed", "--segment-seconds", "1", "--evidence"),
+        "summarize": ("--length", "90%", "--segment-seconds", "1", "--no-render"),
+    }
+    columns = {
+        "caption": ["video_id", "path", "start_s", "end_s", "caption", "score", "evidence_start_s", "evidence_end_s"],
+        "summarize": ["video_id", "path", "start_s", "end_s", "keyframe_s", "rank", "gain", "caption"],
+    }
+    for command, options in commands.items():
+        shown = vbcli(command, "vbcli-work/tokens", f"told-{command}", *options, cwd=chain).stdout
+        said = vbcli(command, "vbcli-work/tokens", f"told-{command}", *options, "--json", cwd=chain).stdout
+        wanted = query(f"select {', '.join(columns[command])} from '{chain}/told-{command}/shard-*.parquet' order by video_id, start_s")
+        found = sorted(json.loads(said)["rows"], key=lambda row: (row["video_id"], row["start_s"]))
+        assert [tuple(row) for row in found] == [tuple(columns[command])] * len(wanted)
+        assert [tuple(row.values()) for row in found] == wanted
+        # More than a terminal is shown.
+        assert len(wanted) > 20
+        assert sum(shown.count(video_id) for video_id in {row[0] for row in wanted}) == len(wanted)
 
 
 def test_summaries_keep_what_they_were_asked_for(chain: Path, clips: Path):
@@ -221,3 +245,24 @@ def test_inspect_tells_the_chain_back_to_the_videos(chain: Path):
     assert [link["stage"] for link in tokens["chain"]] == ["tokenize", "encode", "extract", "probe"]
     assert json.loads(vbcli("inspect", str(captions), "--json", cwd=chain).stdout)["videos"] == N_CLIPS
     assert "validation_loss" in vbcli("inspect", "vbcli-work/checkpoints/caption", cwd=chain).stdout
+
+
+def test_results_tell_what_their_model_was_trained_on(chain: Path, clips: Path, tmp_path: Path):
+    trained_on = json.loads((chain / "vbcli-work/checkpoints/caption/config.json").read_text())["trained_on"]
+    assert trained_on["n_train_videos"] == N_CLIPS - 4
+    for command, result in (("caption", "told"), ("summarize", "told-short"), ("encode", "told-fused")):
+        model = ("--checkpoint", "vbcli-work/checkpoints/caption") if command == "encode" else ()
+        run = (command, "vbcli-work/tokens", tmp_path / result, *model, *(("--no-render",) if command == "summarize" else ()))
+        vbcli(*run, cwd=chain)
+        told = json.loads(vbcli("inspect", tmp_path / result, "--json", cwd=chain).stdout)["chain"]
+        assert told[0]["facts"]["trained_on"] == trained_on
+        # Of the weights alone, wherever they were trained.
+        assert "trained_on" not in vbcli("inspect", tmp_path / result / "shard-00000.parquet", "--json", cwd=chain).stdout
+        # A folder that was made before manifests told it.
+        manifest = tmp_path / result / "manifest.json"
+        values = json.loads(manifest.read_text())
+        del values["facts"]["trained_on"]
+        manifest.write_text(json.dumps(values))
+        assert "were there already" in vbcli(*run, cwd=chain).stderr
+    straight = next((chain / "vbcli-work" / "captions").iterdir())
+    assert json.loads((straight / "manifest.json").read_text())["facts"]["trained_on"] == trained_on

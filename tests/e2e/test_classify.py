@@ -54,17 +54,38 @@ def test_a_folder_and_its_tokens_get_the_same_classes(place: Path):
     assert [row[2] for row in videos] == pytest.approx([row[2] for row in expected], abs=1e-5)
 
 
+def test_classes_are_on_stdout_all_of_them(place: Path):
+    shown = vbcli("classify", "tokens", "told", "--checkpoint", "model", *SERIAL, cwd=place).stdout
+    said = json.loads(vbcli("classify", "tokens", "told", "--checkpoint", "model", *SERIAL, "--json", cwd=place).stdout)
+    wanted = rows(f"select video_id, path, labels, scores from '{place}/told/shard-*.parquet' order by video_id")
+    assert sorted(tuple(row.values()) for row in said["rows"]) == wanted
+    assert len(wanted) == N_VIDEOS
+    assert all(shown.count(video_id) == 1 for video_id, *_ in wanted)
+
+
 def test_classes_are_scored_beside_a_linear_probe(place: Path):
     vbcli("classify", "tokens", "scored", "--checkpoint", "model", "--split", "test", *SERIAL, cwd=place)
     found = json.loads(vbcli("evaluate", "scored", "tokens", "--json", cwd=place).stdout)
     assert found["scores"].keys() == {"classes", "linear probe", "most frequent class"}
     said = rows(f"select video_id, labels[1] from '{place}/scored/shard-*.parquet'")
-    assert sum(map(sum, found["confusions"])) == sum(b["n_videos"] for b in found["reliability"]) == len(said) == N_VIDEOS // 5
+    assert sum(map(sum, found["confusions"])) == sum(b["n_guesses"] for b in found["reliability"]) == len(said) == N_VIDEOS // 5
     truths = {row["video"]: row["label"] for row in csv.DictReader((place / "world" / "captions.csv").open(newline=""))}
     n_right = sum(truths[video] == label for video, label in said)
     assert found["scores"]["classes"]["accuracy"] == pytest.approx(n_right / len(said))
     shown = vbcli("evaluate", "scored", "tokens", cwd=place).stdout
     assert "linear probe" in shown
+    # Another system, and a run of this one that says the same.
+    vbcli("train", "tokens", "later", "--task", "classify", "--max-steps", "2", "--seed", "5", cwd=place)
+    vbcli("classify", "tokens", "rerun", "--checkpoint", "model", "--split", "test", *SERIAL, cwd=place)
+    vbcli("classify", "tokens", "other", "--checkpoint", "later", "--split", "test", *SERIAL, cwd=place)
+    systems = ("--also", "classes=rerun", "--also", "other")
+    both = json.loads(vbcli("evaluate", "scored", "tokens", *systems, "--json", cwd=place).stdout)
+    alone = json.loads(vbcli("evaluate", "other", "tokens", "--json", cwd=place).stdout)
+    assert both["scores"] == {**found["scores"], "other": alone["scores"]["classes"]}
+    assert both["spread"]["classes"]["accuracy"] == 0
+    gain = found["scores"]["classes"]["accuracy"] - alone["scores"]["classes"]["accuracy"]
+    assert both["gains"]["other"]["mean"] == pytest.approx(gain)
+    assert "Accuracy above" in vbcli("evaluate", "scored", "tokens", *systems, cwd=place).stdout
 
 
 def test_videos_of_several_classes_have_baselines_too(place: Path):
@@ -73,13 +94,26 @@ def test_videos_of_several_classes_have_baselines_too(place: Path):
     vbcli("tokenize", "features", "several", "--vocab", "vocab", "--captions", "again/captions.csv", *SERIAL, cwd=place)
     vbcli("train", "several", "several-model", "--task", "classify", "--max-steps", "20", cwd=place)
     vbcli("classify", "several", "several-classes", "--checkpoint", "several-model", "--split", "test", *SERIAL, cwd=place)
-    found = json.loads(vbcli("evaluate", "several-classes", "several", "--json", cwd=place).stdout)["scores"]
+    evaluated = json.loads(vbcli("evaluate", "several-classes", "several", "--json", "--picture", "several.svg", cwd=place).stdout)
+    found = evaluated["scores"]
     assert found.keys() == {"classes", "linear probe", "class frequencies"}
-    assert {tuple(scores) for scores in found.values()} == {("exact match", "macro F1", "mean average precision")}
+    assert {tuple(scores) for scores in found.values()} == {("exact match", "macro F1", "mean average precision", "calibration error")}
     # Frequencies say the same of every video: the precision of a class is its share of the videos.
     truths = rows(f"select distinct video_id, labels from '{place}/several/shard-*.parquet' where split = 'test'")
     shares = Counter(label for _, labels in truths for label in labels)
     assert found["class frequencies"]["mean average precision"] == pytest.approx(np.mean([n / len(truths) for n in shares.values()]))
+    # Each class against the rest, and each class of each video in the calibration.
+    said = Counter(label for (labels,) in rows(f"select labels from '{place}/several-classes/shard-*.parquet'") for label in labels)
+    for counts in evaluated["counts"]:
+        assert counts["true_positives"] + counts["false_negatives"] == shares[counts["name"]]
+        assert counts["true_positives"] + counts["false_positives"] == said[counts["name"]]
+        assert sum(value for name, value in counts.items() if name != "name") == len(truths)
+    assert evaluated["confusions"] == []
+    assert sum(b["n_guesses"] for b in evaluated["reliability"]) == len(truths) * len(evaluated["classes"])
+    drawn = (place / "several.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in ("false negatives", "probability of the class", *evaluated["classes"]))
+    shown = vbcli("evaluate", "several-classes", "several", cwd=place).stdout
+    assert "each class against the rest" in shown
 
 
 def test_the_picture_of_confusions_and_calibration(place: Path):
@@ -110,6 +144,25 @@ def test_classes_that_nothing_was_trained_for(place: Path):
             assert expected.keys() == {"up", "down", "left"}
             assert sum(expected.values()) == pytest.approx(1)
             assert {s["label"]: s["probability"] for s in scores} == pytest.approx(expected, abs=1e-4)
+
+
+def test_videos_that_failed_and_training_videos_are_told(place: Path):
+    """Of a folder's classes, captions and summaries alike."""
+    mixed = place / "mixed"
+    shutil.copytree(place / "few", mixed)
+    (mixed / "bad.mp4").write_bytes(b"no video")
+    table = ["video,label,caption,start_s,end_s,split", *(f"{path.name},fall,a ball,0,2,train" for path in sorted(mixed.iterdir()))]
+    (place / "mixed.csv").write_text("\n".join(table) + "\n")
+    vbcli("train", "tokens", "captioner", "--task", "caption", "--max-steps", "2", cwd=place)
+    for command, out, model in (("classify", "c", "model"), ("caption", "t", "captioner"), ("summarize", "s", "captioner")):
+        more = ("--length", "1s") if command == "summarize" else ()
+        vbcli(command, "mixed", f"mixed-{out}", "--checkpoint", model, *more, cwd=place, status=3)
+        found = vbcli("evaluate", f"mixed-{out}", "mixed.csv", "--no-meteor", "--json", cwd=place)
+        notes = json.loads(found.stdout)["notes"]
+        assert "1 more videos with references failed (see the folder _errors) and are left out" in notes, command
+        assert f"all {N_FEW} " in found.stderr
+        assert "are in the split 'train'" in found.stderr
+        assert "split 'train'" not in vbcli("evaluate", f"mixed-{out}", "mixed.csv", "--split", "train", cwd=place).stderr
 
 
 @pytest.mark.parametrize(

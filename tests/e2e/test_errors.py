@@ -70,11 +70,11 @@ CASES = [
     (["evaluate", "broken.csv", "broken.csv"], 1, "broken.csv"),
     (["evaluate", "good.csv", "good.csv", "--split", "dev"], 1, "no video to score is in the split 'dev'"),
     (["evaluate", "good.csv", "good.csv", "--baselines", "videos"], 1, "videos is not a tokens dataset"),
-    (["evaluate", "good.csv", "good.csv", "--also", "good.csv", "--also", "good.csv"], 1, "the same captions twice"),
+    (["evaluate", "good.csv", "good.csv", "--also", "good.csv", "--also", "good.csv"], 1, "the same results twice"),
     (["evaluate", "good.csv", "good.csv", "--candidates", "5"], 2, "--candidates is not for captions"),
     (["evaluate", "empty", "good.csv"], 1, "empty is not a captions dataset"),
     (["evaluate", "good.csv", "videos"], 1, "videos is neither a dataset nor a caption file"),
-    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint, encoder or vocabulary"),
+    (["inspect", "videos"], 1, "videos is no dataset, shard, checkpoint, encoder, vocabulary or index"),
     (["paint"], 2, "No such command"),
 ]
 

@@ -66,6 +66,15 @@ def test_an_index_follows_its_folder(place: Path, tmp_path: Path):
     (tmp_path / "videos" / names[1]).unlink()
     vbcli("index", "videos", "index", "--checkpoint", place / "model", cwd=tmp_path)
     assert {r["video_id"] for r in found(tmp_path, "index", "a ball", "--n", "50")} == {names[0], *names[2:]}
+    told = json.loads(vbcli("inspect", "index", "--json", cwd=tmp_path).stdout)
+    assert (told["index"], told["videos"], told["removed"]) == ("index", len(names) - 1, [names[1]])
+    assert told["segments"] == len(found(tmp_path, "index", "a ball", "--level", "segment", "--n", "500"))
+    assert told["model_sha256"] == json.loads(vbcli("inspect", place / "model", "--json", cwd=tmp_path).stdout)["model_sha256"]
+    assert [link["stage"] for link in told["chain"]][-1] == "probe"
+    said = vbcli("index", "videos", "index", "--checkpoint", place / "model", cwd=tmp_path).stderr
+    assert f"1 videos that are gone from videos are found no longer, first {names[1]}" in " ".join(said.split())
+    refused = vbcli("index", f"videos/{names[2]}", "index", "--checkpoint", place / "model", cwd=tmp_path, status=1).stderr
+    assert f"index is of a folder of videos, not of videos/{names[2]} alone" in " ".join(refused.split())
     # Made of the videos themselves, the vectors are those of the tokens.
     for mine, theirs in ((tmp_path, place),):
         other = {r["video_id"]: r["similarity"] for r in found(theirs, "index", "a ball", "--n", "50", "--rerank", "0")}

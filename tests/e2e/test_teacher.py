@@ -131,7 +131,7 @@ def test_a_video_that_is_gone_does_not_keep_others_from_their_burnt_in_captions(
     vbcli(*command, cwd=tmp_path)
     (tmp_path / "videos" / "0.mp4").unlink()
     said = vbcli(*command, "--burn-in", "shown", "--json", cwd=tmp_path, status=3)
-    assert [path.name for path in (tmp_path / "shown").iterdir()] == ["1.mp4.mp4"]
+    assert [path.name for path in (tmp_path / "shown").glob("*.mp4")] == ["1.mp4.mp4"]
     assert "warning: " in said.stderr
     assert "0.mp4" in said.stderr
     counts = json.loads(said.stdout)

@@ -128,3 +128,28 @@ def test_text_as_features_of_a_frozen_bert_from_training_to_captions(place: Path
     assert len(guesses["videos"]) == 2
     refused = vbcli("export", out / "caption", tmp_path / "bart", "--to", "transformers", status=1)
     assert "text input 'features' has no equal in transformers" in refused.stderr
+
+
+def test_spans_follow_subtitles_that_the_model_is_not_shown(place: Path, tmp_path: Path, make_video: Any) -> None:
+    """Clips last 1.5 s, and those that are spoken over together are one segment."""
+    subtitles = make_video(tmp_path / "videos" / "a.mp4", hue=40, duration_s=6).with_suffix(".srt")
+    for task in ("caption", "retrieve"):
+        vbcli("train", place / "tokens", tmp_path / task, "--task", task, "--max-steps", "2")
+    cut = ("--segments", "transcript", "--checkpoint", tmp_path / "caption", "--executor", "serial")
+    commands = {
+        "captions": ("caption", tmp_path / "videos", tmp_path / "captions", *cut),
+        "summaries": ("summarize", tmp_path / "videos", tmp_path / "summaries", "--length", "100%", "--no-render", *cut),
+        "index/vectors": ("index", tmp_path / "videos", tmp_path / "index", "--checkpoint", tmp_path / "retrieve", "--executor", "serial"),
+    }
+    for border, seconds in (("00:00:03,000", 3.0), ("00:00:01,500", 1.5)):
+        subtitles.write_text(f"1\n00:00:00,000 --> {border}\nanna speaks\n\n2\n{border} --> 00:00:06,000\nbert speaks\n")
+        for name, command in commands.items():
+            vbcli(*command)
+            made = shards.read_rows(tmp_path / name, ["start_s", "end_s"])
+            assert [(row["start_s"], row["end_s"]) for row in made if row["end_s"] - row["start_s"] < 6] == [(0, seconds), (seconds, 6)]
+            assert "were there already" in vbcli(*command).stderr
+    # Segments of equal length are the same, whatever is said.
+    equal = ("caption", tmp_path / "videos", tmp_path / "equal", "--segments", "fixed", "--segment-seconds", "3", *cut[2:])
+    vbcli(*equal)
+    subtitles.unlink()
+    assert "were there already" in vbcli(*equal).stderr

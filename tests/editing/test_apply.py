@@ -17,7 +17,7 @@ from vbcli.segments import Segmentation
 
 
 def decided(instruction: str, videos: list[Path], place: Path) -> list[Decision]:
-    return decide(videos, parse_instruction(instruction), place / "none", Segmentation("shots"), place / "place")
+    return decide(videos, parse_instruction(instruction), place / "none", Segmentation("shots"), place / "place").decisions
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,10 @@ def plan(text: str) -> list[tuple[int, float, float, float, bool]]:
     def ground(what: Description) -> list[Span]:
         return FOUND[what.text]
 
-    return [(p.span.video, p.span.start_s, p.span.end_s, p.speed, p.is_mute) for p in plan_edit(parse_instruction(text), DURATIONS, ground)]
+    return [
+        (p.span.video, p.span.start_s, p.span.end_s, p.speed, p.is_mute)
+        for p in plan_edit(parse_instruction(text), DURATIONS, ground).pieces
+    ]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,8 @@ def plan(text: str) -> list[tuple[int, float, float, float, bool]]:
         ("join", [(0, 0, 10), (1, 0, 6)]),
         ("keep a dog", [(0, 2, 4), (1, 0, 3)]),
         ("keep a dog, order by score", [(1, 0, 3), (0, 2, 4)]),
-        ("keep a dog, keep rain", [(0, 2, 6), (1, 0, 3)]),
+        ("keep a dog, keep rain", [(0, 2, 3), (0, 3, 6), (1, 0, 3)]),
+        ("keep the first 3 seconds, keep rain, order by score", [(0, 3, 6), (0, 0, 3), (1, 0, 3)]),
         ("drop rain", [(0, 0, 3), (0, 6, 10), (1, 0, 6)]),
         ("keep a dog, drop rain", [(0, 2, 3), (1, 0, 3)]),
         ("keep a dog, drop the first two seconds", [(0, 2, 4), (1, 2, 3)]),
@@ -83,6 +87,33 @@ def test_a_clause_about_nothing_of_what_is_kept_is_named(clause: str):
         plan(f"keep the first 2 s, drop from 0:08 to 0:09, {clause}")
 
 
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        # A second at a time, of the first video: what is asked for by time alone has no score.
+        ("keep the first 3 seconds, keep a dog", [None, None, 0.7, 0.7]),
+        ("keep a dog, keep rain", [None, None, 0.7, 0.8, 0.8, 0.8]),
+        ("keep rain, keep from 4 to 5, keep the first 2 seconds", [None, None, None, 0.8, 0.8, 0.8]),
+    ],
+)
+def test_a_piece_has_the_score_of_what_it_shows_and_not_of_its_neighbour(text: str, scores: list[float | None]):
+    pieces = plan_edit(parse_instruction(text), DURATIONS, lambda what: FOUND[what.text]).pieces
+    found = {t: p.span.score for p in pieces if p.span.video == 0 for t in range(round(p.span.start_s), round(p.span.end_s))}
+    assert [found.get(t) for t in range(len(scores))] == scores
+    assert max(found) == len(scores) - 1
+
+
+def test_what_each_description_means_is_told_whatever_is_done_with_it():
+    text = "keep the first 8 s, keep a dog, drop rain, put a dog first, mute the first second, speed up rain 2x"
+    with pytest.raises(VbcliError, match="'speed up rain 2x' is about nothing"):
+        plan(text)
+    found = plan_edit(parse_instruction(text.replace("drop rain", "mute rain")), DURATIONS, lambda what: FOUND[what.text]).matches
+    dog, rain = FOUND["a dog"], FOUND["rain"]
+    clauses = [("keep a dog", dog), ("mute rain", rain), ("put a dog first", dog), ("speed up rain 2x", rain)]
+    assert found == [(clause, span) for clause, spans in clauses for span in spans]
+    assert plan_edit(parse_instruction("drop the first 2 s"), DURATIONS, lambda what: FOUND[what.text]).matches == []
+
+
 spans = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(1, 5)), max_size=5)
 
 
@@ -101,6 +132,6 @@ def test_kept_and_not_dropped_is_what_is_left(kept: list, dropped: list):
         with pytest.raises(VbcliError):
             plan_edit(parse_instruction(text), DURATIONS, lambda what: known[what.text])
         return
-    found = plan_edit(parse_instruction(text), DURATIONS, lambda what: known[what.text])
+    found = plan_edit(parse_instruction(text), DURATIONS, lambda what: known[what.text]).pieces
     assert [(p.span.video, t) for p in found for t in range(int(p.span.start_s), int(p.span.end_s))] == wanted
     assert all(p.span.end_s > p.span.start_s for p in found)

@@ -20,6 +20,14 @@ def test_ranks_by_hand():
     assert score_ranks([1, 3, 2, 30]) == {"R@1": 0.25, "R@5": 0.75, "R@10": 0.75, "median rank": 2.5}
 
 
+def test_a_score_that_is_no_number_wins_nothing():
+    nan = np.nan
+    scores = np.array([[nan, 1, 0.5], [0.7, nan, 0.5], [nan, nan, nan], [nan, 0.3, 0.5]])
+    is_right = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0]], bool)
+    # All wrong ones are ahead; the one without a number is; all are; the other right one counts.
+    assert rank_of_right(scores, is_right).tolist() == [3, 2, 3, 2]
+
+
 @given(st.integers(0, 10_000))
 def test_ranks_are_places_in_the_sorted_list(seed: int):
     rng = np.random.default_rng(seed)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vbcli.metrics.summaries import evenly_spaced, event_scores
 
@@ -25,6 +29,27 @@ def test_events_are_shown_by_the_middles_of_segments(segments: list[tuple[float,
     found = event_scores(segments, EVENTS)
     f1 = 2 * precision * recall / (precision + recall) if precision else 0
     assert (found["precision"], found["recall"], found["F1"]) == pytest.approx((precision, recall, f1))
+
+
+def test_a_segment_that_shows_two_events_is_one() -> None:
+    found = event_scores([(0, 1)], [("a", 0, 2), ("b", 0, 2)])
+    assert found == {"precision": 1, "recall": 1, "F1": 1}
+
+
+TIMES = st.tuples(st.integers(0, 8), st.integers(1, 6)).map(lambda at: (at[0], at[0] + at[1]))
+
+
+@given(st.lists(TIMES, min_size=1, max_size=4), st.lists(st.tuples(st.sampled_from("abcde"), TIMES), min_size=1, max_size=6))
+def test_precision_is_that_of_the_best_way_to_give_segments_events(segments: list, named: list) -> None:
+    events = [(name, *times) for name, times in named]
+    found = event_scores(segments, events)
+    names = sorted({name for name, _, _ in events}) + [None] * len(segments)
+    counts = [
+        sum(any(n == name and a <= sum(segment) / 2 < b for n, a, b in events) for segment, name in zip(segments, given, strict=True))
+        for given in itertools.permutations(names, len(segments))
+    ]
+    assert found["precision"] == pytest.approx(max(counts) / len(segments))
+    assert all(0 <= value <= 1 for value in found.values())
 
 
 def test_even_distances() -> None:

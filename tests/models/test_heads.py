@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vbcli.config import VideoBertConfig
 from vbcli.models.dropout import key_dropout
-from vbcli.models.heads import IGNORED, AnswerHead, ClassificationHead, ContrastiveHead, balanced_class_weights
+from vbcli.models.heads import IGNORED, AnswerHead, ClassificationHead, ContrastiveHead, balanced_class_weights, balanced_positive_weights
 from vbcli.models.videobert import VideoBert
 
 D, P = 6, 4
@@ -84,8 +84,12 @@ def test_any_number_of_classes_a_row() -> None:
     assert head.loss(logits, labels).item() == pytest.approx(expected, rel=1e-12)
     assert head.n_predictions(labels) == len(known) == 7
     assert np.allclose(head.probabilities(logits).detach().numpy(), p)
-    with pytest.raises(ValueError, match="one class a row"):
-        ClassificationHead(D, 2, is_multi_label=True, class_weights=torch.ones(2))
+    # With weights a class counts that much where a row has it.
+    weights = torch.tensor([0.5, 2.0, 1.25, 3.0], dtype=torch.float64)
+    weighted = ClassificationHead(D, 4, is_multi_label=True, class_weights=weights).double()
+    expected = -sum(float(weights[b_c[1]]) * math.log(p[b_c]) if labels[b_c] else math.log(1 - p[b_c]) for b_c in known)
+    assert weighted.loss(logits, labels).item() == pytest.approx(expected, rel=1e-12)
+    assert list(weighted.state_dict()) == ["output.weight", "output.bias"]
 
 
 @hypothesis.given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
@@ -95,6 +99,16 @@ def test_balanced_weights_are_those_of_scikit_learn_with_mean_1(labels: list[int
     assert np.allclose(weights[present], compute_class_weight("balanced", classes=present, y=np.array(labels)))
     assert float(weights[labels].mean()) == pytest.approx(1, rel=1e-5)
     assert all(weights[c] == 1 for c in range(6) if c not in labels)
+
+
+def test_balanced_weights_of_any_number_of_classes_a_row_are_in_the_ratio_of_scikit_learn() -> None:
+    has = np.array([[1, 1, 1, 0], [1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0], [1, 0, 1, 0]])
+    found = balanced_positive_weights(torch.from_numpy(has.sum(0)), len(has))
+    for c in (0, 1):
+        absent, present = compute_class_weight("balanced", classes=np.array([0, 1]), y=has[:, c])
+        assert float(found[c]) == pytest.approx(present / absent)
+    # What all have, or none has, is weighed against nothing.
+    assert found[2:].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True])

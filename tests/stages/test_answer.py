@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,22 @@ def test_batches_of_questions_and_candidates_change_nothing(checkpoint: Checkpoi
     assert answer_questions(checkpoint, VIDEO, [], DECODING) == []
 
 
+def test_candidates_that_read_alike_are_one(checkpoint: Checkpoint):
+    assert TEXT.group_alike(["red", " Red", "blue", "RED.", "red red", "."]) == [["red", " Red", "RED."], ["blue"], ["red red"], ["."]]
+    many, few = (
+        answer_questions(checkpoint, VIDEO, [Question("what color", candidates=candidates)], DECODING)[0]
+        for candidates in (("red", "Red", "blue", "red."), ("red", "blue"))
+    )
+    assert many == few
+
+
+def test_an_answer_to_no_question_is_not_sure(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(answer, "UNSURE", 0.0)
+    questions = [Question(text) for text in ("?", "...", "the", "", "what COLOR", "red")]
+    rows = answer_questions(checkpoint, VIDEO, questions, DECODING)
+    assert [row["is_sure"] for row in rows] == [False, False, False, False, True, True]
+
+
 def test_words_of_training_questions_are_kept_and_part_of_the_identity(checkpoint: Checkpoint, tmp_path: Path):
     segments = VIDEO.segments
     train = [
@@ -87,3 +104,18 @@ def test_words_of_training_questions_are_kept_and_part_of_the_identity(checkpoin
         assert load_checkpoint(tmp_path / name).question_words == words
     identities = {str(Answer(checkpoint_dir=str(tmp_path / name), decoding=DECODING).identity()) for name in asked}
     assert len(identities) == 3
+
+
+def test_one_of_a_closed_set_is_sure_where_its_own_words_are_likely_too(checkpoint: Checkpoint):
+    likely = {TEXT.encode("red")[0]: 0.5, TEXT.encode("blue")[0]: 0.05, TEXT.encode("ball")[0]: 0.005, TEXT.sep_id: 0.4}
+    model = copy.deepcopy(checkpoint.captioner)
+    # Without embeddings the decoder says the same at each place, whatever it sees.
+    model.decoder.token_embedding.weight.data.zero_()
+    for token in range(TEXT.n_tokens):
+        left = (1 - sum(likely.values())) / (TEXT.n_tokens - len(likely))
+        model.decoder.final_logits_bias[0, token] = np.log(likely.get(token, left))
+    asked = [Question("what", candidates=candidates) for candidates in (("blue", "red"), ("ball", "blue"))]
+    red, blue = answer_questions(replace(checkpoint, model=model), VIDEO, asked, DECODING)
+    # By hand, a word and the end: red 0.447, blue 0.141, ball 0.045.
+    assert [(row["answer"], row["is_sure"]) for row in (red, blue)] == [("red", True), ("blue", False)]
+    assert [row["probability"] for row in (red, blue)] == pytest.approx([0.7597, 0.7597], abs=1e-4)

@@ -15,7 +15,7 @@ from vbcli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.videobert import VideoBert
 from vbcli.stages.caption import caption_videos, encode_videos
-from vbcli.stages.model import video_windows
+from vbcli.stages.model import BATCH_SIZE, video_windows
 from vbcli.stages.zero_shot import NamedClass, ZeroShot
 from vbcli.textvocab import train_text_vocabulary
 from vbcli.tokens import split_windows
@@ -84,6 +84,24 @@ def test_a_caption_does_not_depend_on_the_other_videos(checkpoint):
         (alone,) = caption_videos(checkpoint, [one], DecodingConfig(max_length=10))
         assert alone.token_ids == expected.token_ids
         assert alone.score == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_windows_are_encoded_a_few_at_a_time_as_if_they_were_encoded_at_once(checkpoint):
+    videos = [video(str(i), n) for i, n in enumerate((200, 5, 90))]
+    windows = [video_windows(one, checkpoint) for one in videos]
+    together = collate([window.packed for of_video in windows for window in of_video], 6, TEXT.pad_id)
+    sizes = []
+    hook = checkpoint.captioner.encoder.register_forward_hook(lambda _model, _inputs, found: sizes.append(len(found)))
+    with torch.inference_mode():
+        memory, mask = encode_videos(checkpoint, videos)
+        hook.remove()
+        at_once = iter(checkpoint.captioner.encoder(**together.arguments()))
+    n_windows = sum(map(len, windows))
+    assert n_windows > 2 * BATCH_SIZE
+    assert sizes == [BATCH_SIZE] * (n_windows // BATCH_SIZE) + [n_windows % BATCH_SIZE]
+    for row, is_real, of_video in zip(memory, mask, windows, strict=True):
+        expected = torch.cat([next(at_once)[window.kept] for window in of_video])
+        torch.testing.assert_close(row[is_real], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_saved_checkpoint_gives_the_same_captions(checkpoint, tmp_path: Path):
@@ -162,26 +180,49 @@ def test_a_transcript_changes_the_caption_of_a_captioner_that_is_shown_it_alone(
     assert scores[3] == pytest.approx(expected.score, abs=1e-5)
 
 
-def test_classes_by_the_likelihood_of_their_sentences(checkpoint):
-    """Against one sentence after the other, a token at a time as generation reads them."""
-    classes = (NamedClass("down", "falls"), NamedClass("both", "grows and then it shrinks"), NamedClass("up", "shrinks"))
-    stage = ZeroShot(checkpoint_dir="none", classes=classes, template="the red ball [MASK]")
-    videos = [video("short", 5), video("long", 30)]
+def step_by_step(checkpoint: Checkpoint, shown: VideoTokens, sentence: str) -> np.ndarray:
+    """Log-probabilities of a sentence's tokens and of the end, a token at a time as generation reads them, float64 (T,)."""
     decoder = checkpoint.captioner.decoder
+    memory, mask = encode_videos(checkpoint, [shown])
+    cache, previous, found = decoder.start(memory, mask, 1, 24), TEXT.cls_id, []
+    for token in (*TEXT.encode(sentence), TEXT.sep_id):
+        found.append(float(decoder.step(torch.tensor([[previous]]), cache)[0, 0].log_softmax(-1)[token].detach()))
+        previous = token
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("template", "words", "shared"),
+    [
+        ("the red ball [MASK]", ("falls", "grows and then it shrinks", "shrinks"), "the red ball"),
+        ("[MASK] the red ball", ("falls", "grows and then it shrinks", "shrinks"), ""),
+        # Where one sentence goes on from another, its end is all that tells it.
+        ("the red ball [MASK]", ("falls", "falls and then it shrinks", "falls and"), "the red ball falls"),
+        ("the red ball [MASK]", ("falls", "falls", "falls"), "the red ball falls"),
+    ],
+)
+def test_classes_by_the_likelihood_of_their_sentences(checkpoint, template: str, words: tuple[str, ...], shared: str):
+    names = ("down", "both", "up")
+    stage = ZeroShot(checkpoint_dir="none", classes=tuple(map(NamedClass, names, words)), template=template)
+    videos = [video("short", 5), video("long", 30)]
+    n_shared = len(TEXT.encode(shared))
     for shown, (row,) in zip(videos, stage.answer(checkpoint, videos), strict=True):
-        memory, mask = encode_videos(checkpoint, [shown])
-        scores = []
-        for _, words in classes:
-            cache, previous, found = decoder.start(memory, mask, 1, 12), TEXT.cls_id, []
-            for token in (*TEXT.encode(f"the red ball {words}"), TEXT.sep_id):
-                found.append(float(decoder.step(torch.tensor([[previous]]), cache)[0, 0].log_softmax(-1)[token].detach()))
-                previous = token
-            scores.append(np.mean(found))
+        scores = [step_by_step(checkpoint, shown, template.replace("[MASK]", of))[n_shared:].mean() for of in words]
         expected = np.exp(scores) / np.exp(scores).sum()
-        assert {s["label"]: s["probability"] for s in row["scores"]} == pytest.approx(
-            dict(zip(("down", "both", "up"), expected, strict=True)), abs=1e-5
-        )
-        assert row["labels"] == [("down", "both", "up")[int(expected.argmax())]]
+        found = {s["label"]: s["probability"] for s in row["scores"]}
+        assert found == pytest.approx(dict(zip(names, expected, strict=True)), abs=1e-5)
+        assert found[row["labels"][0]] == max(found.values())
+
+
+def test_long_names_win_nothing_by_a_template_that_is_unlikely(checkpoint):
+    """Of two classes the shorter is likelier by its words; over the whole sentence the longer would be, as more of it is no template."""
+    template, words = "then then then then [MASK]", ("falls", "grows and then it shrinks")
+    shown = video("v", 8)
+    each = [step_by_step(checkpoint, shown, template.replace("[MASK]", of)) for of in words]
+    assert each[0][4:].mean() > each[1][4:].mean()
+    assert each[0].mean() < each[1].mean()
+    ((row,),) = ZeroShot(checkpoint_dir="none", classes=tuple(map(NamedClass, "sl", words)), template=template).answer(checkpoint, [shown])
+    assert row["labels"] == ["s"]
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,20 @@ def test_what_is_started_from_is_known_by_what_it_holds(tmp_path: Path):
     assert one == moved != other
     assert find_init(replace(PRETRAIN, model="videobert-mini"), print) == minilm_dir()
     assert find_init(PRETRAIN, print) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [
+        # Two of three are a, one is b: 3 / (2 * n).
+        ([["a"], ["a"], ["b"], []], [0.75, 1.5]),
+        # Of four with a label three have a, one has b: those without by those with.
+        ([["a"], ["a", "b"], ["a"], ["c"], []], [1 / 3, 3, 3]),
+    ],
+)
+def test_balanced_classes_of_one_or_several_labels(visual: Vocabulary, vocab_dir: Path, labels: list[list[str]], weights: list[float]):
+    train = [replace(videos()[0], video_id=f"{i}.mp4", labels=of_video) for i, of_video in enumerate(labels)]
+    for is_balanced in (True, False):
+        options = FitOptions("classify", balance=is_balanced)
+        found = build_checkpoint(options, None, visual, vocab_dir, train, print).classifier.head.class_weights
+        assert (None if found is None else found.tolist()) == (pytest.approx(weights) if is_balanced else None)

@@ -61,7 +61,7 @@ def task(train: list[VideoTokens], validation: list[VideoTokens], weights: bool 
 
 def test_the_classes_of_training_videos():
     single = ClassSet.of([video(0), video(1), video(4), replace(video(2), labels=[])])
-    assert (single.names, single.counts, single.is_multi_label) == (("green", "red"), (1, 2), False)
+    assert (single.names, single.counts, single.is_multi_label, single.n_videos) == (("green", "red"), (1, 2), False, 3)
     several = ClassSet.of([video(0, "red", "round"), video(1, "red")])
     assert (several.names, several.counts, several.is_multi_label) == (("red", "round"), (2, 1), True)
     # The same label twice is one.

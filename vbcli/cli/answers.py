@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,9 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
+    from vbcli.captionfiles import CaptionRow
     from vbcli.stages.answer import AskedQuestion
+    from vbcli.textvocab import TextVocabulary
 
 N_SHOWN = 20
 
@@ -54,13 +57,13 @@ def answer(
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about videos: one of all, those of a table, or those that a tokens dataset has."""
-    asked, video_ids = _asked(source, question, questions, tuple(choose or ()))
+    places = Places(workspace)
+    model_dir = checkpoint or places.checkpoints_dir / "answer"
+    asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir)
     from vbcli.cli.apply import ask
     from vbcli.models.decoding import DecodingConfig
     from vbcli.stages.answer import Answer
 
-    places = Places(workspace)
-    model_dir = checkpoint or places.checkpoints_dir / "answer"
     decoding = DecodingConfig(beams, max_length, no_repeat_ngram_size=0)
     stage = Answer(
         checkpoint_dir=str(model_dir),
@@ -81,11 +84,12 @@ def answer(
 
 
 def _asked(
-    source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...]
+    source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...], model_dir: Path
 ) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
     """What is asked, and the videos that names in it are of."""
     from vbcli.pipeline import dataset_kind
     from vbcli.stages.answer import AskedQuestion
+    from vbcli.training.answering import content_words
 
     if question is not None and questions is not None:
         raise UsageError("give one question, or --questions FILE")
@@ -96,15 +100,33 @@ def _asked(
     if question is not None:
         if not question.strip():
             raise UsageError("the question is empty", hint="ask something, such as: what color is the ball?")
+        if not content_words(question):
+            raise UsageError(f"there is no question in '{question}'", hint="say what it is about, such as: what color is the ball?")
+        if choose:
+            _check_choices(choose, model_dir)
         return (AskedQuestion(None, question, choose),), ()
     if questions is None:
         if source.exists() and dataset_kind(source) != "tokens":
             raise UsageError("there is no question", hint="give one after the folder, or --questions FILE")
         return (), ()
-    return _read_questions(source, questions)
+    return _read_questions(source, questions, model_dir)
 
 
-def _read_questions(source: Path, path: Path) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
+def _check_choices(choose: tuple[str, ...], model_dir: Path) -> None:
+    for alike in _vocabulary(model_dir).group_alike(choose):
+        if len(alike) > 1:
+            raise UsageError(f"--choose names '{alike[0]}' and '{alike[1]}', which the model reads alike", hint="name each answer once")
+
+
+def _vocabulary(model_dir: Path) -> TextVocabulary:
+    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.textvocab import load_text_vocabulary
+
+    read_checkpoint_config(model_dir, "answer")
+    return load_text_vocabulary(model_dir / "tokenizer.json")
+
+
+def _read_questions(source: Path, path: Path, model_dir: Path) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
     """The questions of a table, and the videos of `source` that its names are of."""
     from vbcli.captionfiles import read_caption_file, resolve_names
     from vbcli.inference import videos_of
@@ -116,6 +138,7 @@ def _read_questions(source: Path, path: Path) -> tuple[tuple[AskedQuestion, ...]
         raise VbcliError(f"{path} holds no questions", hint="it needs the columns video and question")
     if len(rows) < len(table):
         console.note(f"answer: {len(table) - len(rows)} rows of {path} have no question and are left out")
+    _check_candidates(rows, path, model_dir)
     known = videos_of(source)
     if not known:
         raise VbcliError(f"{source} holds no videos", hint="all of them failed: see its folder _errors")
@@ -129,6 +152,19 @@ def _read_questions(source: Path, path: Path) -> tuple[tuple[AskedQuestion, ...]
     return tuple(asked), tuple(dict(zip((row.video for row in rows), names, strict=True)).items())
 
 
+def _check_candidates(rows: Sequence[CaptionRow], path: Path, model_dir: Path) -> None:
+    from vbcli.captionfiles import cell_error
+
+    first = {candidates: row.line for row in reversed(rows) if (candidates := row.candidates)}
+    vocabulary = _vocabulary(model_dir) if first else None
+    for candidates, line in first.items():
+        assert vocabulary is not None
+        if len(vocabulary.group_alike(candidates)) == 1:
+            names = [f"'{text}'" for text in dict.fromkeys(candidates)]
+            read = f", as the model reads {' and '.join(names)} alike" if len(names) > 1 else f", {names[0]}"
+            raise cell_error(path, line, "candidates", f"names a single answer{read}", "name two or more, or none")
+
+
 def _rows(target: Path) -> list[dict[str, Any]]:
     from vbcli.shards import read_rows
 
@@ -137,21 +173,26 @@ def _rows(target: Path) -> list[dict[str, Any]]:
 
 
 def _show(rows: list[dict[str, Any]], target: Path) -> None:
+    shown = console.shown(rows, N_SHOWN)
     table = [
         (
             row["video_id"],
             row["question"],
-            row["answer"] if row["is_sure"] else f"not sure: {row['answer']}{_doubt(row['unknown_words'])}",
+            row["answer"] if row["is_sure"] else f"not sure: {row['answer']}{_doubt(row)}",
             f"{row['probability']:.2f}",
             console.format_span(row["evidence_start_s"], row["evidence_end_s"]),
         )
-        for row in rows[:N_SHOWN]
+        for row in shown
     ]
-    caption = f"{len(rows)} in all: {target}" if len(rows) > N_SHOWN else str(target)
+    caption = f"{len(rows)} in all: {target}" if len(rows) > len(shown) else str(target)
     console.print_table("Answers", ("video", "question", "answer", "probability", "rests on"), table, caption)
     if not rows:
         console.note("no video has a question")
 
 
-def _doubt(unknown_words: list[str]) -> str:
-    return f" (no training question had: {', '.join(unknown_words)})" if unknown_words else ""
+def _doubt(row: dict[str, Any]) -> str:
+    from vbcli.training.answering import content_words
+
+    if row["unknown_words"]:
+        return f" (no training question had: {', '.join(row['unknown_words'])})"
+    return "" if content_words(row["question"]) else " (there is no question in it)"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -119,9 +118,11 @@ def caption(
     target = captions_dir or places.results_dir("captions", source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options) if isinstance(stage, Caption) else _ask_teacher(source, target, stage, options)
-    _after_captioning(target, file_format, is_dense=segments is not None, has_evidence=evidence)
+    rows = _after_captioning(target, file_format, is_dense=segments is not None, has_evidence=evidence)
+    if not as_json:
+        _show_captions(rows, is_dense=segments is not None, has_evidence=evidence)
     not_rendered = [] if burn_in is None else _burn_in(target, burn_in, ffmpeg)
-    finish_run(report, "captions", as_json, not_rendered)
+    finish_run(report, "captions", as_json, not_rendered, rows=rows)
 
 
 def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str) -> TeacherCaption:
@@ -138,7 +139,8 @@ def _ask_teacher(source: Path, target: Path, stage: TeacherCaption, options: Run
     return ask_teacher(source, target, stage, options)
 
 
-def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: bool, has_evidence: bool) -> None:
+def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: bool, has_evidence: bool) -> list[dict[str, Any]]:
+    """Writes captions in other formats and warns of odd ones; their rows."""
     from vbcli.exports import export_captions, write_paragraphs
     from vbcli.metrics.captions import caption_alarms
     from vbcli.shards import read_rows
@@ -147,34 +149,32 @@ def _after_captioning(target: Path, file_format: CaptionFormat, *, is_dense: boo
         console.note(f"caption: wrote {write_paragraphs(target)}")
     if file_format is not CaptionFormat.parquet:
         console.note(f"caption: wrote {export_captions(target, file_format.value)}")
-    rows = read_rows(target, ["video_id", "start_s", "end_s", "caption", "evidence_start_s", "evidence_end_s"])
+    evidence = ["evidence_start_s", "evidence_end_s"] if has_evidence else []
+    rows = read_rows(target, ["video_id", "path", "start_s", "end_s", "caption", "score", *evidence])
     for sentence in caption_alarms([row["caption"] for row in rows]):
         console.warn(sentence)
-    if not console.out().is_terminal:
-        return
-    columns = {
-        "video": [row["video_id"] for row in rows[:N_SHOWN]],
-        "time": [console.format_span(row["start_s"], row["end_s"]) for row in rows[:N_SHOWN]],
-        "caption": [row["caption"] for row in rows[:N_SHOWN]],
-        "rests on": [console.format_span(row["evidence_start_s"], row["evidence_end_s"]) for row in rows[:N_SHOWN]],
-    }
-    names = ["video", *(["time"] if is_dense else []), "caption", *(["rests on"] if has_evidence else [])]
-    table = list(zip(*(columns[name] for name in names), strict=True))
-    console.print_table("Captions", names, table, f"{len(rows)} in all" if len(rows) > N_SHOWN else "")
+    return rows
+
+
+def _show_captions(rows: list[dict[str, Any]], *, is_dense: bool, has_evidence: bool) -> None:
+    shown = console.shown(rows, N_SHOWN)
+    columns = {"video": [row["video_id"] for row in shown]}
+    if is_dense:
+        columns["time"] = [console.format_span(row["start_s"], row["end_s"]) for row in shown]
+    columns["caption"] = [row["caption"] for row in shown]
+    if has_evidence:
+        columns["rests on"] = [console.format_span(row["evidence_start_s"], row["evidence_end_s"]) for row in shown]
+    table = list(zip(*columns.values(), strict=True))
+    console.print_table("Captions", list(columns), table, f"{len(rows)} in all" if len(rows) > len(shown) else "")
 
 
 def _burn_in(target: Path, folder: Path, ffmpeg: str) -> list[ItemFailure]:
-    """Writes the videos with their captions."""
-    from vbcli.exports import timed_captions
+    """Writes the videos with their captions, where they are not there yet."""
+    from vbcli.exports import burn_captions
     from vbcli.media.program import find_ffmpeg
-    from vbcli.rendering import burn_subtitles
 
-    executable = find_ffmpeg(ffmpeg)
-    failures = render_each(
-        (video_id, partial(burn_subtitles, path, sentences, folder / f"{video_id}.mp4", executable))
-        for (video_id, path), sentences in timed_captions(target).items()
-    )
-    console.note(f"caption: wrote the videos with their captions: {folder}")
+    failures = render_each(burn_captions(target, folder, find_ffmpeg(ffmpeg)))
+    console.note(f"caption: the videos with their captions are in {folder}")
     return failures
 
 
@@ -204,6 +204,7 @@ def classify(
     With --classes nothing need have been trained for them: they are told by how well a sentence with each fits the video, which a
     pre-trained VideoBERT (masked words) or a captioner (the captions it would write) says.
     """
+    from vbcli.shards import read_rows
     from vbcli.stages.classify import Classify
     from vbcli.stages.zero_shot import MASK, ZeroShot
 
@@ -219,9 +220,10 @@ def classify(
     target = classes_dir or places.results_dir("classes", source, stage.identity())
     with run_options("classify", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
+    rows = read_rows(target, ["video_id", "path", "labels", "scores"])
     if not as_json:
-        _show_classes(target)
-    finish_run(report, "classified videos", as_json)
+        _show_classes(rows, target)
+    finish_run(report, "classified videos", as_json, rows=rows)
 
 
 def _read_classes(path: Path) -> tuple[NamedClass, ...]:
@@ -237,13 +239,11 @@ def _read_classes(path: Path) -> tuple[NamedClass, ...]:
     return found
 
 
-def _show_classes(target: Path) -> None:
-    from vbcli.shards import read_rows
-
-    found = read_rows(target, ["video_id", "labels", "scores"])
-    rows = [(row["video_id"], ", ".join(row["labels"]) or "-", f"{row['scores'][0]['probability']:.2f}") for row in found[:N_SHOWN]]
-    caption = f"{len(found)} in all: {target}" if len(found) > N_SHOWN else str(target)
-    console.print_table("Classes", ("video", "classes", "probability of the first"), rows, caption)
+def _show_classes(rows: list[dict[str, Any]], target: Path) -> None:
+    shown = console.shown(rows, N_SHOWN)
+    table = [(row["video_id"], ", ".join(row["labels"]) or "-", f"{row['scores'][0]['probability']:.2f}") for row in shown]
+    caption = f"{len(rows)} in all: {target}" if len(rows) > len(shown) else str(target)
+    console.print_table("Classes", ("video", "classes", "probability of the first"), table, caption)
 
 
 def ask(source: Path, target: Path, stage: ModelStage, options: RunOptions) -> RunReport:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Workspace
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, Split, Threads, Workers, Workspace
+from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_lines
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
     from vbcli.cloze import Guess
+    from vbcli.models.checkpoint import Checkpoint
     from vbcli.training.batches import VideoTokens
 
 Answers = list[list[str] | None]
 
 
 def predict(
-    tokens_dir: Annotated[Path | None, typer.Argument(help="Tokens dataset; the workspace's tokens/ if left out.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER_OR_TOKENS_DIR",
+            help="Folder of videos, one video, or a tokens dataset; the workspace's tokens/ if left out.",
+        ),
+    ] = None,
     text: Annotated[
         str | None, typer.Option(help="Sentence with [MASK]s; if left out: now let me show you how to [MASK] the [MASK].")
     ] = None,
@@ -31,10 +40,14 @@ def predict(
     future: Annotated[int | None, typer.Option(min=1, max=512, help="Guess so many clips after the end of each video.")] = None,
     n_best: Annotated[int, typer.Option(min=1, help="Guesses a mask.")] = 5,
     page: Annotated[Path | None, typer.Option(help="Of clips: also write the guesses as pictures, into this HTML file.")] = None,
-    split: Annotated[str | None, typer.Option(help="The videos of this split only.")] = None,
+    split: Split = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A pre-trained VideoBERT; the workspace's checkpoints/pretrain if left out.")
     ] = None,
+    executor: Executor = ExecutorName.processes,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    ffmpeg: Ffmpeg = "bundled",
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -42,41 +55,78 @@ def predict(
 
     With --verbs or --objects and labelled videos, the share of videos whose label is the best guess is printed, too.
     """
-    from vbcli.cloze import TEMPLATE, fill_clips, fill_text, forecast, label_shares
-    from vbcli.inference import check_vocabulary
+    from vbcli.cloze import TEMPLATE, label_shares
+    from vbcli.inference import find_tokens
     from vbcli.models.checkpoint import load_checkpoint
+    from vbcli.shards import read_failures
 
-    if sum(bool(given) for given in (mask_clips, future, text or verbs or objects)) > 1:
+    places = Places(workspace)
+    model_dir, asked = checkpoint or places.checkpoints_dir / "pretrain", source or places.tokens_dir
+    _check_question(asked, text, bool(verbs or objects), mask_clips, future, page, split)
+    template, is_visual = text or TEMPLATE, bool(future or mask_clips)
+    answers = _answers(template, verbs, objects)
+    model = load_checkpoint(model_dir, "pretrain")
+    with tempfile.TemporaryDirectory() as place:
+        with run_options("predict", executor, workers, False, ffmpeg) as options:
+            tokens_dir = find_tokens(asked, model, Path(place) / "tokens", threads=threads, options=options)
+        failures = read_failures(tokens_dir) if tokens_dir != asked else []
+        videos = _videos(tokens_dir, split)
+        guesses = _guess(model, videos, template, answers, mask_clips, future)
+        shown = [[mask[:n_best] for mask in found] for found in guesses]
+        if page is not None:
+            _write_page(page, videos, shown, model_dir, tokens_dir, ffmpeg)
+    shares = label_shares([g[0] for g in guesses], [v.labels for v in videos]) if verbs else {}
+    if as_json:
+        pairs = zip(videos, shown, strict=True)
+        rows = [{"video_id": video.video_id, "masks": [[vars(g) for g in mask] for mask in found]} for video, found in pairs]
+        told = {"text": None if is_visual else template, "videos": rows, **shares}
+        console.print_json({**told, "failures": [failure.as_row() for failure in failures]})
+    else:
+        _show(videos, shown, _exemplars(model_dir) if is_visual else {})
+        _note_words(None if is_visual else template, shares)
+    for failure in failures:
+        console.warn(f"{failure.video_id}: {failure.message}")
+    if failures:
+        raise typer.Exit(3)
+
+
+def _check_question(
+    source: Path,
+    text: str | None,
+    has_words: bool,
+    mask_clips: list[int] | None,
+    future: int | None,
+    page: Path | None,
+    split: str | None,
+) -> None:
+    """Refuses options that do not go together."""
+    from vbcli.pipeline import dataset_kind
+
+    if sum(bool(given) for given in (mask_clips, future, text or has_words)) > 1:
         raise UsageError("words, --mask-clips and --future are three questions: ask one at a time")
     if page is not None and not (mask_clips or future):
         raise UsageError("--page is for guesses of clips", hint="add --future N or --mask-clips N")
     if text is not None and "[MASK]" not in text:
         raise UsageError(f"--text '{text}' has no [MASK] to fill", hint="write [MASK] where a word is to be guessed")
-    places = Places(workspace)
-    model_dir, source = checkpoint or places.checkpoints_dir / "pretrain", tokens_dir or places.tokens_dir
-    template = text or TEMPLATE
-    answers = _answers(template, verbs, objects)
-    model = load_checkpoint(model_dir, "pretrain")
-    check_vocabulary(source, model_dir, model.visual.sha256)
-    videos = _videos(source, split)
+    if split is not None and source.exists() and dataset_kind(source) != "tokens":
+        raise UsageError("--split is for a tokens dataset")
+
+
+def _guess(
+    model: Checkpoint, videos: list[VideoTokens], template: str, answers: Answers, mask_clips: list[int] | None, future: int | None
+) -> list[list[list[Guess]]]:
+    from vbcli.cloze import fill_clips, fill_text, forecast
+
     if future:
-        guesses = [forecast(model, video, future) for video in videos]
-    elif mask_clips:
-        guesses = [fill_clips(model, video, mask_clips) for video in videos]
-    else:
-        guesses = [fill_text(model, video, template, answers) for video in videos]
-    is_visual = bool(future or mask_clips)
-    shares = label_shares([g[0] for g in guesses], [v.labels for v in videos]) if verbs else {}
-    shown = [[mask[:n_best] for mask in found] for found in guesses]
-    if as_json:
-        pairs = zip(videos, shown, strict=True)
-        rows = [{"video_id": video.video_id, "masks": [[vars(g) for g in mask] for mask in found]} for video, found in pairs]
-        console.print_json({"text": None if is_visual else template, "videos": rows, **shares})
-        return
-    _show(videos, shown, _exemplars(model_dir) if is_visual else {})
-    if page is not None:
-        _write_page(page, videos, shown, model_dir, source)
-    if not is_visual:
+        return [forecast(model, video, future) for video in videos]
+    if mask_clips:
+        return [fill_clips(model, video, mask_clips) for video in videos]
+    return [fill_text(model, video, template, answers) for video in videos]
+
+
+def _note_words(template: str | None, shares: dict[str, float]) -> None:
+    """The sentence that words were guessed in, and how often the label was the best guess."""
+    if template is not None:
         console.note(f"predict: {template}")
     if shares:
         figures = f"{shares['top1']:.3f} of {shares['n_videos']} videos, and {shares['prior_top1']:.3f} without the video"
@@ -117,10 +167,12 @@ def _exemplars(model_dir: Path) -> dict[str, str]:
     return {token: f"{token}, as {video_id} at {start_s:.1f} s" for token, (video_id, start_s) in read_exemplars(model_dir).items()}
 
 
-def _write_page(page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path) -> None:
+def _write_page(
+    page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path, ffmpeg: str
+) -> None:
     from vbcli.files import write_atomic
     from vbcli.forecasts import guess_page, read_exemplars
     from vbcli.media.program import find_ffmpeg
 
-    write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg()).encode())
+    write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg(ffmpeg)).encode())
     console.note(f"predict: wrote {page}")

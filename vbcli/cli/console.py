@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vbcli.errors import VbcliError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+Row = TypeVar("Row")
 
 
 @lru_cache
@@ -77,6 +79,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*(_escaped(cell) for cell in row))
     out().print(table, soft_wrap=False)
+
+
+def shown(rows: Sequence[Row], most: int) -> Sequence[Row]:
+    """The first rows on a terminal; all of them in a pipe or a file."""
+    return rows[:most] if out().is_terminal else rows
 
 
 def format_span(start_s: float | None, end_s: float | None) -> str:

@@ -17,7 +17,7 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.editing.apply import Decision
+    from vbcli.editing.apply import Decision, Match
 
 
 def edit(
@@ -62,25 +62,38 @@ def edit(
     executable = find_ffmpeg(ffmpeg)
     with tempfile.TemporaryDirectory() as place, run_options("edit", executor, 0, False, ffmpeg) as options:
         cut = Segmentation(segments.value, segment_seconds)
-        decisions = decide(videos, parsed, model_dir, cut, Path(place), threads=threads, options=options)
+        decided = decide(videos, parsed, model_dir, cut, Path(place), threads=threads, options=options)
     written = escape_name(os.fsencode(out))
     if not as_json:
-        _show(decisions)
+        _show_matches(decided.matches)
+        _show_decisions(decided.decisions)
     if not dry_run:
-        is_copied = render_decisions(decisions, out, executable)
+        is_copied = render_decisions(decided.decisions, out, executable)
         how = "without coding anything again" if is_copied else "coded again, as cuts are not at key frames or are played otherwise"
         console.note(f"edit: wrote {written} ({how}), and beside it its timelines, .otio and .edl")
     if as_json:
-        console.print_json({"out": None if dry_run else written, "decisions": [decision.as_row() for decision in decisions]})
+        rows = {"decisions": [d.as_row() for d in decided.decisions], "matches": [m.as_row() for m in decided.matches]}
+        console.print_json({"out": None if dry_run else written, **rows})
 
 
-def _show(decisions: list[Decision]) -> None:
+def _show_matches(matches: list[Match]) -> None:
+    rows = [(m.clause, m.path, f"{m.start_s:.2f} to {m.end_s:.2f} s", _score(m.score)) for m in matches]
+    if rows:
+        console.print_table("Matches", ("clause", "video", "part", "fits"), rows)
+
+
+def _score(score: float | None) -> str:
+    return "-" if score is None else f"{score:.2f}"
+
+
+def _show_decisions(decisions: list[Decision]) -> None:
     rows = []
     played_s = 0.0
     for i, decision in enumerate(decisions):
         cut = decision.cut
         how = " ".join([*([f"{cut.speed:g}x"] if cut.speed != 1 else []), *(["mute"] if cut.is_mute else [])])
-        score = "-" if decision.score is None else f"{decision.score:.2f}"
-        rows.append((str(i + 1), cut.path, f"{cut.start_s:.2f} to {cut.end_s:.2f} s", f"{played_s:.2f} s", how or "-", score))
+        rows.append(
+            (str(i + 1), cut.path, f"{cut.start_s:.2f} to {cut.end_s:.2f} s", f"{played_s:.2f} s", how or "-", _score(decision.score))
+        )
         played_s += cut.length_s
     console.print_table("Decisions", ("", "video", "part", "played at", "how", "fits"), rows, f"{played_s:.2f} s in all")

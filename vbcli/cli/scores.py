@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,7 +14,10 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
+    from vbcli.class_evaluation import ClassEvaluation
     from vbcli.evaluation import Evaluation, References
+
+Run = TypeVar("Run")
 
 
 def evaluate(
@@ -31,7 +34,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]PATH",
-            help="Captions of another system, for a row; those of one name are its runs with other seeds ('captions': the first row's).",
+            help="Results of another system, for a row; those of one name are its runs with other seeds ('captions', 'classes', 'answers', "
+            "'summary': the first row's).",
         ),
     ] = None,
     baselines: Annotated[Path | None, typer.Option(help="Tokens dataset with the training videos, for the baselines.")] = None,
@@ -51,6 +55,8 @@ def evaluate(
     Classes are scored by accuracy, macro F1 and calibration, beside a linear probe of the features and the most frequent class; answers by
     exact match and F1, beside what the question alone suggests; an index by recall and median rank in both directions; summaries by the
     events that they show (captions with start_s and end_s), beside segments at even distances.
+
+    The gain over each other row (in CIDEr, accuracy or exact match, F1 of summaries) has the interval of a paired bootstrap.
     """
     from vbcli.pipeline import dataset_kind
     from vbcli.retrieval.index import is_index
@@ -71,16 +77,21 @@ def evaluate(
     if kind == "index":
         _evaluate_index(given, against, split, candidates, lexicon, as_json)
     elif kind == "answers":
-        _evaluate_answers(given, against, split, tokens_dir, as_json)
+        _evaluate_answers(given, against, split, also or [], tokens_dir, as_json)
     elif kind == "summaries":
-        _evaluate_summaries(given, against, split, as_json)
+        _evaluate_summaries(given, against, split, also or [], as_json)
     elif kind == "classes":
-        _evaluate_classes(given, against, split, tokens_dir, picture, as_json)
+        _evaluate_classes(given, against, split, also or [], tokens_dir, picture, as_json)
     else:
         _evaluate_captions(given, against, split, also or [], tokens_dir, lexicon, as_json, has_meteor=meteor)
 
 
-OPTIONS = {"index": ("--lexicon", "--candidates"), "classes": ("--picture",), "answers": (), "summaries": ()}
+OPTIONS = {
+    "index": ("--lexicon", "--candidates"),
+    "classes": ("--also", "--picture"),
+    "answers": ("--also",),
+    "summaries": ("--also",),
+}
 """What only some kinds of results are scored by."""
 
 
@@ -102,21 +113,33 @@ def _evaluate_captions(
     *,
     has_meteor: bool,
 ) -> None:
-    from vbcli.evaluation import GIVEN, evaluate_captions, name_systems, read_captions, read_references
+    from vbcli.evaluation import ROWS, evaluate_captions, read_captions, read_failed, read_references
     from vbcli.metrics.mentions import load_lexicon
 
-    rows = read_captions(given, against)
-    truths = read_references(against, list(rows))
+    rows, failed = read_captions(given, against), read_failed(given)
+    truths = read_references(against, [*rows, *failed])
     rows = {v: rows[v] for v in _held_out(truths, list(rows), split, "captions of videos")}
-    runs = {name: [read_captions(path, against) for path in paths] for name, paths in name_systems(also).items()}
-    reruns = runs.pop(GIVEN, [])
+    reruns, others = _read_also(also, ROWS, lambda path: read_captions(path, against))
     named = load_lexicon(lexicon) if lexicon else None
     evaluation = evaluate_captions(
-        rows, truths.captions, reruns=reruns, others=runs, tokens_dir=tokens_dir, lexicon=named, with_meteor=has_meteor
+        rows, truths.captions, reruns=reruns, others=others, tokens_dir=tokens_dir, lexicon=named, with_meteor=has_meteor
     )
+    evaluation.notes += truths.failure_notes(failed, truths.captions, list(rows), split)
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training captions")
-    _show(evaluation, given, against, as_json)
+    if as_json:
+        _print_json("captions", given, against, evaluation)
+        return
+    _print_columns(f"{given} against {against}", evaluation)
+    _print_gains(evaluation, "CIDEr", "videos")
+
+
+def _read_also(also: Sequence[str], rows: Sequence[str], read: Callable[[Path], Run]) -> tuple[list[Run], dict[str, list[Run]]]:
+    """What `--also` names: further runs of the system of the first row, and the runs of others by name."""
+    from vbcli.evaluation import name_systems
+
+    runs = {name: [read(path) for path in paths] for name, paths in name_systems(also, rows).items()}
+    return runs.pop(rows[0], []), runs
 
 
 def _held_out(truths: References, video_ids: Sequence[str], split: str | None, what: str) -> list[str]:
@@ -124,6 +147,8 @@ def _held_out(truths: References, video_ids: Sequence[str], split: str | None, w
     scored = truths.held_out(video_ids, split)
     if len(scored) < len(video_ids):
         console.note(f"evaluate: {len(video_ids) - len(scored)} {what} in other splits are left out; --split train scores training videos")
+    if split is None and truths.are_for_training(scored):
+        console.note(f"evaluate: all {len(scored)} {what} are in the split 'train': a model that learned from them is scored too high")
     return scored
 
 
@@ -134,74 +159,83 @@ def _first_tokens(against: Path, places: Places) -> Path | None:
     return next((d for d in (against, places.tokens_dir) if dataset_kind(d) == "tokens"), None)
 
 
-def _evaluate_classes(given: Path, against: Path, split: str | None, tokens_dir: Path | None, picture: Path | None, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from vbcli.class_evaluation import evaluate_classes, read_classes
-    from vbcli.evaluation import read_references
+def _evaluate_classes(
+    given: Path, against: Path, split: str | None, also: Sequence[str], tokens_dir: Path | None, picture: Path | None, as_json: bool
+) -> None:
+    from vbcli.class_evaluation import GIVEN, ROWS, evaluate_classes, read_classes
+    from vbcli.evaluation import read_failed, read_references
 
     if picture:
         from vbcli.pictures import picture_format
 
         picture_format(picture)
-    rows = read_classes(given)
-    truths = read_references(against, list(rows.scores))
+    rows, failed = read_classes(given), read_failed(given)
+    truths = read_references(against, [*rows.scores, *failed])
     scored = _held_out(truths, list(rows.scores), split, "videos")
-    evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir)
-    if picture and evaluation.classes:
+    reruns, others = _read_also(also, ROWS, read_classes)
+    evaluation = evaluate_classes(rows, truths.labels, scored, tokens_dir, reruns=reruns, others=others)
+    evaluation.notes += truths.failure_notes(failed, truths.labels, scored, split)
+    if picture:
         from vbcli.pictures import draw_classes
 
         draw_classes(evaluation, picture)
         evaluation.notes.append(f"drawn in {picture}")
-    elif picture:
-        raise VbcliError("videos have several classes each: of these there is no picture", hint="leave --picture out")
     if as_json:
-        console.print_json({"classes": str(given), "references": str(against), **asdict(evaluation)})
+        _print_json("classes", given, against, evaluation)
         return
-    systems = list(evaluation.scores)
-    names = list(dict.fromkeys(name for scores in evaluation.scores.values() for name in scores))
-    table = [(name, *(_cell(evaluation.scores[system], {}, name) for system in systems)) for name in names]
-    console.print_table(f"{given} against {against}", ("", *systems), table)
-    if evaluation.classes:
-        counts = [(name, *map(str, row)) for name, row in zip(evaluation.classes, evaluation.confusions, strict=True)]
-        console.print_table("Videos by true class (rows) and first guess (columns)", ("", *evaluation.classes), counts)
-        bins = [
-            (f"{b.low:.1f} to {b.high:.1f}", str(b.n_videos), f"{b.confidence:.3f}", f"{b.accuracy:.3f}") for b in evaluation.reliability
-        ]
-        console.print_table("Calibration", ("probability of the first guess", "videos", "mean probability", "right"), bins)
-    for sentence in evaluation.notes:
-        console.note(sentence)
+    _print_columns(f"{given} against {against}", evaluation)
+    _print_confusions(evaluation)
+    _print_gains(evaluation, next(iter(evaluation.scores[GIVEN])), "videos")
 
 
-def _evaluate_answers(given: Path, against: Path, split: str | None, tokens_dir: Path | None, as_json: bool) -> None:
-    from vbcli.answer_evaluation import evaluate_answers, read_answers
+def _print_confusions(evaluation: ClassEvaluation) -> None:
+    """What is taken for what, and how far probabilities can be believed."""
+    guess = "first guess" if evaluation.confusions else "class"
+    if evaluation.confusions:
+        rows = [(name, *map(str, row)) for name, row in zip(evaluation.classes, evaluation.confusions, strict=True)]
+        console.print_table("Videos by true class (rows) and first guess (columns)", ("", *evaluation.classes), rows)
+    else:
+        names = ("true positives", "false negatives", "false positives", "true negatives")
+        rows = [(c.name, *(str(getattr(c, name.replace(" ", "_"))) for name in names)) for c in evaluation.counts]
+        console.print_table("Videos, each class against the rest", ("", *names), rows)
+    bins = [(f"{b.low:.1f} to {b.high:.1f}", str(b.n_guesses), f"{b.confidence:.3f}", f"{b.accuracy:.3f}") for b in evaluation.reliability]
+    console.print_table("Calibration", (f"probability of the {guess}", "guesses", "mean probability", "right"), bins)
+
+
+def _evaluate_answers(given: Path, against: Path, split: str | None, also: Sequence[str], tokens_dir: Path | None, as_json: bool) -> None:
+    from vbcli.answer_evaluation import ROWS, evaluate_answers, read_answers
     from vbcli.evaluation import read_references
 
     rows = read_answers(given)
     truths = read_references(against, rows.video_ids)
-    evaluation = evaluate_answers(rows, truths, _held_out(truths, rows.video_ids, split, "answered videos"), tokens_dir)
+    scored = _held_out(truths, rows.video_ids, split, "answered videos")
+    reruns, others = _read_also(also, ROWS, read_answers)
+    evaluation = evaluate_answers(rows, truths, scored, tokens_dir, reruns=reruns, others=others)
     if as_json:
-        console.print_json({"answers": str(given), "references": str(against), **vars(evaluation)})
+        _print_json("answers", given, against, evaluation)
         return
-    _print_scores(f"{given} against {against}", evaluation.scores, [])
+    _print_rows(f"{given} against {against}", evaluation.scores, evaluation.spread)
     names = list(next(iter(evaluation.scores.values())))
     kinds = [(kind, str(int(s["questions"])), *(f"{s[name]:.3f}" for name in names)) for kind, s in evaluation.kinds.items()]
     console.print_table("By the first words of the question", ("", "questions", *names), kinds)
-    for sentence in evaluation.notes:
-        console.note(sentence)
+    _print_gains(evaluation, "exact match", "questions")
 
 
-def _evaluate_summaries(given: Path, against: Path, split: str | None, as_json: bool) -> None:
-    from vbcli.evaluation import read_references
-    from vbcli.summary_evaluation import evaluate_summaries, read_segments
+def _evaluate_summaries(given: Path, against: Path, split: str | None, also: Sequence[str], as_json: bool) -> None:
+    from vbcli.evaluation import read_failed, read_references
+    from vbcli.summary_evaluation import ROWS, evaluate_summaries, read_segments
 
-    found = read_segments(given)
-    truths = read_references(against, list(found))
-    evaluation = evaluate_summaries({v: found[v] for v in _held_out(truths, list(found), split, "summaries of videos")}, truths.events)
+    found, failed = read_segments(given), read_failed(given)
+    truths = read_references(against, [*found, *failed])
+    scored = _held_out(truths, list(found), split, "summaries of videos")
+    reruns, others = _read_also(also, ROWS, read_segments)
+    evaluation = evaluate_summaries({v: found[v] for v in scored}, truths.events, reruns=reruns, others=others)
+    evaluation.notes += truths.failure_notes(failed, truths.events, scored, split)
     if as_json:
-        console.print_json({"summaries": str(given), "references": str(against), **vars(evaluation)})
+        _print_json("summaries", given, against, evaluation)
         return
-    _print_scores(f"{given} against {against}", evaluation.scores, evaluation.notes)
+    _print_rows(f"{given} against {against}", evaluation.scores, evaluation.spread)
+    _print_gains(evaluation, "F1", "videos")
 
 
 def _evaluate_index(given: Path, against: Path, split: str | None, candidates: int | None, lexicon: Path | None, as_json: bool) -> None:
@@ -221,46 +255,49 @@ def _evaluate_index(given: Path, against: Path, split: str | None, candidates: i
     if as_json:
         console.print_json({"index": str(given), "references": str(against), **vars(evaluation)})
         return
-    _print_scores(f"{given} against {against}", evaluation.scores, evaluation.notes)
-
-
-def _print_scores(title: str, scores: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
-    """A row a system, a column a score."""
-    names = list(next(iter(scores.values())))
-    console.print_table(title, ("", *names), [(system, *(f"{of[name]:.3f}" for name in names)) for system, of in scores.items()])
-    for sentence in notes:
-        console.note(sentence)
-
-
-def _show(evaluation: Evaluation, given: Path, against: Path, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from vbcli.evaluation import GIVEN
-
-    if as_json:
-        console.print_json({"captions": str(given), "references": str(against), **asdict(evaluation)})
-        return
-    systems = list(evaluation.scores)
-    rows = [
-        (name, *(_cell(evaluation.scores[system], evaluation.spread.get(system, {}), name) for system in systems))
-        for name in evaluation.scores[GIVEN]
-    ]
-    console.print_table(f"{given} against {against}", ("", *systems), rows)
-    if evaluation.gains:
-        gained = [(name, f"{gain.mean:+.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}") for name, gain in evaluation.gains.items()]
-        console.print_table("CIDEr above", ("", "gain", "95 % of resampled videos"), gained)
+    _print_rows(f"{given} against {against}", evaluation.scores, {})
     for sentence in evaluation.notes:
         console.note(sentence)
 
 
-def _cell(scores: dict[str, float], spread: dict[str, float], name: str) -> str:
+def _print_json(kind: str, given: Path, against: Path, evaluation: Evaluation) -> None:
+    from dataclasses import asdict
+
+    console.print_json({kind: str(given), "references": str(against), **asdict(evaluation)})
+
+
+def _print_rows(title: str, scores: Mapping[str, Mapping[str, float]], spread: Mapping[str, Mapping[str, float]]) -> None:
+    """A row a system, a column a score."""
+    names = list(next(iter(scores.values())))
+    rows = [(system, *(_cell(of, spread.get(system, {}), name) for name in names)) for system, of in scores.items()]
+    console.print_table(title, ("", *names), rows)
+
+
+def _print_columns(title: str, evaluation: Evaluation) -> None:
+    """A column a system, a row a score."""
+    systems = list(evaluation.scores)
+    names = list(dict.fromkeys(name for scores in evaluation.scores.values() for name in scores))
+    rows = [(name, *(_cell(evaluation.scores[s], evaluation.spread.get(s, {}), name) for s in systems)) for name in names]
+    console.print_table(title, ("", *systems), rows)
+
+
+def _print_gains(evaluation: Evaluation, score: str, over: str) -> None:
+    """What was given has above the other rows, and the notes."""
+    if evaluation.gains:
+        gained = [(name, f"{gain.mean:+.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}") for name, gain in evaluation.gains.items()]
+        console.print_table(f"{score[0].upper()}{score[1:]} above", ("", "gain", f"95 % of resampled {over}"), gained)
+    for sentence in evaluation.notes:
+        console.note(sentence)
+
+
+def _cell(scores: Mapping[str, float], spread: Mapping[str, float], name: str) -> str:
     if name not in scores:
         return "-"
     return f"{scores[name]:.3f}" + (f" ±{spread[name]:.3f}" if name in spread else "")
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Dataset, shard, checkpoint or vocabulary.")],
+    path: Annotated[Path, typer.Argument(help="Dataset, shard, checkpoint, encoder, vocabulary or index.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what something is, how it was made and what it came from, back to the videos."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,6 +56,7 @@ def summarize(
     kept = _length(length, n_keyframes)
     from vbcli.models.decoding import DecodingConfig
     from vbcli.segments import Segmentation
+    from vbcli.shards import read_rows
     from vbcli.stages.summarize import Summarize
 
     places = Places(workspace)
@@ -68,9 +69,10 @@ def summarize(
     with run_options("summarize", executor, workers, retry_failed, ffmpeg) as options:
         report = ask(source, target, stage, options)
     not_rendered = _render(target, ffmpeg, is_video=kept.n_keyframes is None) if render else []
+    rows = read_rows(target, ["video_id", "path", "start_s", "end_s", "keyframe_s", "rank", "gain", "caption"])
     if not as_json:
-        _show(target)
-    finish_run(report, "segments kept", as_json, not_rendered)
+        _show(rows)
+    finish_run(report, "segments kept", as_json, not_rendered, rows=rows)
 
 
 def _length(length: str | None, n_keyframes: int | None) -> Length:
@@ -101,10 +103,7 @@ def _render(target: Path, ffmpeg: str, *, is_video: bool) -> list[ItemFailure]:
     return failures
 
 
-def _show(target: Path) -> None:
-    from vbcli.storyboards import read_summaries
-
-    rows = [
-        (one.video_id, console.format_span(one.start_s, one.end_s), one.caption) for kept in read_summaries(target).values() for one in kept
-    ]
-    console.print_table("Summaries", ("video", "time", "caption"), rows[:N_SHOWN], f"{len(rows)} in all" if len(rows) > N_SHOWN else "")
+def _show(rows: list[dict[str, Any]]) -> None:
+    shown = console.shown(rows, N_SHOWN)
+    table = [(row["video_id"], console.format_span(row["start_s"], row["end_s"]), row["caption"]) for row in shown]
+    console.print_table("Summaries", ("video", "time", "caption"), table, f"{len(rows)} in all" if len(rows) > len(shown) else "")

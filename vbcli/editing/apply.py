@@ -46,6 +46,28 @@ class Decision:
         return {**vars(self.cut), "score": self.score}
 
 
+@dataclass(frozen=True)
+class Match:
+    """A part of a video that a clause means by its description, and how likely it is that it shows that."""
+
+    clause: str
+    path: str
+    start_s: float
+    end_s: float
+    score: float | None
+
+    def as_row(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision list, and what was found for the descriptions that it follows."""
+
+    decisions: list[Decision]
+    matches: list[Match]
+
+
 def decide(
     videos: Sequence[Path],
     instruction: Instruction,
@@ -55,8 +77,8 @@ def decide(
     *,
     threads: int = 1,
     options: RunOptions | None = None,
-) -> list[Decision]:
-    """The decision list of an instruction.
+) -> Decided:
+    """The decision list of an instruction, and what its descriptions mean.
 
     Args:
         segments: how videos are cut into the parts that a description may mean.
@@ -78,7 +100,9 @@ def decide(
             parts = _look_at(videos, checkpoint_dir, segments, place, threads, options)
         return find_parts(checkpoint, parts, what)
 
-    return _at_frames(plan_edit(instruction, durations_s, ground), videos, instruction.limit_s)
+    plan = plan_edit(instruction, durations_s, ground)
+    matches = [Match(clause, _shown(videos[s.video].absolute()), s.start_s, s.end_s, s.score) for clause, s in plan.matches]
+    return Decided(_at_frames(plan.pieces, videos, instruction.limit_s), matches)
 
 
 def _at_frames(pieces: Sequence[Piece], videos: Sequence[Path], limit_s: float | None) -> list[Decision]:

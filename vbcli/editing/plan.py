@@ -35,8 +35,21 @@ class Piece:
     is_mute: bool = False
 
 
-def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Callable[[Description], Sequence[Span]]) -> list[Piece]:
-    """The pieces that an instruction leaves, in the order in which they are played.
+@dataclass(frozen=True)
+class Plan:
+    """What an instruction comes to.
+
+    Args:
+        pieces: what it leaves, in the order in which they are played.
+        matches: what each clause with a description means, in the order of the clauses, those of speed last.
+    """
+
+    pieces: list[Piece]
+    matches: list[tuple[str, Span]]
+
+
+def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Callable[[Description], Sequence[Span]]) -> Plan:
+    """What an instruction means and leaves.
 
     Its limit is not kept here: how long a piece lasts is known when it is cut at frames.
 
@@ -48,11 +61,14 @@ def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Ca
         VbcliError: a clause is about nothing that is there, or nothing is left; the message names the clause.
     """
 
+    matches: list[tuple[str, Span]] = []
+
     def spans_of(what: What, clause: str) -> list[Span]:
         if isinstance(what, Stretches):
             return [span for stretch in what.each for span in spans_of(stretch, clause)]
         if isinstance(what, Description):
             spans = list(ground(what))
+            matches.extend((clause, span) for span in spans)
         else:
             spans = [span for video, end_s in enumerate(durations_s) for span in _stretch(what, video, end_s)]
         if not spans:
@@ -83,7 +99,7 @@ def plan_edit(instruction: Instruction, durations_s: Sequence[float], ground: Ca
         wrong = next((p.speed for p in pieces if not SLOWEST <= p.speed <= FASTEST), None)
         if wrong is not None:
             raise VbcliError(f"with '{speed.clause}' a part would play at {wrong:.3g} times the speed", hint=SPEED_HINT)
-    return _joined(pieces)
+    return Plan(_joined(pieces), matches)
 
 
 def _marked(pieces: Sequence[Piece], spans: Sequence[Span], clause: str) -> list[tuple[Piece, bool]]:
@@ -104,21 +120,17 @@ def _stretch(what: Stretch, video: int, duration_s: float) -> list[Span]:
 
 
 def _union(spans: Sequence[Span]) -> list[Span]:
-    """Spans in order of time; where they overlap, the later gives way, and the higher score counts."""
+    """Spans in order of time, cut at all borders; what several cover is there once, with the highest score."""
     kept: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.video, s.start_s, s.end_s)):
-        before = kept[-1] if kept and kept[-1].video == span.video else None
-        start_s = max(span.start_s, before.end_s) if before else span.start_s
-        if before and span.start_s < before.end_s:
-            kept[-1] = replace(before, score=_higher(before.score, span.score))
-        if start_s < span.end_s - EPSILON_S:
-            kept.append(replace(span, start_s=start_s))
+    for video in sorted({span.video for span in spans}):
+        of_video = [span for span in spans if span.video == video]
+        borders = sorted({time_s for span in of_video for time_s in (span.start_s, span.end_s)})
+        for start_s, end_s in itertools.pairwise(borders):
+            covering = [span for span in of_video if span.start_s <= start_s and end_s <= span.end_s]
+            if covering and end_s - start_s > EPSILON_S:
+                score = max((span.score for span in covering if span.score is not None), default=None)
+                kept.append(Span(video, start_s, end_s, score))
     return kept
-
-
-def _higher(one: float | None, other: float | None) -> float | None:
-    known = [score for score in (one, other) if score is not None]
-    return max(known) if known else None
 
 
 def _split(pieces: Sequence[Piece], spans: Sequence[Span]) -> list[Piece]:

@@ -63,54 +63,73 @@ def gather_guesses(
     return ClassGuesses(classes, table(truths), probabilities, table(labels), is_single_label)
 
 
+def are_right(guesses: ClassGuesses) -> np.ndarray:
+    """Whether each video is said to have its class, or of any number exactly its classes: bool (V,)."""
+    if guesses.is_single_label:
+        return np.asarray((guesses.truths & guesses.chosen).any(1))
+    return np.asarray((guesses.truths == guesses.chosen).all(1))
+
+
 def score_classes(guesses: ClassGuesses) -> dict[str, float]:
     """Scores in [0, 1] by name.
 
+    `macro F1` is the mean over the classes that occur in the truths or are chosen, as in scikit-learn: a class that is chosen without
+    occurring counts as 0, and one that only has probabilities counts in no row of a table, however many classes its system knows.
+
     Of one class a video: `accuracy`; `accuracy of 5`, where there are more classes than five: the right one is among the first five
     guesses; `macro F1`; `calibration error`. Of any number: `exact match` of the whole set; `macro F1`; `mean average precision` over the
-    classes that occur.
+    classes that occur; `calibration error` over the probabilities of all classes of all videos.
     """
+    counted = guesses.truths.any(0) | guesses.chosen.any(0)
     # A class that is never guessed has no precision: it counts as 0.
-    macro = f1_score(guesses.truths, guesses.chosen, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
+    macro = f1_score(guesses.truths[:, counted], guesses.chosen[:, counted], average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
     if not guesses.is_single_label:
         occurs = guesses.truths.any(0)
         precisions = [average_precision_score(guesses.truths[:, i], guesses.probabilities[:, i]) for i in np.nonzero(occurs)[0].tolist()]
         return {
-            "exact match": float((guesses.truths == guesses.chosen).all(1).mean()),
+            "exact match": float(are_right(guesses).mean()),
             "macro F1": float(macro),
             "mean average precision": float(np.mean(precisions)) if precisions else 0.0,
+            "calibration error": _calibration_error(guesses),
         }
-    scores = {"accuracy": float((guesses.truths & guesses.chosen).any(1).mean())}
+    scores = {"accuracy": float(are_right(guesses).mean())}
     if len(guesses.classes) > TOP_K:
         first = np.argsort(-guesses.probabilities, axis=1, kind="stable")[:, :TOP_K]
         scores[f"accuracy of {TOP_K}"] = float(np.take_along_axis(guesses.truths, first, 1).any(1).mean())
+    return {**scores, "macro F1": float(macro), "calibration error": _calibration_error(guesses)}
+
+
+def _calibration_error(guesses: ClassGuesses) -> float:
     bins = reliability(guesses)
-    n = sum(b.n_videos for b in bins)
-    error = sum(b.n_videos * abs(b.accuracy - b.confidence) for b in bins) / n
-    return {**scores, "macro F1": float(macro), "calibration error": error}
+    return sum(b.n_guesses * abs(b.accuracy - b.confidence) for b in bins) / sum(b.n_guesses for b in bins)
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Videos whose first guess has a probability in [low, high).
+    """Guesses with a probability in [low, high).
 
     Args:
-        confidence: mean probability of their first guesses.
-        accuracy: share of their first guesses that are right.
+        confidence: their mean probability.
+        accuracy: share of them that are right.
     """
 
     low: float
     high: float
-    n_videos: int
+    n_guesses: int
     confidence: float
     accuracy: float
 
 
 def reliability(guesses: ClassGuesses) -> list[ReliabilityBin]:
-    """How often first guesses are right, by their probability; bins without videos are left out."""
-    first = guesses.probabilities.argmax(1)
-    rows = np.arange(len(first))
-    confidence, is_right = guesses.probabilities[rows, first], guesses.truths[rows, first]
+    """How often guesses are right, by their probability; bins without guesses are left out.
+
+    Of one class a video the first guess of each video counts, of any number every class of every video.
+    """
+    confidence, is_right = guesses.probabilities.ravel(), guesses.truths.ravel()
+    if guesses.is_single_label:
+        first = guesses.probabilities.argmax(1)
+        rows = np.arange(len(first))
+        confidence, is_right = guesses.probabilities[rows, first], guesses.truths[rows, first]
     number = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
     found = []
     for i in range(N_BINS):
@@ -125,3 +144,21 @@ def confusions(guesses: ClassGuesses) -> np.ndarray:
     """Videos by true class (rows) and first guess (columns), int (C, C); of one class a video."""
     numbers = np.arange(len(guesses.classes))
     return confusion_matrix(guesses.truths.argmax(1), guesses.probabilities.argmax(1), labels=numbers)
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Videos by whether they have a class and whether they are said to."""
+
+    name: str
+    true_positives: int
+    false_negatives: int
+    false_positives: int
+    true_negatives: int
+
+
+def one_against_rest(guesses: ClassGuesses) -> list[ClassCounts]:
+    """The counts of each class, of any number of classes a video."""
+    truths, chosen = guesses.truths, guesses.chosen
+    counts = [(of & said).sum(0) for of, said in ((truths, chosen), (truths, ~chosen), (~truths, chosen), (~truths, ~chosen))]  # (C,) each
+    return [ClassCounts(name, *map(int, of_class)) for name, *of_class in zip(guesses.classes, *counts, strict=True)]

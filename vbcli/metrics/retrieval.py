@@ -17,12 +17,15 @@ RECALLED = (1, 5, 10)
 def rank_of_right(scores: np.ndarray, is_right: np.ndarray) -> np.ndarray:
     """Rank of the best right candidate of each query, int (Q,), the first is 1; of equal scores the wrong ones come first.
 
+    A score that is no number is the best of a wrong candidate and the worst of a right one.
+
     Args:
         scores: float (Q, A).
         is_right: bool (Q, A), at least one a query.
     """
-    best = np.where(is_right, scores, -np.inf).max(1, keepdims=True)  # (Q, 1)
-    return 1 + ((scores >= best) & ~is_right).sum(1)
+    best = np.where(is_right & ~np.isnan(scores), scores, -np.inf).max(1, keepdims=True)  # (Q, 1)
+    # Not `scores >= best`, which nothing is that is no number.
+    return 1 + (~(scores < best) & ~is_right).sum(1)
 
 
 def score_ranks(ranks: Sequence[int] | np.ndarray) -> dict[str, float]:

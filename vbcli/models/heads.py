@@ -43,8 +43,8 @@ class ClassificationHead(nn.Module):
         width: D.
         n_classes: C.
         is_multi_label: whether a row may have any number of classes.
-        class_weights: float (C,), what a row of each class counts in the loss; None is 1 each. For one class a row only. They belong to
-            training: a checkpoint does not hold them.
+        class_weights: float (C,), what a row of each class counts in the loss; None is 1 each. Of any number of classes a row, what each
+            class counts where the row has it, against 1 where it has not. They belong to training: a checkpoint does not hold them.
         dropout: probability on the vector that is read.
 
     Source: Devlin et al. 2019 (BERT), section 4.1.
@@ -63,8 +63,6 @@ class ClassificationHead(nn.Module):
         initializer_range: float = 0.02,
     ) -> None:
         super().__init__()
-        if is_multi_label and class_weights is not None:
-            raise ValueError("class_weights are for one class a row")
         self.is_multi_label = is_multi_label
         self.dropout = RowDropout(dropout)
         self.output = nn.Linear(width, n_classes)
@@ -92,7 +90,8 @@ class ClassificationHead(nn.Module):
         if not self.is_multi_label:
             return F.cross_entropy(logits, labels, self.class_weights, ignore_index=IGNORED, reduction="sum")
         is_known = labels != IGNORED  # (B, C)
-        return F.binary_cross_entropy_with_logits(logits[is_known], labels[is_known].to(logits.dtype), reduction="sum")
+        weights = None if self.class_weights is None else self.class_weights.expand_as(logits)[is_known]
+        return F.binary_cross_entropy_with_logits(logits[is_known], labels[is_known].to(logits.dtype), pos_weight=weights, reduction="sum")
 
     @staticmethod
     def n_predictions(labels: Tensor) -> int:
@@ -110,6 +109,19 @@ def balanced_class_weights(n_rows: Tensor) -> Tensor:
     """
     n_present = (n_rows > 0).sum()
     return torch.where(n_rows > 0, n_rows.sum() / (n_present * n_rows.clamp_min(1)), 1.0)  # (C,)
+
+
+def balanced_positive_weights(n_rows: Tensor, n_all: int) -> Tensor:
+    """Weights by which the rows that have a class count as much together as those that have it not: float (C,).
+
+    Args:
+        n_rows: int (C,), training rows of each class; one that all rows have, or none has, gets 1.
+        n_all: training rows.
+
+    Source: PyTorch, `BCEWithLogitsLoss`, on `pos_weight`.
+    """
+    n_others = n_all - n_rows
+    return torch.where((n_rows > 0) & (n_others > 0), n_others / n_rows.clamp_min(1), 1.0)  # (C,)
 
 
 class AnswerHead(nn.Module):

@@ -84,7 +84,7 @@ def evaluate_index(
 
 
 def _right_pairs(texts: Sequence[tuple[int, str]], n_videos: int, lexicon: Lexicon | None) -> np.ndarray:
-    """Which videos a caption is right for, bool (Q, A).
+    """Which videos a caption is right for, bool (Q, A): those of which some caption means the same, one of M meanings.
 
     Args:
         texts: (video, caption).
@@ -94,12 +94,12 @@ def _right_pairs(texts: Sequence[tuple[int, str]], n_videos: int, lexicon: Lexic
         named = tuple(tuple(find_mentions(text, values)) for values in (lexicon or {}).values())
         return named if any(named) else (text,)
 
-    meanings = [meaning(text) for _, text in texts]
-    is_right = np.zeros((len(texts), n_videos), bool)
-    for row, mine in enumerate(meanings):
-        for (video, text), other in zip(texts, meanings, strict=True):
-            is_right[row, video] |= mine == other or text == texts[row][1] or video == texts[row][0]
-    return is_right
+    # Equal words mean the same, so a caption is right for its own video, too.
+    numbers: dict[tuple[Any, ...], int] = {}
+    rows = [numbers.setdefault(meaning(text), len(numbers)) for _, text in texts]  # of each caption's meaning
+    is_said = np.zeros((len(numbers), n_videos), bool)  # (M, A)
+    is_said[rows, [video for video, _ in texts]] = True
+    return is_said[rows]  # (Q, A)
 
 
 def _reranked(

@@ -5,7 +5,8 @@ checkpoint/   of the retriever, if a trained one made it
 config.json   what the index is of, the encoder where its text tower is what reads sentences, and the removed videos; written last
 
 FAISS indexes are made of the vectors when the index is opened: what is on disk is data alone, and adding or removing videos is running the
-command again. Building takes well under a second for a hundred thousand vectors of 256 dimensions as long as they are searched exactly.
+command again. Building takes well under a second for a hundred thousand vectors of 256 dimensions, as they are searched exactly; cells and
+graphs take longer to make than many exact searches, and begin where those would be slow.
 """
 
 from __future__ import annotations
@@ -27,10 +28,15 @@ from vbcli.stages.embed import WHOLE
 INDEX = "index"
 """The kind of the folder."""
 Level = Literal["video", "segment"]
-MAX_FLAT, MAX_IVF = 20_000, 1_000_000
-"""Vectors up to which all are compared, and up to which those of the nearest cells are; of more a graph is searched."""
-PROBED_SHARE = 8
-"""One cell in so many is searched."""
+MAX_FLAT, MAX_IVF = 200_000, 1_000_000
+"""Vectors up to which all are compared (0.13 s a query, where making cells takes a minute), and up to which those of the nearest cells are;
+of more a graph is searched."""
+MIN_CELL = 40
+"""Vectors a cell; FAISS warns of fewer than 39."""
+FOUND_SHARE = 0.98
+"""How much of the ten nearest a search in part must find, of tried queries."""
+N_TRIED, NOISE = 200, 0.5
+"""How many are tried, and how far from a vector of the index each lies."""
 
 
 def is_index(path: Path) -> bool:
@@ -75,13 +81,34 @@ class VectorIndex:
 
     def __init__(self, vectors: np.ndarray) -> None:
         n, width = vectors.shape
-        self.kind = "Flat" if n <= MAX_FLAT else f"IVF{int(4 * n**0.5)},Flat" if n <= MAX_IVF else "HNSW32,Flat"
+        cells = f"IVF{min(int(2 * n**0.5), n // MIN_CELL)},Flat"
+        self.kind = "Flat" if n <= MAX_FLAT else cells if n <= MAX_IVF else "HNSW32,Flat"
         self._index: Any = faiss.index_factory(width, self.kind, faiss.METRIC_INNER_PRODUCT)
         if not self._index.is_trained:
+            self._index.cp.max_points_per_centroid = 2 * MIN_CELL
             self._index.train(vectors)
         self._index.add(vectors)
         if self.kind.startswith("IVF"):
-            self._index.nprobe = max(1, self._index.nlist // PROBED_SHARE)
+            self._search_enough(vectors, "nprobe", self._index.nlist)
+        elif self.kind.startswith("HNSW"):
+            self._search_enough(vectors, "efSearch", n)
+
+    def _search_enough(self, vectors: np.ndarray, parameter: str, most: int) -> None:
+        """Searches twice as much until the nearest are found: how much that takes depends on whether the vectors have clusters."""
+        tried = vectors[:: max(1, len(vectors) // N_TRIED)]
+        # Queries are near vectors of an index, not among them: what is in a graph is found by little search.
+        noise = np.random.default_rng(0).normal(size=tried.shape).astype(np.float32)
+        tried = tried + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+        n_nearest = min(10, len(vectors))
+        _, nearest = faiss.knn(tried, vectors, n_nearest, faiss.METRIC_INNER_PRODUCT)
+        effort = min(8, most)
+        while True:
+            faiss.ParameterSpace().set_index_parameter(self._index, parameter, effort)
+            _, found = self.search(tried, n_nearest)
+            share = np.mean([np.isin(a, b).mean() for a, b in zip(nearest, found, strict=True)])
+            if share >= FOUND_SHARE or effort == most:
+                return
+            effort = min(2 * effort, most)
 
     def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest vectors of each query.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNSURE = 0.3
-"""An answer whose tokens are less likely than this, in the geometric mean, is a guess."""
+"""An answer whose tokens are less likely than this, in the geometric mean, is a guess; so is one less likely than this among its set."""
 
 
 class AskedQuestion(NamedTuple):
@@ -54,7 +54,7 @@ class Answer(ModelStage):
     is_grounded: bool = False
 
     name: ClassVar[str] = "answer"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_kind: ClassVar[str] = "answers"
     tasks: ClassVar[tuple[str, ...]] = ("answer",)
 
@@ -95,7 +95,8 @@ def answer_questions(
     """Rows of answers: `question`, `answer`, `probability`, `is_sure`, `unknown_words`, and `candidates` with the probability of each.
 
     The probability of a free answer is the geometric mean of its tokens'; that of one of a closed set is among the set. An answer is sure
-    that is likely, to a question without unknown words: content words that no training question had.
+    that is likely, to a question with content words, and without unknown ones: those that no training question had. One of a closed set
+    must be likely by its tokens, too: of two answers that are both nonsense, one is always likely among them.
     """
     import torch
 
@@ -108,27 +109,33 @@ def answer_questions(
             memory, mask = _encode_asked(checkpoint, [(question.text, windows) for question in batch])
             written = generate(decoder, memory, mask, decoding)
         for i, question in enumerate(batch):
-            candidates = _rank(checkpoint, memory[i : i + 1], mask[i : i + 1], question.candidates) if question.candidates else []
-            free = {"answer": text.decode(written[i][0].token_ids), "probability": _mean_probability(written[i][0], decoding)}
-            best = candidates[0] if candidates else free
             unknown = _unknown_words(checkpoint, question.text)
-            is_sure = best["probability"] >= UNSURE and not unknown
+            if question.candidates:
+                candidates, by_tokens = _rank(checkpoint, memory[i : i + 1], mask[i : i + 1], question.candidates)
+                best = candidates[0]
+            else:
+                candidates, by_tokens = [], _mean_probability(written[i][0], decoding)
+                best = {"answer": text.decode(written[i][0].token_ids), "probability": by_tokens}
+            is_sure = min(best["probability"], by_tokens) >= UNSURE and not unknown and bool(content_words(question.text))
             found.append({"question": question.text, **best, "is_sure": is_sure, "unknown_words": unknown, "candidates": candidates})
     return found
 
 
-def _rank(checkpoint: Checkpoint, memory: Tensor, mask: Tensor, candidates: Sequence[str]) -> list[dict[str, Any]]:
-    """Answers of a closed set with the probability of each among them, the likeliest first.
+def _rank(checkpoint: Checkpoint, memory: Tensor, mask: Tensor, candidates: Sequence[str]) -> tuple[list[dict[str, Any]], float]:
+    """Answers of a closed set with the probability of each among them, the likeliest first, and the probability of its tokens.
+
+    Of those that read alike the first counts.
 
     Args:
         memory: float (1, S, D), of one question, and its `mask` bool (1, S).
     """
+    candidates = [alike[0] for alike in checkpoint.text.group_alike(candidates)]
     batches = [candidates[start : start + BATCH_SIZE] for start in range(0, len(candidates), BATCH_SIZE)]
     scores = np.concatenate([sentence_log_probs(checkpoint, memory, mask, batch)[0] for batch in batches])
     odds = np.exp(scores - scores.max())
     probabilities = odds / odds.sum()
     order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
-    return [{"answer": candidates[k], "probability": float(probabilities[k])} for k in order]
+    return [{"answer": candidates[k], "probability": float(probabilities[k])} for k in order], float(np.exp(scores.max()))
 
 
 def _unknown_words(checkpoint: Checkpoint, question: str) -> list[str]:
@@ -142,7 +149,7 @@ def _encode_asked(checkpoint: Checkpoint, asked: Sequence[tuple[str, Sequence[Vi
 
     ids = [(checkpoint.text.encode(question)[:MAX_QUESTION_TOKENS], windows) for question, windows in asked]
     read = [_asked_windows(question, windows, checkpoint) for question, windows in ids]
-    encoded = iter(run_windows(checkpoint, [window for of_question in read for window in of_question], checkpoint.captioner.encoder))
+    encoded = run_windows(checkpoint, [window for of_question in read for window in of_question], checkpoint.captioner.encoder)
     rows = [torch.cat([next(encoded)[window.kept] for window in of_question]) for of_question in read]
     memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (Q, S, D)
     lengths = torch.tensor([len(r) for r in rows], device=memory.device)

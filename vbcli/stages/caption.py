@@ -48,6 +48,10 @@ class Caption(ModelStage):
     def output_schema(self) -> pa.Schema:
         return CAPTIONS
 
+    @property
+    def is_cut_by_transcript(self) -> bool:
+        return self.segments is not None and self.segments.kind == "transcript"
+
     def check(self, checkpoint: Checkpoint) -> None:
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 
@@ -110,25 +114,31 @@ def encode_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> tupl
 
     windows = [video_windows(video, checkpoint) for video in videos]
     flat = [window for of_video in windows for window in of_video]
-    encoded = iter(run_windows(checkpoint, flat, checkpoint.captioner.encoder))  # (S', D) each
+    encoded = run_windows(checkpoint, flat, checkpoint.captioner.encoder)  # (S', D) each
     rows = [torch.cat([next(encoded)[window.kept] for window in of_video]) for of_video in windows]
     memory = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, S, D)
     lengths = torch.tensor([len(r) for r in rows], device=memory.device)
     return memory, torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
 
 
-def sentence_log_probs(checkpoint: Checkpoint, memory: Tensor, mask: Tensor, sentences: Sequence[str]) -> np.ndarray:
+def sentence_log_probs(
+    checkpoint: Checkpoint, memory: Tensor, mask: Tensor, sentences: Sequence[str], *, is_shared_counted: bool = True
+) -> np.ndarray:
     """Mean log-probabilities of the tokens of each sentence, the end included, float64 (B, C).
 
     Args:
         memory: float (B, S, D), and its `mask` bool (B, S), of `encode_videos`.
         sentences: C texts that the decoder might write.
+        is_shared_counted: whether the tokens count with which all sentences begin; the end always does.
     """
     import torch
 
     decoder = checkpoint.captioner.decoder
     inputs, targets = decoder_rows([checkpoint.text.encode(sentence) for sentence in sentences], decoder.config)  # (C, T)
     is_asked = (targets != IGNORED).to(memory.device)
+    if not is_shared_counted:
+        n_shared = int((targets == targets[0]).all(0).cumprod(0).sum())
+        is_asked[:, : min(n_shared, int(is_asked.sum(1).min()) - 1)] = False
     inputs, targets = inputs.to(memory.device), targets.clamp_min(0).to(memory.device)
     found = []
     with torch.inference_mode():

@@ -59,7 +59,7 @@ def class_probabilities(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -
     classifier = checkpoint.classifier
     windows = [video_windows(video, checkpoint) for video in videos]
     with torch.inference_mode():
-        logits = run_windows(checkpoint, [window for of_video in windows for window in of_video], classifier)  # (W, C)
+        logits = torch.stack([*run_windows(checkpoint, [window for of_video in windows for window in of_video], classifier)])  # (W, C)
         found = classifier.head.probabilities(logits.double()).cpu().numpy()  # (W, C)
     edges = np.cumsum([0, *map(len, windows)])
     return np.stack([found[a:b].mean(0) for a, b in itertools.pairwise(edges)])

@@ -41,6 +41,10 @@ class Embed(ModelStage):
     def output_schema(self) -> pa.Schema:
         return vectors_schema(self.width, self.feature_dim, self.n_codebooks)
 
+    @property
+    def is_cut_by_transcript(self) -> bool:
+        return True
+
     def facts(self) -> dict[str, Any]:
         return {"width": self.width, "model_sha256": self.model_sha256}
 
@@ -79,7 +83,8 @@ def embed_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> np.nd
     retriever = checkpoint.retriever
     windows = [video_windows(video, checkpoint) for video in videos]
     with torch.inference_mode():
-        found = run_windows(checkpoint, [window for of_video in windows for window in of_video], retriever.video_vectors).cpu().numpy()
+        vectors = run_windows(checkpoint, [window for of_video in windows for window in of_video], retriever.video_vectors)
+        found = torch.stack([*vectors]).cpu().numpy()  # (W, P)
     edges = np.cumsum([0, *map(len, windows)])
     means = np.stack([found[a:b].mean(0) for a, b in itertools.pairwise(edges)])
     return means / np.linalg.norm(means, axis=1, keepdims=True)

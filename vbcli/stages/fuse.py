@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure
-from vbcli.models.checkpoint import Checkpoint, load_checkpoint
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import fused_schema
 from vbcli.stages.model import batch_videos
@@ -72,6 +72,9 @@ class Fuse(Stage):
 
     def facts(self) -> dict[str, Any]:
         return {"hidden_size": self.hidden_size, "model_sha256": self.model_sha256}
+
+    def origin(self) -> dict[str, Any]:
+        return {"trained_on": read_checkpoint_config(Path(self.checkpoint_dir))["trained_on"]}
 
     def open(self) -> Process:
         import torch

@@ -63,6 +63,14 @@ class ModelStage(Stage):
         kept = {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
         return {**kept, "model_sha256": self.model_sha256}
 
+    def origin(self) -> dict[str, Any]:
+        return {"trained_on": read_checkpoint_config(Path(self.checkpoint_dir))["trained_on"]}
+
+    @property
+    def is_cut_by_transcript(self) -> bool:
+        """Whether the rows are of the segments that `tokenize` cut, which follow what is said."""
+        return False
+
     def check(self, checkpoint: Checkpoint) -> None:
         """Refuses a model that cannot answer as it is asked to.
 
@@ -179,12 +187,14 @@ def video_windows(video: VideoTokens, checkpoint: Checkpoint) -> list[VideoWindo
     return windows
 
 
-def run_windows(checkpoint: Checkpoint, windows: Sequence[VideoWindow], run: Callable[..., Tensor]) -> Tensor:
-    """What a part of the model makes of windows, all in one batch.
+def run_windows(checkpoint: Checkpoint, windows: Sequence[VideoWindow], run: Callable[..., Tensor]) -> Iterator[Tensor]:
+    """What a part of the model makes of each window, in batches of `BATCH_SIZE`: memory does not grow with the length of videos.
 
     Args:
         run: called with the arguments of `VideoBert.forward`.
     """
     device = next(checkpoint.model.parameters()).device
-    batch = collate([window.packed for window in windows], checkpoint.encoder.config.feature_dim, checkpoint.text.pad_id).to(device)
-    return run(**batch.arguments())
+    for start in range(0, len(windows), BATCH_SIZE):
+        packed = [window.packed for window in windows[start : start + BATCH_SIZE]]
+        batch = collate(packed, checkpoint.encoder.config.feature_dim, checkpoint.text.pad_id).to(device)
+        yield from run(**batch.arguments())

@@ -59,6 +59,10 @@ class Summarize(ModelStage):
     def output_schema(self) -> pa.Schema:
         return SUMMARIES
 
+    @property
+    def is_cut_by_transcript(self) -> bool:
+        return self.length.n_keyframes is None and self.segments.kind == "transcript"
+
     def check(self, checkpoint: Checkpoint) -> None:
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 

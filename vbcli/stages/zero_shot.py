@@ -1,7 +1,8 @@
 """Zero-shot classification: how well the sentence of each class fits a video, by a model that has learned no classes.
 
 A pre-trained VideoBERT is shown the sentence with the class's words hidden, and asked how likely they are (cloze); a captioner is asked how
-likely it would write the sentence. Either way a sentence counts by its mean log-probability a token, so that long names can win.
+likely it would write the sentence, from where those of the classes differ. Either way the mean log-probability a token counts, so that long
+names can win. What the sentences share is left out: it tells no class, and would be a smaller part of the mean of a long name.
 
 Source: Sun et al. 2019 (VideoBERT), section 4.4, for the cloze.
 """
@@ -47,7 +48,7 @@ class ZeroShot(ModelStage):
     template: str = MASK
 
     name: ClassVar[str] = "zero-shot"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "classes"
     tasks: ClassVar[tuple[str, ...]] = ("caption", "pretrain")
 
@@ -78,9 +79,9 @@ def cloze_log_probs(checkpoint: Checkpoint, videos: Sequence[VideoTokens], templ
 
 
 def caption_log_probs(checkpoint: Checkpoint, videos: Sequence[VideoTokens], template: str, answers: Sequence[str]) -> np.ndarray:
-    """Mean log-probabilities of the tokens, and of the end, of the sentence with each answer as a caption of each video, float64 (V, C)."""
+    """Mean log-probabilities of the tokens, from where the sentences with each answer differ to the end, as captions, float64 (V, C)."""
     import torch
 
     with torch.inference_mode():
         memory, mask = encode_videos(checkpoint, videos)  # (V, S, D), (V, S)
-    return sentence_log_probs(checkpoint, memory, mask, [template.replace(MASK, answer) for answer in answers])
+    return sentence_log_probs(checkpoint, memory, mask, [template.replace(MASK, answer) for answer in answers], is_shared_counted=False)

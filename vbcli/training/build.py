@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from vbcli.config import BartConfig, VideoBertConfig, config_hash, load_preset, preset_names
 from vbcli.digests import file_sha256
-from vbcli.errors import UsageError, VbcliError
+from vbcli.errors import VbcliError
 from vbcli.files import read_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
 from vbcli.models.bridge import SentenceBridge
 from vbcli.models.checkpoint import Checkpoint, init_visual_rows, load_checkpoint
 from vbcli.models.classifier import VideoClassifier
-from vbcli.models.heads import balanced_class_weights
+from vbcli.models.heads import balanced_class_weights, balanced_positive_weights
 from vbcli.models.published import (
     VOCABULARY_NAMES,
     captioner_from_bart,
@@ -167,9 +167,10 @@ def _with_head(encoder: VideoBert, text: TextVocabulary, visual: Vocabulary, cla
 
 
 def _class_weights(classes: ClassSet, options: FitOptions) -> Tensor | None:
-    if options.balance and classes.is_multi_label:
-        raise UsageError("--balance is for videos with one label each", hint="training videos have several here: leave it out")
-    return balanced_class_weights(torch.tensor(classes.counts)) if options.balance else None
+    if not options.balance:
+        return None
+    counts = torch.tensor(classes.counts)
+    return balanced_positive_weights(counts, classes.n_videos) if classes.is_multi_label else balanced_class_weights(counts)
 
 
 def _start_from_bart(options: FitOptions, init: Path, source: Checkpoint, visual: Vocabulary, vocab_dir: Path) -> Checkpoint:

@@ -36,11 +36,13 @@ class ClassSet:
         names: in alphabetical order.
         counts: training videos of each.
         is_multi_label: whether a training video has several.
+        n_videos: training videos with a class.
     """
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
     is_multi_label: bool
+    n_videos: int
 
     @classmethod
     def of(cls, train: Sequence[VideoTokens]) -> ClassSet:
@@ -57,7 +59,8 @@ class ClassSet:
                 hint="give a column `label` with: vbcli tokenize --captions FILE, or vbcli extract VIDEOS_DIR --captions FILE",
             )
         names = tuple(sorted(counts))
-        return cls(names, tuple(counts[name] for name in names), any(len(set(v.labels)) > 1 for v in train))
+        labelled = [v for v in train if v.labels]
+        return cls(names, tuple(counts[name] for name in names), any(len(set(v.labels)) > 1 for v in labelled), len(labelled))
 
 
 def fit_probe(model: VideoClassifier, train: Sequence[VideoTokens]) -> None:

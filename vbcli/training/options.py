@@ -49,7 +49,8 @@ class FitOptions:
             shape and starts fresh.
         transcript: show a captioner or classifier the transcripts of the videos, too.
         n_clips: clips of a video that a captioner or classifier is shown; None is all.
-        balance: every class counts as much as another in a classifier's loss, however many videos it has.
+        balance: every class counts as much as another in a classifier's loss, however many videos it has; where videos have several, to
+            have a class counts as much as not to have it.
         accumulation: pieces that a step is cut into, to need less memory; the result is the same.
         schedule: how the learning rate falls after the warm-up.
         ema_decay: of the running mean of the weights; None is the task's default, 0 keeps no mean.
