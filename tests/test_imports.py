@@ -19,7 +19,7 @@ LAYERS = [
     {"config", "files", "encoderfolders"},
     {"annotations", "shards", "media", "subtitles", "speech", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
     {"metrics", "rendering", "copying", "selection", "timelines"},
-    {"runner", "executors", "vocab", "textvocab", "tokens"},
+    {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
     {"training", "cloze", "stages", "segments", "grounding"},
     {"retrieval"},

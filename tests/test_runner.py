@@ -16,7 +16,8 @@ from vbcli.config import config_hash
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.executors import SerialExecutor, open_executor
 from vbcli.media.decode import MediaOptions
-from vbcli.runner import Chain, Process, Rows, RunReport, ShardInput, Stage, dataset_inputs, run_stage
+from vbcli.runner import RunReport, ShardInput, dataset_inputs, run_stage
+from vbcli.stage import Chain, Process, Rows, Stage
 from vbcli.stages.extract import Extract
 
 LINES = pa.schema([pa.field("video_id", pa.string(), nullable=False), pa.field("line", pa.string()), pa.field("n_chars", pa.int32())])
@@ -325,9 +326,7 @@ def test_worker_processes_give_the_bytes_of_one_process_and_survive_one_that_is_
     killer.chmod(0o755)
     with pytest.raises(VbcliError) as caught, open_executor("processes", 2) as executor:
         run_stage(Extract(size_px=32, media=MediaOptions(str(killer))), inputs[:2], tmp_path / "out", executor)
-    first, second = (tmp_path / "out" / f"shard-0000{i}.parquet" for i in range(2))
-    assert caught.value.message.startswith("a worker process died while making ")
-    assert str(first) in caught.value.message or str(second) in caught.value.message
+    assert caught.value.message.startswith(f"a worker process died while making {tmp_path / 'out'}/shard-0000")
     assert "run the same command again" in str(caught.value.hint)
     assert shards.list_shards(tmp_path / "out") == []
 
@@ -340,3 +339,26 @@ def test_worker_processes_give_the_bytes_of_one_process_and_survive_one_that_is_
     assert shards.list_shards(tmp_path / "bug") == []
     assert (report.n_done, report.n_rows, report.n_failed, report.exit_status) == (3, serial.n_rows, 1, 3)
     assert data_of(tmp_path / "out") == data_of(tmp_path / "serial")
+
+
+def test_a_video_that_kills_its_worker_is_found_and_costs_itself(video_folder: Path, tmp_path: Path, ffmpeg_exe: str) -> None:
+    videos = tmp_path / "videos"
+    shutil.copytree(video_folder, videos)
+    shutil.copy(videos / "a.mp4", videos / "deadly.mp4")
+    killer = tmp_path / "killer"
+    killer.write_text(f'#!/bin/sh\ncase "$*" in *deadly*) kill -9 $PPID; exit 1;; esac\nexec "{ffmpeg_exe}" "$@"\n')
+    killer.chmod(0o755)
+    inputs = video_inputs(sorted(videos.rglob("*.m*")), per_shard=2)
+    stage = Extract(size_px=32, media=MediaOptions(str(killer)))
+    with open_executor("processes", 2) as executor:
+        report = run_stage(stage, inputs, tmp_path / "out", executor)
+        again = run_stage(stage, inputs, tmp_path / "out", executor)
+        retried = run_stage(stage, [*inputs, ShardInput(9, inputs[0].source, "x")], tmp_path / "out", executor, is_retry=True)
+    assert (report.n_shards, report.n_done, report.n_failed, report.exit_status) == (3, 3, 1, 3)
+    assert (again.n_done, again.n_waiting) == (0, 1)
+    assert (retried.n_done, retried.n_failed) == (2, 1)
+    (failure,) = shards.read_failures(tmp_path / "out")
+    assert (failure.video_id, failure.stage, failure.error) == ("deadly.mp4", "extract", "WorkerDied")
+    assert "the process that worked on it died" in failure.message
+    others = run(Extract(size_px=32), video_inputs(sorted(video_folder.rglob("*.m*")), per_shard=9), tmp_path / "others")
+    assert report.n_rows == others.n_rows

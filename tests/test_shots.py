@@ -24,7 +24,7 @@ SCENES = (
     "testsrc=size=96x64:rate=12",
     "mandelbrot=size=96x64:rate=12",
     "smptebars=size=96x64:rate=12",
-    "life=size=96x64:rate=12:ratio=0.5",
+    "rgbtestsrc=size=96x64:rate=12",
 )
 
 

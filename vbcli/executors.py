@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from vbcli.errors import VbcliError
-from vbcli.runner import Executor, Process, ShardJob, ShardResult, Stage, run_shard
+from vbcli.jobs import ShardJob, ShardResult, read_trace, run_shard, try_items
+from vbcli.runner import Executor
+from vbcli.stage import Process, Stage
 from vbcli.workers import count_cores, open_pool, submit
 
 ExecutorName = Literal["serial", "processes"]
@@ -25,6 +31,10 @@ def _run_in_worker(stage: Stage, job: ShardJob) -> ShardResult:
     return run_shard(stage, _opened(stage), job)
 
 
+def _try_in_worker(stage: Stage, job: ShardJob, trace: Path) -> None:
+    try_items(stage, _opened(stage), job, trace)
+
+
 class SerialExecutor(Executor):
     """Runs jobs one after the other in this process."""
 
@@ -37,37 +47,91 @@ class SerialExecutor(Executor):
 
 
 class ProcessExecutor(Executor):
-    """Runs jobs in worker processes, at most one job a worker at a time; a job that is alone in this process."""
+    """Runs jobs in worker processes, at most one job a worker at a time; a job that is alone in this process.
 
-    def __init__(self, pool: ProcessPoolExecutor, n_workers: int) -> None:
-        self.pool = pool
+    Where a worker dies, the jobs that were under way are looked at one by one: the video that kills the process is found, recorded as a
+    failure, and the others are made.
+    """
+
+    def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
+        self.opened = ExitStack()
+        """What ends with the executor, and hears of an interrupt."""
+        self._pool: ProcessPoolExecutor | None = None
 
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
         if len(jobs) == 1:
             # A worker would load libraries and model again, for nothing.
             yield from SerialExecutor().run(stage, jobs)
             return
-        waiting = iter(jobs)
-        running: dict[Future[ShardResult], ShardJob] = {}
-        try:
-            while True:
-                # Handing out one job a worker at a time keeps an interrupt short: nothing is queued behind it.
-                while len(running) < self.n_workers and (job := next(waiting, None)) is not None:
-                    running[submit(self.pool, _run_in_worker, stage, job)] = job
-                if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    result = future.result()
-                    del running[future]
-                    yield result
-        except BrokenProcessPool as error:
-            names = " or ".join(str(j.output_path) for j in running.values())
-            raise VbcliError(
-                f"a worker process died while making {names}",
-                hint="often out of memory: give fewer --workers; run the same command again to go on",
-            ) from error
+        waiting = deque(jobs)
+        while waiting:
+            running: dict[Future[ShardResult], ShardJob] = {}
+            try:
+                yield from self._run_waiting(stage, waiting, running)
+            except BrokenProcessPool:
+                self._close()
+                for job in running.values():
+                    yield _run_suspect(stage, job)
+
+    def _close(self) -> None:
+        self.opened.pop_all().close()
+        self._pool = None
+
+    def _run_waiting(self, stage: Stage, waiting: deque[ShardJob], running: dict[Future[ShardResult], ShardJob]) -> Iterator[ShardResult]:
+        if self._pool is None:
+            self._pool = self.opened.enter_context(open_pool(self.n_workers))
+        while True:
+            # Handing out one job a worker at a time keeps an interrupt short: nothing is queued behind it.
+            while len(running) < self.n_workers and waiting:
+                # In the list before it is under way: a pool that is broken refuses it.
+                job = waiting.popleft()
+                try:
+                    running[submit(self._pool, _run_in_worker, stage, job)] = job
+                except BrokenProcessPool:
+                    waiting.appendleft(job)
+                    raise
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                result = future.result()
+                del running[future]
+                yield result
+
+
+def _run_suspect(stage: Stage, job: ShardJob) -> ShardResult:
+    """Makes the shard of a job under which a worker died: its videos are tried one by one, each that kills its process is recorded.
+
+    Raises:
+        VbcliError: workers die whatever they work on.
+    """
+    deadly: set[str] = set()
+    with tempfile.TemporaryDirectory() as place:
+        trace = Path(place) / "trace.jsonl"
+        while True:
+            n_begun = len(read_trace(trace))
+            try:
+                with open_pool(1) as pool:
+                    submit(pool, _try_in_worker, stage, job, trace).result()
+                break
+            except BrokenProcessPool as error:
+                begun = read_trace(trace)
+                if len(begun) == n_begun:
+                    raise _worker_died(job) from error
+                deadly.add(begun[-1])
+    try:
+        with open_pool(1) as pool:
+            return submit(pool, _run_in_worker, stage, replace(job, deadly=frozenset(deadly))).result()
+    except BrokenProcessPool as error:
+        raise _worker_died(job) from error
+
+
+def _worker_died(job: ShardJob) -> VbcliError:
+    return VbcliError(
+        f"a worker process died while making {job.output_path}, whatever it worked on",
+        hint="often out of memory: give fewer --workers; run the same command again to go on",
+    )
 
 
 @contextmanager
@@ -82,5 +146,6 @@ def open_executor(name: ExecutorName, n_workers: int) -> Iterator[Executor]:
     if name == "serial" or n_workers == 1:
         yield SerialExecutor()
         return
-    with open_pool(n_workers) as pool:
-        yield ProcessExecutor(pool, n_workers)
+    executor = ProcessExecutor(n_workers)
+    with executor.opened:
+        yield executor

@@ -26,7 +26,8 @@ from vbcli.models.teachers import Teacher
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
 from vbcli.retrieval.index import INDEX
 from vbcli.retrieval.text_tower import TextTower
-from vbcli.runner import Chain, RunReport, dataset_inputs
+from vbcli.runner import RunReport, dataset_inputs
+from vbcli.stage import Chain
 from vbcli.stages.embed import Embed
 from vbcli.stages.embed_frames import EmbedFrames
 from vbcli.stages.encode import Encode

@@ -29,7 +29,6 @@ from vbcli.runner import (
     Progress,
     RunReport,
     ShardInput,
-    Stage,
     carry_videos,
     check_same_videos,
     dataset_inputs,
@@ -38,6 +37,7 @@ from vbcli.runner import (
     read_videos,
     run_stage,
 )
+from vbcli.stage import Stage
 from vbcli.stages.extract import Extract
 from vbcli.stages.scan import Probe, scan_videos
 

@@ -1,8 +1,4 @@
-"""Stages, the one function that runs a stage over a shard, and the run over a dataset.
-
-A stage is a frozen dataclass: its fields are its configuration. It turns the rows of one input shard into the rows of
-one output shard and knows nothing of executors, files or resume.
-"""
+"""The run of a stage over a dataset: which shards are to be made, by whom, and what came of it."""
 
 from __future__ import annotations
 
@@ -12,211 +8,20 @@ import platform
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
 from vbcli import shards
-from vbcli.config import config_hash, to_dict
-from vbcli.errors import ItemFailure, VbcliError
+from vbcli.config import config_hash
+from vbcli.errors import VbcliError
 from vbcli.files import escape_name, read_json, write_atomic, write_json
-
-Rows = Iterator[pa.Table | ItemFailure]
-Process = Callable[[Rows], Rows]
-
-
-class Stage(ABC):
-    """One step from shard to shard.
-
-    `process`, which `open` returns, takes the rows of a shard as an iterator of tables (one a video) and yields tables
-    in `output_schema`, letting failures pass through, so that stages compose and memory stays bounded by a batch.
-    """
-
-    name: ClassVar[str]
-    version: ClassVar[int]
-    output_kind: ClassVar[str]
-    input_columns: ClassVar[list[str] | None] = None
-    """Columns of the input that decide the output; None means all."""
-    is_batched: ClassVar[bool] = False
-    """The last bits of an item's rows depend on what it is processed with: a retry then redoes its whole shard."""
-
-    @abstractmethod
-    def output_schema(self) -> pa.Schema:
-        """Schema of the rows that the stage yields."""
-
-    @abstractmethod
-    def open(self) -> Process:
-        """Loads weights, once a worker, and returns the function that processes rows."""
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the output's bytes, JSON-ready. By default the fields."""
-        return to_dict(self)
-
-    def facts(self) -> dict[str, Any]:
-        """What later stages need to know of the output."""
-        return {}
-
-    def origin(self) -> dict[str, Any]:
-        """What readers want to know of how the output came about; it stands beside the facts of the manifest alone.
-
-        Shards are without it: equal weights make equal shards, wherever they were trained.
-        """
-        return {}
-
-
-@dataclass(frozen=True)
-class Chain(Stage):
-    """Stages one after the other as one stage: rows stream through, nothing in between is written."""
-
-    stages: tuple[Stage, ...]
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return "+".join(s.name for s in self.stages)
-
-    @property
-    def version(self) -> int:  # type: ignore[override]
-        return int("".join(str(s.version) for s in self.stages))
-
-    @property
-    def output_kind(self) -> str:  # type: ignore[override]
-        return self.stages[-1].output_kind
-
-    @property
-    def input_columns(self) -> list[str] | None:  # type: ignore[override]
-        return self.stages[0].input_columns
-
-    @property
-    def is_batched(self) -> bool:  # type: ignore[override]
-        return any(s.is_batched for s in self.stages)
-
-    def output_schema(self) -> pa.Schema:
-        return self.stages[-1].output_schema()
-
-    def identity(self) -> dict[str, Any]:
-        return {s.name: s.identity() for s in self.stages}
-
-    def facts(self) -> dict[str, Any]:
-        return self.stages[-1].facts()
-
-    def origin(self) -> dict[str, Any]:
-        return self.stages[-1].origin()
-
-    def open(self) -> Process:
-        processes = [s.open() for s in self.stages]
-
-        def run(rows: Rows) -> Rows:
-            for process in processes:
-                rows = process(rows)
-            return rows
-
-        return run
-
-
-# ---------------------------------------------------------------- one shard
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard to make: where its input is, where it goes and the key that will be in its footer."""
-
-    index: int
-    source: Path | pa.Table
-    output_dir: Path
-    key: str
-    is_retry: bool = False
-    gone: frozenset[str] = frozenset()
-    """Videos whose files are gone: what was made of them stays."""
-
-    @property
-    def output_path(self) -> Path:
-        return self.output_dir / shards.shard_name(self.index)
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    """What `run_shard` did."""
-
-    index: int
-    n_items: int
-    n_rows: int
-    n_failed: int
-    seconds: float
-
-
-def run_shard(stage: Stage, process: Process, job: ShardJob) -> ShardResult:
-    """Makes one output shard from one input shard and records the items that failed.
-
-    The shard is written under a temporary name and renamed at the end. A retry processes only the items that failed
-    before and merges their rows with those that are there, in the order of the input; of a batched stage it makes the shard anew.
-    A shard that is made again keeps the rows of videos that are gone.
-    """
-    started = time.perf_counter()
-    tables = list(shards.split_by_video(job.source)) if isinstance(job.source, pa.Table) else shards.iter_videos(job.source)
-    order: list[str] = []
-    # From the shard itself: the record of failures is another file, and a kill may come between the two.
-    retried = set(shards.read_footer(job.output_path)["failed"]) if job.is_retry and not stage.is_batched else None
-    kept = _kept_videos(job)
-
-    def inputs() -> Rows:
-        for table in tables:
-            if table.num_rows == 0:
-                continue
-            video_id = table.column("video_id")[0].as_py()
-            order.append(video_id)
-            # Of a video that is gone there is what was made of it, or nothing: it does not fail anew.
-            if video_id not in job.gone and (retried is None or video_id in retried):
-                yield table
-
-    failures: list[ItemFailure] = []
-
-    def outputs() -> Iterator[pa.Table]:
-        for out in process(inputs()):
-            if isinstance(out, ItemFailure):
-                failures.append(out)
-            else:
-                yield out
-
-    with shards.ShardWriter(job.output_path, stage.output_schema()) as writer:
-        for table in (
-            outputs() if retried is None and not kept else _merged(job.output_path, outputs(), order, kept if retried is None else None)
-        ):
-            writer.write(table)
-        shards.write_failures(job.output_dir, job.index, failures)
-        writer.close({**_footer(stage), "key": job.key, "n_items": len(order), "failed": [f.video_id for f in failures]})
-    return ShardResult(job.index, len(order), writer.n_rows, len(failures), time.perf_counter() - started)
-
-
-def _kept_videos(job: ShardJob) -> frozenset[str]:
-    """Of the videos that are gone, those that the shard has rows of."""
-    if not job.gone or not job.output_path.exists():
-        return frozenset()
-    return job.gone & _video_ids(job.output_path)
-
-
-def _merged(path: Path, new: Iterable[pa.Table], order: list[str], wanted: frozenset[str] | None) -> Iterator[pa.Table]:
-    """Rows of the shard at `path`, of the wanted videos or of all, and new rows, in the order of the input's videos."""
-    redone: dict[str, list[pa.Table]] = {}
-    for table in new:
-        for part in shards.split_by_video(table):
-            redone.setdefault(part.column("video_id")[0].as_py(), []).append(part)
-    kept = shards.iter_videos(path)
-    head = next(kept, None)
-    for video_id in order:
-        if video_id in redone:
-            yield from redone[video_id]
-        while head is not None and head.column("video_id")[0].as_py() == video_id:
-            if wanted is None or video_id in wanted:
-                yield head
-            head = next(kept, None)
-
-
-def _footer(stage: Stage) -> dict[str, Any]:
-    return {"stage": stage.name, "version": stage.version, "config": stage.identity(), "facts": stage.facts()}
+from vbcli.jobs import ShardJob, ShardResult, video_ids
+from vbcli.stage import Stage
 
 
 def shard_key(stage: Stage, input_key: str) -> str:
@@ -377,15 +182,11 @@ def check_same_videos(source: Path, target: Path) -> None:
         VbcliError: it does not.
     """
     for path in shards.list_shards(target):
-        origin, found = source / path.name, _video_ids(path)
-        if not origin.exists() or (found and found.isdisjoint(_video_ids(origin))):
+        origin, found = source / path.name, video_ids(path)
+        if not origin.exists() or (found and found.isdisjoint(video_ids(origin))):
             raise VbcliError(
                 f"{target.parent} holds other videos than {source.parent}", hint="name another output folder, or remove this one"
             )
-
-
-def _video_ids(path: Path) -> set[str]:
-    return set(shards.read_shard(path, columns=["video_id"]).column("video_id").to_pylist())
 
 
 def read_videos(dataset_dir: Path) -> pa.Table:

@@ -24,8 +24,8 @@ from vbcli.encoders import EncoderSpec, Preprocessing, load_encoder
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.media.decode import Geometry
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
-from vbcli.runner import Process
 from vbcli.schemas import FRAMES
+from vbcli.stage import Process
 from vbcli.stages.encode import Encode, check_sampling, fit_picture
 from vbcli.stages.extract import Extract
 

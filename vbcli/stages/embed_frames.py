@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure
-from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import vectors_schema
+from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.embed import WHOLE
 from vbcli.stages.tokenize import VideoRows
 from vbcli.vocab.build import feature_matrix

@@ -20,9 +20,9 @@ from vbcli.encoders import Encoder, EncoderSpec, load_encoder
 from vbcli.errors import ItemFailure, MediaError, UsageError, VbcliError
 from vbcli.media.decode import AtRate, AtTimes, Decoder, Geometry, MediaOptions
 from vbcli.media.probe import frame_times
-from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import features_schema
 from vbcli.shots import Detector, TimedFrame, check_detector, shot_times
+from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.extract import VIDEO_IDENTITY, detect_cuts
 
 

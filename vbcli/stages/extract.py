@@ -15,9 +15,9 @@ from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
 from vbcli.media.decode import AtRate, AtTimes, Decoder, EveryFrame, Geometry, MediaOptions, Sampling, uniform_times
 from vbcli.media.probe import frame_times
-from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import FRAMES
 from vbcli.shots import Detector, check_detector, find_cuts, frame_size, shot_of, shot_times
+from vbcli.stage import Process, Rows, Stage
 
 # What of a video decides its frames: not its text, and not where the folder lies.
 VIDEO_IDENTITY = ["video_id", "bytes", "mtime_ns"]

@@ -13,8 +13,8 @@ import pyarrow as pa
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
-from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import fused_schema
+from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.model import batch_videos
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, Timeline, Window, pack
 from vbcli.training.batches import SegmentRow, VideoTokens, collate

@@ -16,7 +16,7 @@ from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.models.bart import Captioner
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
-from vbcli.runner import Process, Rows, Stage
+from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.tokenize import VideoRows
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
 from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline

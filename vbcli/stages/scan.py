@@ -18,9 +18,10 @@ from vbcli.files import escape_name, read_json, write_json
 from vbcli.media.containers import open_path
 from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.media.probe import probe_video
-from vbcli.runner import Process, Rows, ShardInput, Stage
+from vbcli.runner import ShardInput
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
 from vbcli.speech import Repairs
+from vbcli.stage import Process, Rows, Stage
 
 VIDEOS_PER_SHARD = 32
 

@@ -17,8 +17,8 @@ from vbcli.media.decode import AtRate, Decoder, Geometry, MediaOptions
 from vbcli.media.probe import frame_times
 from vbcli.models.decoding import DecodingConfig
 from vbcli.models.teachers import Teacher, TeacherSpec
-from vbcli.runner import Process, Rows, Stage
 from vbcli.schemas import CAPTIONS
+from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.extract import VIDEO_IDENTITY
 
 SHORT_SIDE_PX = 384

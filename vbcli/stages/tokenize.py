@@ -13,8 +13,9 @@ import pyarrow as pa
 from vbcli import captionfiles, shards
 from vbcli.config import config_hash
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.runner import Process, Rows, ShardInput, Stage, dataset_inputs, read_videos
+from vbcli.runner import ShardInput, dataset_inputs, read_videos
 from vbcli.schemas import VIDEOS, tokens_schema
+from vbcli.stage import Process, Rows, Stage
 from vbcli.tokens import segment_clips
 from vbcli.transcripts import TranscriptSegment
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
