@@ -21,7 +21,7 @@ LAYERS = [
     {"metrics", "rendering", "copying", "selection", "timelines"},
     {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
-    {"training", "cloze", "stages", "segments", "grounding"},
+    {"clips", "shots", "training", "cloze", "stages", "segments", "grounding"},
     {"retrieval"},
     {
         "evaluation",
@@ -32,6 +32,7 @@ LAYERS = [
         "storyboards",
         "forecasts",
         "inspection",
+        "validation",
         "demo",
     },
     {"pipeline", "pictures"},

@@ -58,7 +58,7 @@ def check_free(path: Path, own: tuple[str, ...] = ()) -> None:
 
 
 def is_free(path: Path, own: tuple[str, ...]) -> bool:
-    return not path.exists() or (path.is_dir() and all(p.name in own or _is_temporary(p) for p in path.iterdir()))
+    return not path.exists() or (path.is_dir() and all(p.name in own or is_temporary(p) for p in path.iterdir()))
 
 
 def not_free(path: Path) -> VbcliError:
@@ -79,7 +79,7 @@ def remove_temporary(path: Path) -> None:
         path.unlink()
 
 
-def _is_temporary(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and ".tmp-" in path.name
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vbcli import shards
+from vbcli.digests import table_digest
 from vbcli.encoderfolders import carry_encoder
 from vbcli.errors import VbcliError, with_article
 from vbcli.executors import ExecutorName, open_executor
@@ -31,6 +32,7 @@ from vbcli.runner import (
     ShardInput,
     carry_videos,
     check_same_videos,
+    count_jobs,
     dataset_inputs,
     last_run,
     no_progress,
@@ -63,6 +65,9 @@ class RunOptions:
         executor: `serial` or `processes`.
         n_workers: worker processes; 0 is one a core.
         is_retry: also redo the items that failed before.
+        part: (i, n) makes part i of n of the shards, from 1; the others are for other machines.
+        limit: plan no more than so many videos of a folder; None plans all.
+        is_dry: write nothing, and count what would be done.
         on_note: called with sentences for the user.
         on_progress: called when shards are done.
     """
@@ -71,8 +76,16 @@ class RunOptions:
     n_workers: int = 0
     is_retry: bool = False
     media: MediaOptions = field(default_factory=MediaOptions)
+    part: tuple[int, int] = (1, 1)
+    limit: int | None = None
+    is_dry: bool = False
     on_note: Callable[[str], None] = field(default=_ignore_note, compare=False)
     on_progress: Progress = field(default=no_progress, compare=False)
+
+    def inputs_of_part(self, inputs: list[ShardInput]) -> list[ShardInput]:
+        """The shards that are made here."""
+        number, n_parts = self.part
+        return [shard for shard in inputs if shard.index % n_parts == number - 1]
 
     @contextmanager
     def open(self) -> Iterator[Executor]:
@@ -97,6 +110,8 @@ def extract_videos(
     """
     options = options or RunOptions()
     with options.open() as executor:
+        if options.is_dry:
+            return dry_run(stage, dry_inputs(videos_dir, frames_dir, caption_files, stage, options), frames_dir, options)
         gone = scan_folder(videos_dir, frames_dir, caption_files, stage, executor, options)
         inputs = dataset_inputs(frames_dir / "videos", stage, gone)
         report = run_noted(stage, inputs, frames_dir, executor, options, parents=parents_of(frames_dir / "videos"))
@@ -129,11 +144,29 @@ def scan_folder(
         The planned videos that are gone from the folder.
     """
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
-    scan = scan_videos(videos_dir, dataset_dir, caption_files)
+    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit)
     for sentence in scan.notes:
         options.on_note(sentence)
-    run_stage(Probe(), scan.inputs, dataset_dir / "videos", executor)
+    run_stage(Probe(), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor)
     return scan.gone
+
+
+def dry_inputs(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, options: RunOptions) -> list[ShardInput]:
+    """The shards of a folder of videos as they would be planned."""
+    shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
+    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, is_dry=True)
+    for sentence in scan.notes:
+        options.on_note(sentence)
+    return [replace(shard, digest=table_digest(shard.source.select(stage.input_columns))) for shard in scan.inputs]
+
+
+def dry_run(stage: Stage, inputs: list[ShardInput], output_dir: Path, options: RunOptions) -> RunReport:
+    """What a run would do."""
+    shards.check_manifest(output_dir, stage.name, stage.version, stage.identity())
+    report = count_jobs(stage, options.inputs_of_part(inputs), output_dir, is_retry=options.is_retry)
+    for sentence in report.notes:
+        options.on_note(sentence)
+    return report
 
 
 def parents_of(dataset_dir: Path) -> list[dict[str, Any]]:
@@ -157,7 +190,7 @@ def run_noted(
         options.on_note(f"{output_dir} was begun with {before}, and goes on with {build}: frames may differ in their last bits")
     report = run_stage(
         stage,
-        inputs,
+        options.inputs_of_part(inputs),
         output_dir,
         executor,
         parents=parents,
@@ -208,9 +241,12 @@ def encode_dataset(
         clips = stored if clips == "fixed" else clips
     stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.media, clips=clips, detect_shots=detect_shots)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
-    copy = carry_encoder(encoder_dir, features_dir)
-    stage = replace(stage, encoder_dir=None if copy is None else str(copy))
+    if not options.is_dry:
+        copy = carry_encoder(encoder_dir, features_dir)
+        stage = replace(stage, encoder_dir=None if copy is None else str(copy))
     with options.open() as executor:
+        if kind is None and options.is_dry:
+            return dry_run(stage, dry_inputs(source_dir, features_dir, caption_files, stage, options), features_dir, options)
         if kind is None:
             gone = scan_folder(source_dir, features_dir, caption_files, stage, executor, options)
             inputs = dataset_inputs(features_dir / "videos", stage, gone)
@@ -222,6 +258,8 @@ def encode_dataset(
             raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
         note_missing(source_dir, options)
         inputs = dataset_inputs(source_dir, stage)
+        if options.is_dry:
+            return dry_run(stage, inputs, features_dir, options)
         return run_noted(stage, inputs, features_dir, executor, options, parents=parents_of(source_dir), videos_dir=source_dir / "videos")
 
 

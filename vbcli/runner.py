@@ -41,7 +41,7 @@ class Executor(ABC):
 
 @dataclass
 class RunReport:
-    """Counts of one run; `n_waiting` failed items of earlier runs wait for a retry."""
+    """Counts of one run; `n_waiting` failed items of earlier runs wait for a retry, and of a dry run `n_planned` shards would be made."""
 
     output_dir: Path
     n_shards: int = 0
@@ -50,6 +50,7 @@ class RunReport:
     n_rows: int = 0
     n_failed: int = 0
     n_waiting: int = 0
+    n_planned: int = 0
     notes: list[str] = field(default_factory=list)
     gone: frozenset[str] = frozenset()
     """Videos that are gone from the folder: that they failed once is of no interest."""
@@ -130,6 +131,13 @@ def run_stage(
         progress(report.n_skipped + report.n_done, report.n_shards, shards.shard_name(result.index))
     if jobs:
         _record_run(report, started, environment or {})
+    return report
+
+
+def count_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, *, is_retry: bool) -> RunReport:
+    """What `run_stage` would do, without doing it."""
+    report = RunReport(output_dir, n_shards=len(inputs), gone=frozenset().union(*(shard.gone for shard in inputs)))
+    report.n_planned = len(_plan_jobs(stage, inputs, output_dir, is_retry, report))
     return report
 
 

@@ -186,3 +186,60 @@ def test_another_ffmpeg_gives_the_same_times(video_folder: Path, tmp_path: Path)
         extract_videos(video_folder, out, Extract(fps=3, size_px=32, media=media), options=RunOptions("serial", media=media))
         times.append(shards.read_shard(out / shards.shard_name(0)).select(["video_id", "pts_s"]).to_pylist())
     assert times[0] == times[1] != []
+
+
+# ---------------------------------------------------------------- how much is done
+
+
+def names_in(dataset: Path) -> list[str]:
+    return [row["video_id"] for row in shards.read_rows(dataset / "videos", ["video_id"])]
+
+
+@pytest.fixture
+def many(video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight videos, three to a shard."""
+    monkeypatch.setattr("vbcli.stages.scan.VIDEOS_PER_SHARD", 3)
+    (tmp_path / "many").mkdir()
+    for i in range(8):
+        shutil.copy(video_folder / "a.mp4", tmp_path / "many" / f"{i}.mp4")
+    return tmp_path / "many"
+
+
+def test_parts_make_together_what_one_run_makes(many: Path, tmp_path: Path) -> None:
+    stage = Extract(size_px=32)
+    whole = extract_videos(many, tmp_path / "whole", stage, options=SERIAL)
+    parts = [extract_videos(many, tmp_path / "parts", stage, options=replace(SERIAL, part=(i, 2))) for i in (2, 1)]
+    assert [(p.n_shards, p.n_done) for p in parts] == [(1, 1), (2, 2)]
+    assert sum(p.n_rows for p in parts) == whole.n_rows
+    for path in shards.list_shards(tmp_path / "whole"):
+        assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_limit_plans_the_first_videos_and_leaves_the_others_for_later(many: Path, tmp_path: Path) -> None:
+    out, notes = tmp_path / "frames", list[str]()
+    limited = replace(SERIAL, limit=4, on_note=notes.append)
+    assert extract_videos(many, out, Extract(size_px=32), options=limited).n_shards == 2
+    assert names_in(out) == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]
+    assert any("4 of 8 videos are over the limit of 4" in note for note in notes)
+    assert not any("gone" in note for note in notes)
+    assert extract_videos(many, out, Extract(size_px=32), options=limited).n_done == 0
+    assert extract_videos(many, out, Extract(size_px=32), options=replace(SERIAL, limit=5)).n_done == 1
+    rest = extract_videos(many, out, Extract(size_px=32), options=SERIAL)
+    assert (rest.n_done, rest.n_skipped) == (1, 3)
+    assert names_in(out) == [f"{i}.mp4" for i in range(8)]
+
+
+def test_a_dry_run_counts_and_writes_nothing(many: Path, tmp_path: Path) -> None:
+    out, dry = tmp_path / "frames", replace(SERIAL, is_dry=True)
+    planned = extract_videos(many, out, Extract(size_px=32), options=dry)
+    assert (planned.n_shards, planned.n_planned, planned.n_skipped) == (3, 3, 0)
+    assert not out.exists()
+    extract_videos(many, out, Extract(size_px=32), options=replace(SERIAL, limit=4))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (many / "1.mp4").write_bytes(b"no video")
+    planned = extract_videos(many, out, Extract(size_px=32), options=dry)
+    # The shard of the changed one, and two new ones for the four that are not planned yet.
+    assert (planned.n_shards, planned.n_planned, planned.n_skipped) == (4, 3, 1)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    report = extract_videos(many, out, Extract(size_px=32), options=SERIAL)
+    assert (report.n_done, report.n_skipped) == (3, 1)

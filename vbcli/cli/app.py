@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import answers, apply, ask, console, data, edit, find, models, scores, summaries, weights
+from vbcli.cli import answers, apply, ask, console, data, edit, find, look, models, scores, summaries, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -54,7 +54,8 @@ app.command("predict")(ask.predict)
 app.command("import")(weights.import_model)
 app.command("export")(weights.export)
 app.command("evaluate")(scores.evaluate)
-app.command("inspect")(scores.inspect)
+app.command("inspect")(look.inspect)
+app.command("validate")(look.validate)
 app.command("demo-data")(data.demo_data)
 
 

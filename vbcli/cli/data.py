@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +15,16 @@ from vbcli.cli.options import (
     Captions,
     DetectorName,
     DetectShots,
+    DryRun,
     Executor,
     ExecutorName,
     Ffmpeg,
     Fit,
+    Limit,
     MaxFrames,
     MaxPixels,
     MemoryMb,
+    Part,
     Pool,
     Precision,
     RetryFailed,
@@ -30,7 +34,7 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, run_options, show_run
+from vbcli.cli.runs import finish_dry_run, finish_run, parse_part, run_options, show_run
 from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
@@ -61,6 +65,9 @@ def extract(
     memory_mb: MemoryMb = 4096,
     max_pixels: MaxPixels = 8192 * 8192,
     max_frames: MaxFrames = 200_000,
+    part: Part = "1/1",
+    limit: Limit = None,
+    dry_run: DryRun = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -90,9 +97,14 @@ def extract(
         _detector(detect_shots, shots),
         MediaOptions(ffmpeg, limits),
     )
+    chosen_part = parse_part(part)
     with run_options("extract", executor, workers, retry_failed, ffmpeg, limits) as options:
+        options = replace(options, part=chosen_part, limit=limit, is_dry=dry_run)
         report = extract_videos(videos_dir, target, stage, captions or (), options)
-    finish_run(report, "frames", as_json)
+    if dry_run:
+        finish_dry_run(report, as_json)
+    else:
+        finish_run(report, "frames", as_json)
 
 
 def _detector(named: DetectorName | None, is_needed: bool) -> Detector | None:
@@ -135,6 +147,9 @@ def encode(
     memory_mb: MemoryMb = 4096,
     max_pixels: MaxPixels = 8192 * 8192,
     max_frames: MaxFrames = 200_000,
+    part: Part = "1/1",
+    limit: Limit = None,
+    dry_run: DryRun = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -159,8 +174,9 @@ def encode(
     target = out_dir or places.features_dir
     loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
     is_of_videos = dataset_kind(source) is None
-    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
+    limits, chosen_part = Limits(timeout_s, memory_mb, max_pixels, max_frames), parse_part(part)
     with run_options("encode", executor, workers, retry_failed, ffmpeg, limits) as options:
+        options = replace(options, part=chosen_part, limit=limit, is_dry=dry_run)
         report = encode_dataset(
             source,
             target,
@@ -172,12 +188,22 @@ def encode(
             detect_shots=_detector(detect_shots, is_of_videos and (shots or respect_shots)),
             options=options,
         )
-    finish_run(report, "features", as_json)
+    if dry_run:
+        finish_dry_run(report, as_json)
+    else:
+        finish_run(report, "features", as_json)
+
+
+FRAMES_OPTIONS = (
+    *("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg"),
+    *("shots", "respect_shots", "detect_shots", "part", "limit", "dry_run"),
+)
+"""What `encode` is told of frames and videos alone."""
 
 
 def _refuse_encoder_options(context: typer.Context) -> None:
     """What an encoder of frames is told means nothing to a trained model."""
-    for name in ("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg", "shots", "respect_shots", "detect_shots"):
+    for name in FRAMES_OPTIONS:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import typer
 
 from vbcli.cli import console
 from vbcli.cli.options import ExecutorName
-from vbcli.errors import ItemFailure, MediaError
+from vbcli.errors import ItemFailure, MediaError, UsageError
 
 if TYPE_CHECKING:
     from vbcli.media.limits import Limits
@@ -50,6 +51,37 @@ def render_each(jobs: Iterable[tuple[str, Callable[[], object]]]) -> list[ItemFa
             console.warn(error.message)
             failures.append(ItemFailure(video_id, "render", type(error).__name__, error.message))
     return failures
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """What `--part` says: (i, n) of 'i/n'.
+
+    Raises:
+        UsageError: it is no part.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"--part is '{text}'", hint="2/4 makes the second of four parts")
+    return int(found[1]), int(found[2])
+
+
+def finish_dry_run(report: RunReport, as_json: bool) -> None:
+    """Prints what a run would do."""
+    counts = {"shards": report.n_shards, "there already": report.n_skipped, "to be made": report.n_planned}
+    if as_json:
+        console.print_json(
+            {
+                "output_dir": str(report.output_dir),
+                "n_shards": report.n_shards,
+                "n_skipped": report.n_skipped,
+                "n_planned": report.n_planned,
+                "n_waiting": report.n_waiting,
+            }
+        )
+        return
+    console.print_table(f"Plan for {report.output_dir}", ("", "shards"), [(name, str(n)) for name, n in counts.items()])
+    if report.n_waiting:
+        console.note(f"{report.n_waiting} videos that failed before wait for --retry-failed")
 
 
 def finish_run(report: RunReport, unit: str, as_json: bool, not_rendered: Sequence[ItemFailure] = (), **more: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -294,33 +294,3 @@ def _cell(scores: Mapping[str, float], spread: Mapping[str, float], name: str) -
     if name not in scores:
         return "-"
     return f"{scores[name]:.3f}" + (f" ±{spread[name]:.3f}" if name in spread else "")
-
-
-def inspect(
-    path: Annotated[Path, typer.Argument(help="Dataset, shard, checkpoint, encoder, vocabulary or index.")],
-    as_json: AsJson = False,
-) -> None:
-    """Say what something is, how it was made and what it came from, back to the videos."""
-    from vbcli.inspection import describe
-
-    description = describe(path)
-    if as_json:
-        console.print_json(description)
-    else:
-        console.print_lines(_lines(description))
-
-
-def _lines(value: dict[str, Any], indent: int = 0) -> list[str]:
-    lines = []
-    for key, entry in value.items():
-        pad = "  " * indent
-        if isinstance(entry, dict):
-            lines += [f"{pad}{key}:", *_lines(entry, indent + 1)]
-        elif isinstance(entry, list) and entry and isinstance(entry[0], dict):
-            lines.append(f"{pad}{key}:")
-            for item in entry:
-                first, *rest = _lines(item, indent + 2)
-                lines += [f"{pad}  - {first.strip()}", *rest]
-        else:
-            lines.append(f"{pad}{key}: {entry}")
-    return lines

@@ -74,7 +74,7 @@ class Extract(Stage):
         return {k: v for k, v in to_dict(self).items() if k != "media"}
 
     def facts(self) -> dict[str, Any]:
-        return {"fps": self.fps if self.mode == "fps" else None, "mode": self.mode}
+        return {"fps": self.fps if self.mode == "fps" else None}
 
     def open(self) -> Process:
         decoder = self.media.open()

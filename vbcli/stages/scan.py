@@ -102,8 +102,14 @@ def _scanned(base: bytes, relative: bytes) -> ScannedVideo:
 # ---------------------------------------------------------------- plan
 
 
-def update_plan(dataset_dir: Path, found: Sequence[ScannedVideo]) -> tuple[list[list[ScannedVideo]], list[str]]:
+def update_plan(
+    dataset_dir: Path, found: Sequence[ScannedVideo], *, limit: int | None = None, is_dry: bool = False
+) -> tuple[list[list[ScannedVideo]], list[str]]:
     """Assigns videos to shards, once: plans that are there are never rewritten, new videos go to new shards.
+
+    Args:
+        limit: no more than so many videos are planned in all.
+        is_dry: write nothing.
 
     Returns:
         The videos of each shard as they are on disk now, and notes on new, changed and removed videos.
@@ -113,16 +119,20 @@ def update_plan(dataset_dir: Path, found: Sequence[ScannedVideo]) -> tuple[list[
     """
     plan_dir = dataset_dir / "_plan"
     by_id = {v.video_id: v for v in found}
-    if not _read_plans(plan_dir):
-        _write_plan(plan_dir / "0000.json", found)
-    planned = [ScannedVideo(**v) for shard in _read_plans(plan_dir) for v in shard]
+    plans = _read_plans(plan_dir)
+    if not plans:
+        plans = _write_plan(plan_dir / "0000.json", found[:limit], is_dry)
+    planned = [ScannedVideo(**v) for shard in plans for v in shard]
     known = {v.video_id for v in planned}
     if not known & set(by_id):
         raise VbcliError(f"{dataset_dir} holds other videos than those of this folder", hint="name another output folder or --workspace")
     notes = []
-    new = [v for v in found if v.video_id not in known]
+    unplanned = [v for v in found if v.video_id not in known]
+    new = unplanned if limit is None else unplanned[: max(0, limit - len(known))]
+    if len(new) < len(unplanned):
+        notes.append(f"{len(unplanned) - len(new)} of {len(found)} videos are over the limit of {limit}, and are left for another run")
     if new:
-        _write_plan(plan_dir / f"{len(list(plan_dir.glob('*.json'))):04d}.json", new)
+        plans += _write_plan(plan_dir / f"{len(list(plan_dir.glob('*.json'))):04d}.json", new, is_dry)
         notes.append(f"{len(new)} new videos go to new shards, first {new[0].video_id}")
     removed = [v.video_id for v in planned if v.video_id not in by_id]
     if removed:
@@ -131,38 +141,48 @@ def update_plan(dataset_dir: Path, found: Sequence[ScannedVideo]) -> tuple[list[
     changed = [v.video_id for v in planned if v.video_id in by_id and replace(by_id[v.video_id], path=v.path) != v]
     if changed:
         notes.append(f"{len(changed)} videos changed since they were planned, first {changed[0]}")
-    return [[by_id.get(v["video_id"], ScannedVideo(**v)) for v in shard] for shard in _read_plans(plan_dir)], notes
+    return [[by_id.get(v["video_id"], ScannedVideo(**v)) for v in shard] for shard in plans], notes
 
 
 def _read_plans(plan_dir: Path) -> list[list[dict[str, Any]]]:
-    shards_of = {path: read_json(path) for path in sorted(plan_dir.glob("*.json"))}
-    for path, plan in shards_of.items():
-        if not isinstance(plan, dict) or not isinstance(plan.get("shards"), list):
-            raise VbcliError(f"{path} is not a plan of videos", hint="it is damaged: name another output folder")
-    return [shard for plan in shards_of.values() for shard in plan["shards"]]
+    return [shard for path in sorted(plan_dir.glob("*.json")) for shard in _read_plan(path)]
 
 
-def _write_plan(path: Path, found: Sequence[ScannedVideo]) -> None:
-    groups = [found[i : i + VIDEOS_PER_SHARD] for i in range(0, len(found), VIDEOS_PER_SHARD)]
+def _write_plan(path: Path, found: Sequence[ScannedVideo], is_dry: bool) -> list[list[dict[str, Any]]]:
+    """Writes a plan, unless another machine has; the plan that holds."""
+    groups = [[vars(v) for v in found[i : i + VIDEOS_PER_SHARD]] for i in range(0, len(found), VIDEOS_PER_SHARD)]
     # Exclusive: of two machines that start at once, one writes the plan and both follow it.
-    write_json(path, {"shards": [[vars(v) for v in group] for group in groups]}, is_exclusive=True)
+    if is_dry or write_json(path, {"shards": groups}, is_exclusive=True):
+        return groups
+    return _read_plan(path)
+
+
+def _read_plan(path: Path) -> list[list[dict[str, Any]]]:
+    plan = read_json(path)
+    if not isinstance(plan, dict) or not isinstance(plan.get("shards"), list):
+        raise VbcliError(f"{path} is not a plan of videos", hint="it is damaged: name another output folder")
+    return plan["shards"]
 
 
 # ---------------------------------------------------------------- text
 
 
-def scan_videos(root: Path, dataset_dir: Path, caption_files: Sequence[Path] = ()) -> Scan:
+def scan_videos(
+    root: Path, dataset_dir: Path, caption_files: Sequence[Path] = (), *, limit: int | None = None, is_dry: bool = False
+) -> Scan:
     """Plans the videos of a folder and joins their text: caption files and subtitles beside the videos.
 
     Args:
         root: folder of videos, or one video.
         dataset_dir: where the plan is kept.
         caption_files: none keeps what the videos dataset there says already.
+        limit: plan no more than so many videos.
+        is_dry: write nothing.
     """
     found = scan_folder(root)
     # Before the plan is written: a mistake in the command must not tie the folder to these videos.
     columns, text_notes = _text_columns(root, found, dataset_dir, caption_files)
-    planned, notes = update_plan(dataset_dir, found)
+    planned, notes = update_plan(dataset_dir, found, limit=limit, is_dry=is_dry)
     notes += text_notes
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     inputs = []
