@@ -144,17 +144,17 @@ def scan_folder(
         The planned videos that are gone from the folder.
     """
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
-    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit)
+    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, follows_links=options.media.follows_links)
     for sentence in scan.notes:
         options.on_note(sentence)
-    run_stage(Probe(), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor)
+    run_stage(Probe(options.media), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor)
     return scan.gone
 
 
 def dry_inputs(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, options: RunOptions) -> list[ShardInput]:
     """The shards of a folder of videos as they would be planned."""
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
-    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, is_dry=True)
+    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, is_dry=True, follows_links=options.media.follows_links)
     for sentence in scan.notes:
         options.on_note(sentence)
     return [replace(shard, digest=table_digest(shard.source.select(stage.input_columns))) for shard in scan.inputs]

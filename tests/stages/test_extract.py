@@ -243,3 +243,32 @@ def test_a_dry_run_counts_and_writes_nothing(many: Path, tmp_path: Path) -> None
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     report = extract_videos(many, out, Extract(size_px=32), options=SERIAL)
     assert (report.n_done, report.n_skipped) == (3, 1)
+
+
+def test_links_out_of_the_folder_are_followed_only_when_that_is_asked_for(video_folder: Path, tmp_path: Path) -> None:
+    videos, notes = tmp_path / "videos", list[str]()
+    (videos / "more").mkdir(parents=True)
+    shutil.copy(video_folder / "a.mp4", videos / "a.mp4")
+    (videos / "within.mp4").symlink_to("a.mp4")
+    (videos / "more" / "out.mp4").symlink_to(video_folder / "b.mkv")
+    secret = tmp_path / "secret.srt"
+    secret.write_text("1\n00:00:00,000 --> 00:00:01,000\nmy secret\n")
+    (videos / "a.srt").symlink_to(secret)
+    report = extract_videos(videos, tmp_path / "frames", Extract(size_px=32), options=replace(SERIAL, on_note=notes.append))
+    assert (report.n_failed, report.exit_status) == (1, 3)
+    (failure,) = shards.read_failures(tmp_path / "frames")
+    assert (failure.video_id, failure.message) == ("more/out.mp4", f"{videos}/more/out.mp4 is a link that leads out of its folder")
+    (text,) = [row for row in shards.read_rows(tmp_path / "frames" / "videos") if row["video_id"] == "a.mp4"]
+    assert text["transcript"] == []
+    assert any("a.srt is a link that leads out of its folder, and is not read" in note for note in notes)
+    (unopened,) = [row for row in shards.read_rows(tmp_path / "frames" / "videos") if row["video_id"] == "more/out.mp4"]
+    assert unopened["codec"] is None
+    assert {row["video_id"] for row in shards.read_rows(tmp_path / "frames", ["video_id"])} == {"a.mp4", "within.mp4"}
+    media = MediaOptions(follows_links=True)
+    followed = extract_videos(videos, tmp_path / "all", Extract(size_px=32, media=media), options=replace(SERIAL, media=media))
+    assert followed.n_failed == 0
+    (text,) = [row for row in shards.read_rows(tmp_path / "all" / "videos") if row["video_id"] == "a.mp4"]
+    assert text["transcript"][0]["text"] == "my secret"
+    # One that is named itself is meant.
+    named = extract_videos(videos / "more" / "out.mp4", tmp_path / "named", Extract(size_px=32), options=SERIAL)
+    assert (named.n_failed, named.n_rows) == (0, 3)

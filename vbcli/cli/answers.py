@@ -16,6 +16,7 @@ from vbcli.cli.options import (
     Executor,
     ExecutorName,
     Ffmpeg,
+    FollowLinks,
     RetryFailed,
     Source,
     Split,
@@ -53,6 +54,7 @@ def answer(
     threads: Threads = 1,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +77,7 @@ def answer(
         is_grounded=evidence,
     )
     target = answers_dir or places.results_dir("answers", source, stage.identity())
-    with run_options("answer", executor, workers, retry_failed, ffmpeg) as options:
+    with run_options("answer", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
         report = ask(source, target, stage, options)
     rows = _rows(target)
     if not as_json:

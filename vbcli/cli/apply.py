@@ -16,6 +16,7 @@ from vbcli.cli.options import (
     Executor,
     ExecutorName,
     Ffmpeg,
+    FollowLinks,
     RetryFailed,
     Seed,
     Source,
@@ -95,6 +96,7 @@ def caption(
     threads: Threads = 1,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -109,14 +111,14 @@ def caption(
     if checkpoint is not None and str(checkpoint).startswith(TEACHER):
         if segments is not None or split is not None or evidence:
             raise UsageError("a published captioner captions whole videos of a folder", hint="leave --segments, --split and --evidence out")
-        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg)
+        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg, follow_links)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut, is_grounded=evidence)
     if burn_in is not None and source.is_dir() and burn_in.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"--burn-in {burn_in} is among the videos, and its copies would be captioned next", hint="name another folder")
     target = captions_dir or places.results_dir("captions", source, stage.identity())
-    with run_options("caption", executor, workers, retry_failed, ffmpeg) as options:
+    with run_options("caption", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
         report = ask(source, target, stage, options) if isinstance(stage, Caption) else _ask_teacher(source, target, stage, options)
     rows = _after_captioning(target, file_format, is_dense=segments is not None, has_evidence=evidence)
     if not as_json:
@@ -125,12 +127,13 @@ def caption(
     finish_run(report, "captions", as_json, not_rendered, rows=rows)
 
 
-def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str) -> TeacherCaption:
+def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str, follow_links: bool) -> TeacherCaption:
     from vbcli.media.decode import MediaOptions
     from vbcli.models.teachers import find_teacher
     from vbcli.stages.teach import TeacherCaption
 
-    return TeacherCaption(teacher=find_teacher(source), decoding=decoding, threads=threads, media=MediaOptions(ffmpeg))
+    media = MediaOptions(ffmpeg, follows_links=follow_links)
+    return TeacherCaption(teacher=find_teacher(source), decoding=decoding, threads=threads, media=media)
 
 
 def _ask_teacher(source: Path, target: Path, stage: TeacherCaption, options: RunOptions) -> RunReport:
@@ -196,6 +199,7 @@ def classify(
     threads: Threads = 1,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -218,7 +222,7 @@ def classify(
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = ZeroShot(checkpoint_dir=str(model_dir), split=split, threads=threads, classes=_read_classes(classes), template=template)
     target = classes_dir or places.results_dir("classes", source, stage.identity())
-    with run_options("classify", executor, workers, retry_failed, ffmpeg) as options:
+    with run_options("classify", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
         report = ask(source, target, stage, options)
     rows = read_rows(target, ["video_id", "path", "labels", "scores"])
     if not as_json:

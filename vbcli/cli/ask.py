@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, Split, Threads, Workers, Workspace
+from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, FollowLinks, Split, Threads, Workers, Workspace
 from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_lines
@@ -48,6 +48,7 @@ def predict(
     workers: Workers = 0,
     threads: Threads = 1,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +68,7 @@ def predict(
     answers = _answers(template, verbs, objects)
     model = load_checkpoint(model_dir, "pretrain")
     with tempfile.TemporaryDirectory() as place:
-        with run_options("predict", executor, workers, False, ffmpeg) as options:
+        with run_options("predict", executor, workers, False, ffmpeg, follows_links=follow_links) as options:
             tokens_dir = find_tokens(asked, model, Path(place) / "tokens", threads=threads, options=options)
         failures = read_failures(tokens_dir) if tokens_dir != asked else []
         videos = _videos(tokens_dir, split)

@@ -20,6 +20,7 @@ from vbcli.cli.options import (
     ExecutorName,
     Ffmpeg,
     Fit,
+    FollowLinks,
     Limit,
     MaxFrames,
     MaxPixels,
@@ -61,6 +62,7 @@ def extract(
     workers: Workers = 0,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     timeout_s: TimeoutS = 1800.0,
     memory_mb: MemoryMb = 4096,
     max_pixels: MaxPixels = 8192 * 8192,
@@ -95,10 +97,10 @@ def extract(
         modes[0] if modes else "fps",
         n_frames or 0,
         _detector(detect_shots, shots),
-        MediaOptions(ffmpeg, limits),
+        MediaOptions(ffmpeg, limits, follow_links),
     )
     chosen_part = parse_part(part)
-    with run_options("extract", executor, workers, retry_failed, ffmpeg, limits) as options:
+    with run_options("extract", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         options = replace(options, part=chosen_part, limit=limit, is_dry=dry_run)
         report = extract_videos(videos_dir, target, stage, captions or (), options)
     if dry_run:
@@ -143,6 +145,7 @@ def encode(
     threads: Threads = 1,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     timeout_s: TimeoutS = 1800.0,
     memory_mb: MemoryMb = 4096,
     max_pixels: MaxPixels = 8192 * 8192,
@@ -175,7 +178,7 @@ def encode(
     loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
     is_of_videos = dataset_kind(source) is None
     limits, chosen_part = Limits(timeout_s, memory_mb, max_pixels, max_frames), parse_part(part)
-    with run_options("encode", executor, workers, retry_failed, ffmpeg, limits) as options:
+    with run_options("encode", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         options = replace(options, part=chosen_part, limit=limit, is_dry=dry_run)
         report = encode_dataset(
             source,
@@ -196,7 +199,7 @@ def encode(
 
 FRAMES_OPTIONS = (
     *("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg"),
-    *("shots", "respect_shots", "detect_shots", "part", "limit", "dry_run"),
+    *("shots", "respect_shots", "detect_shots", "follow_links", "part", "limit", "dry_run"),
 )
 """What `encode` is told of frames and videos alone."""
 

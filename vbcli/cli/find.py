@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, RetryFailed, Threads, Workers, Workspace
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    AsJson,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    FollowLinks,
+    RetryFailed,
+    Threads,
+    Workers,
+    Workspace,
+)
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
@@ -45,6 +56,7 @@ def index(
     threads: Threads = 1,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +71,7 @@ def index(
     is_of_encoder = encoder is not None or (checkpoint is None and dataset_kind(source) == "features")
     spec = None if encoder is None else _find_encoder(encoder)
     model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
-    with run_options("index", executor, workers, retry_failed, ffmpeg) as options:
+    with run_options("index", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
         if is_of_encoder:
             report = index_frames(source, index_dir, spec, threads=threads, options=options)
         else:

@@ -65,6 +65,7 @@ DetectShots = Annotated[
     DetectorName | None,
     typer.Option(help="Find the shots: by their colours (content), also where the camera moves (adaptive), by a network (transnet)."),
 ]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Also take videos and subtitles that are links out of the folder.")]
 TimeoutS = Annotated[float, typer.Option("--timeout-s", help="Give up a video that ffmpeg works on for so many seconds.")]
 MemoryMb = Annotated[int, typer.Option("--memory-mb", help="Give up a video that takes more memory to decode (Linux).")]
 MaxPixels = Annotated[int, typer.Option(help="Give up a video whose frames have more pixels.")]

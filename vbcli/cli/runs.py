@@ -24,14 +24,21 @@ SHOWN_FAILURES = 20
 
 @contextmanager
 def run_options(
-    command: str, executor: ExecutorName, workers: int, is_retry: bool, ffmpeg: str, limits: Limits | None = None
+    command: str,
+    executor: ExecutorName,
+    workers: int,
+    is_retry: bool,
+    ffmpeg: str,
+    *,
+    follows_links: bool = False,
+    limits: Limits | None = None,
 ) -> Iterator[RunOptions]:
     """Options of a run whose progress is shown while the block lasts."""
     from vbcli.media.decode import MediaOptions
     from vbcli.media.limits import Limits
     from vbcli.pipeline import RunOptions
 
-    media = MediaOptions(ffmpeg, limits or Limits())
+    media = MediaOptions(ffmpeg, limits or Limits(), follows_links)
     with console.progress_bar(command, "shards") as progress:
         bar = progress.task_ids[0]
 

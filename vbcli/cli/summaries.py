@@ -17,6 +17,7 @@ from vbcli.cli.options import (
     Executor,
     ExecutorName,
     Ffmpeg,
+    FollowLinks,
     RetryFailed,
     Source,
     Split,
@@ -49,6 +50,7 @@ def summarize(
     threads: Threads = 1,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
+    follow_links: FollowLinks = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +68,7 @@ def summarize(
         checkpoint_dir=str(model_dir), split=split, threads=threads, length=kept, segments=cut, decoding=DecodingConfig(n_beams=4)
     )
     target = summaries_dir or places.results_dir("summaries", source, stage.identity())
-    with run_options("summarize", executor, workers, retry_failed, ffmpeg) as options:
+    with run_options("summarize", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
         report = ask(source, target, stage, options)
     not_rendered = _render(target, ffmpeg, is_video=kept.n_keyframes is None) if render else []
     rows = read_rows(target, ["video_id", "path", "start_s", "end_s", "keyframe_s", "rank", "gain", "caption"])

@@ -153,7 +153,9 @@ def _look_at(
         return re.sub(rf"(?:{re.escape(str(folder))}/)?(\d+/video\.\w+)", lambda found: shown.get(found[1], found[0]), message)
 
     options = options or RunOptions()
-    told = replace(options, on_note=lambda text: options.on_note(in_words_of_the_user(text)))
+    # The links are our own.
+    media = replace(options.media, follows_links=True)
+    told = replace(options, media=media, on_note=lambda text: options.on_note(in_words_of_the_user(text)))
     report = index_videos(folder, place / "index", checkpoint_dir, threads=threads, options=told)
     if failures := read_failures(report.output_dir):
         raise VbcliError(in_words_of_the_user(failures[0].message), hint="nothing can be found in it: leave it out, or mend it")

@@ -19,6 +19,20 @@ from vbcli.errors import MediaError
 from vbcli.media.formats import FORMATS, PROTOCOLS, SEEKABLE
 
 
+def leads_out(path: str, video_id: str) -> bool:
+    """Whether a video, or a file beside it, is a link to something outside of the folder that was scanned.
+
+    Args:
+        path: of a file as deep in that folder as `video_id`, its path relative to it.
+    """
+    plain = open_path(path)
+    root = plain
+    for _ in range(video_id.count("/") + 1):
+        root = os.path.dirname(root)
+    real_root = os.path.realpath(root)
+    return os.path.commonpath([os.path.realpath(plain), real_root]) != real_root
+
+
 @dataclass(frozen=True)
 class VideoInfo:
     """What a container says of its best video stream.

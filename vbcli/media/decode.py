@@ -24,7 +24,7 @@ import ffmpeg
 import numpy as np
 
 from vbcli.errors import MediaError
-from vbcli.media.containers import VideoInfo, open_path
+from vbcli.media.containers import VideoInfo, leads_out, open_path
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.limits import Limits
 from vbcli.media.probe import frame_times, probe_video
@@ -139,17 +139,19 @@ class MediaOptions:
 
     Args:
         ffmpeg: `bundled`, `system` or a path.
+        follows_links: out of the folder of videos, too.
     """
 
     ffmpeg: str = "bundled"
     limits: Limits = field(default_factory=Limits)
+    follows_links: bool = False
 
     def open(self) -> Decoder:
         """
         Raises:
             VbcliError: there is no such ffmpeg.
         """
-        return Decoder(find_ffmpeg(self.ffmpeg), self.limits)
+        return Decoder(find_ffmpeg(self.ffmpeg), self.limits, self.follows_links)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,16 @@ class Decoder:
 
     executable: str
     limits: Limits = field(default_factory=Limits)
+    follows_links: bool = False
+
+    def check_link(self, video_id: str, path: str) -> None:
+        """Refuses a video that is a link to something outside of its folder.
+
+        Raises:
+            MediaError: it is one, and those are not followed.
+        """
+        if not self.follows_links and leads_out(path, video_id):
+            raise MediaError(f"{path} is a link that leads out of its folder", hint="give --follow-links to take such videos")
 
     def probe(self, path: str) -> VideoInfo:
         """What its container says of a video.

@@ -112,6 +112,7 @@ class Encode(Stage):
         path = table.column("path")[0].as_py()
         spec = self.encoder
         # A generator: what goes wrong is raised where the video's clips are gathered, and costs this video alone.
+        decoder.check_link(_video_id(table), path)
         cuts = detect_cuts(decoder, path, self.detect_shots)
         sampling, ends_s = AtRate(spec.fps), math.inf
         if self.clips == "shots":

@@ -89,6 +89,7 @@ class Extract(Stage):
                     continue
                 video_id, path = table.column("video_id")[0].as_py(), table.column("path")[0].as_py()
                 try:
+                    decoder.check_link(video_id, path)
                     cuts = detect_cuts(decoder, path, self.detect_shots)
                     jpegs = list(decoder.jpegs(path, self._sampling(path, cuts), geometry, self.quality))
                 except MediaError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +16,9 @@ from vbcli import captionfiles, shards, transcripts
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import escape_name, read_json, write_json
-from vbcli.media.containers import open_path
+from vbcli.media.containers import leads_out, open_path
+from vbcli.media.decode import Decoder, MediaOptions
 from vbcli.media.formats import VIDEO_SUFFIXES
-from vbcli.media.probe import probe_video
 from vbcli.runner import ShardInput
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
 from vbcli.speech import Repairs
@@ -60,7 +61,9 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
     if root.is_file():
         if not _is_video_name(os.fsencode(root.name)):
             raise VbcliError(f"{root} is no video by its name", hint=hint)
-        found = [_scanned(os.fsencode(root.parent.resolve()), os.fsencode(root.name))]
+        # What is named itself is followed, wherever it leads.
+        real = os.path.realpath(os.fsencode(root))
+        found = [replace(_scanned(os.path.dirname(real), os.path.basename(real)), video_id=escape_name(os.fsencode(root.name)))]
     else:
         base = os.fsencode(root.resolve())
         found = [_scanned(base, os.path.relpath(path, base)) for path in _walk(base)]
@@ -168,7 +171,13 @@ def _read_plan(path: Path) -> list[list[dict[str, Any]]]:
 
 
 def scan_videos(
-    root: Path, dataset_dir: Path, caption_files: Sequence[Path] = (), *, limit: int | None = None, is_dry: bool = False
+    root: Path,
+    dataset_dir: Path,
+    caption_files: Sequence[Path] = (),
+    *,
+    limit: int | None = None,
+    is_dry: bool = False,
+    follows_links: bool = False,
 ) -> Scan:
     """Plans the videos of a folder and joins their text: caption files and subtitles beside the videos.
 
@@ -178,6 +187,7 @@ def scan_videos(
         caption_files: none keeps what the videos dataset there says already.
         limit: plan no more than so many videos.
         is_dry: write nothing.
+        follows_links: read subtitles that are links out of the folder, too.
     """
     found = scan_folder(root)
     # Before the plan is written: a mistake in the command must not tie the folder to these videos.
@@ -187,7 +197,7 @@ def scan_videos(
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     inputs = []
     no_text = captionfiles.VideoText().as_columns()
-    sidecars = _Sidecars()
+    sidecars = _Sidecars(follows_links)
     for index, shard in enumerate(planned):
         rows = [{**vars(v), "transcript": sidecars.read(v), **columns.get(v.video_id, no_text)} for v in shard]
         table = pa.Table.from_pylist(rows, schema=VIDEOS)
@@ -220,7 +230,8 @@ def _text_columns(
 class _Sidecars:
     """Reads the transcripts beside videos, and remembers what had to be mended."""
 
-    def __init__(self) -> None:
+    def __init__(self, follows_links: bool) -> None:
+        self.follows_links = follows_links
         self.names_in: dict[Path, list[str]] = {}
         self.notes: list[str] = []
         self.repaired: list[Path] = []
@@ -233,6 +244,9 @@ class _Sidecars:
             self.names_in[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []
         try:
             sidecar = transcripts.find_sidecar(path, self.names_in[folder])
+            if sidecar is not None and not self.follows_links and leads_out(os.fspath(sidecar), video.video_id):
+                self.notes.append(f"{sidecar} is a link that leads out of its folder, and is not read; --follow-links reads it")
+                return []
             transcript = None if sidecar is None else transcripts.read_transcript(sidecar)
         except VbcliError as error:
             # Subtitles that cannot be read cost the video its transcript, not its frames.
@@ -257,6 +271,8 @@ class _Sidecars:
 class Probe(Stage):
     """Fills in what a container says of its video. A video that cannot be opened keeps its row, with no codec."""
 
+    media: MediaOptions = field(default_factory=MediaOptions)
+
     name: ClassVar[str] = "probe"
     version: ClassVar[int] = 1
     output_kind: ClassVar[str] = "videos"
@@ -264,18 +280,22 @@ class Probe(Stage):
     def output_schema(self) -> pa.Schema:
         return VIDEOS
 
+    def identity(self) -> dict[str, Any]:
+        return {}
+
     def open(self) -> Process:
-        return _probe_rows
+        return partial(_probe_rows, self.media.open())
 
 
-def _probe_rows(rows: Rows) -> Rows:
+def _probe_rows(decoder: Decoder, rows: Rows) -> Rows:
     for table in rows:
         if isinstance(table, ItemFailure):
             yield table
             continue
         (row,) = table.to_pylist()
         try:
-            info = probe_video(row["path"])
+            decoder.check_link(row["video_id"], row["path"])
+            info = decoder.probe(row["path"])
         except MediaError:
             yield table
             continue

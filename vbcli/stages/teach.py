@@ -72,6 +72,7 @@ class TeacherCaption(Stage):
                     continue
                 (video,) = table.select(["video_id", "path"]).to_pylist()
                 try:
+                    decoder.check_link(video["video_id"], video["path"])
                     frames, end_s = _sample(video["path"], self.teacher.n_frames, decoder)
                 except MediaError as error:
                     yield ItemFailure(video["video_id"], self.name, type(error).__name__, error.message)
