@@ -125,6 +125,35 @@ SUMMARIES = pa.schema(
 )
 
 
+MEASURES = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("n_frames", pa.int32(), nullable=False),
+        pa.field("brightness", pa.float64(), nullable=False),
+        pa.field("sharpness", pa.float64(), nullable=False),
+        pa.field("motion", pa.float64()),
+        pa.field("text_share", pa.float64(), nullable=False),
+        pa.field("black_share", pa.float64(), nullable=False),
+        pa.field("frozen_share", pa.float64()),
+        pa.field("hashes", pa.list_(pa.uint64()), nullable=False),
+    ]
+)
+QUALITY = pa.schema(
+    [
+        *MEASURES,
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("hash_nearest", pa.string()),
+        pa.field("hash_distance", pa.float64()),
+        pa.field("feature_nearest", pa.string()),
+        pa.field("feature_similarity", pa.float64()),
+        pa.field("duplicate_of", pa.string()),
+        pa.field("leaks_into", pa.string()),
+        pa.field("caption_similarity", pa.float64()),
+    ]
+)
+
+
 def features_schema(width: int, dtype: pa.DataType) -> pa.Schema:
     """Schema of a features dataset.
 

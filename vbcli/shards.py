@@ -342,7 +342,8 @@ def check_manifest(dataset_dir: Path, stage: str, version: int, config: dict[str
     # Looked into before the manifest is looked for: another machine may claim and fill the folder just now.
     videos_dir = dataset_dir / "videos"
     is_ours = (videos_dir / "manifest.json").is_file() or (videos_dir.is_dir() and not any(videos_dir.iterdir()))
-    found_free = is_free(dataset_dir, ("_plan", *(["videos"] if is_ours else []), CARRIED_NAME))
+    begun = ("_plan", "_measures", "_compared.json", CARRIED_NAME)
+    found_free = is_free(dataset_dir, (*begun, *(["videos"] if is_ours else [])))
     if not (dataset_dir / "manifest.json").exists():
         if not found_free:
             raise not_free(dataset_dir)

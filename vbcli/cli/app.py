@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import answers, apply, ask, console, data, edit, find, look, models, scores, summaries, weights
+from vbcli.cli import answers, apply, ask, console, data, edit, find, look, models, quality, scores, summaries, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -42,6 +42,8 @@ app.command("extract")(data.extract)
 app.command("encode")(data.encode)
 app.command("build-vocab")(data.build_vocab)
 app.command("tokenize")(data.tokenize)
+app.command("measure")(quality.measure)
+app.command("filter")(quality.filter_rows)
 app.command("train")(models.train)
 app.command("caption")(apply.caption)
 app.command("classify")(apply.classify)

@@ -1,0 +1,184 @@
+"""Quality of made videos, whose faults are known, and datasets without them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import run_ffmpeg
+from vbcli import shards
+from vbcli.duplicates import feature_neighbours, group_pairs, hash_neighbours
+from vbcli.encoders import load_encoder
+from vbcli.errors import UsageError, VbcliError
+from vbcli.filtering import filter_dataset
+from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
+from vbcli.quality import score_quality
+from vbcli.stages.extract import Extract
+
+SERIAL = RunOptions("serial")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, ffmpeg_exe: str) -> Path:
+    folder = tmp_path_factory.mktemp("quality")
+    (folder / "videos").mkdir()
+
+    def make(name: str, source: str, *options: str) -> None:
+        run_ffmpeg(ffmpeg_exe, "-f", "lavfi", "-i", source, "-pix_fmt", "yuv420p", *options, str(folder / "videos" / name))
+
+    moving = "mandelbrot=size=160x120:rate=10,trim=duration=3"
+    make("moving.mp4", moving)
+    make("blurred.mp4", f"{moving},hue=h=120,hflip,gblur=sigma=4")
+    make("still.mp4", "testsrc2=size=160x120:rate=10:duration=3,loop=30:1,trim=duration=3")
+    make("black.mp4", "color=black:size=160x120:rate=10:duration=3")
+    make("other.mp4", "life=size=160x120:rate=10:ratio=0.3:seed=4,trim=duration=3")
+    # The same again, smaller, at another rate and poorly coded.
+    run_ffmpeg(
+        ffmpeg_exe,
+        "-i",
+        str(folder / "videos" / "moving.mp4"),
+        "-vf",
+        "scale=96:72",
+        "-r",
+        "15",
+        "-crf",
+        "34",
+        str(folder / "videos" / "z-copy.mp4"),
+    )
+    names = sorted(p.name for p in (folder / "videos").iterdir())
+    rows = [f"{name},{'test' if name == 'z-copy.mp4' else 'train'},a caption" for name in names]
+    (folder / "captions.csv").write_text("\n".join(["video,split,caption", *rows]) + "\n")
+    extract_videos(folder / "videos", folder / "frames", Extract(fps=5, size_px=96), [folder / "captions.csv"], SERIAL)
+    score_quality(folder / "frames", folder / "quality", options=SERIAL)
+    return folder
+
+
+def quality(place: Path, name: str = "quality") -> dict[str, dict]:
+    return {row["video_id"]: row for row in shards.read_rows(place / name)}
+
+
+def test_each_fault_shows_in_its_measure(place: Path) -> None:
+    found = quality(place)
+    assert found["blurred.mp4"]["sharpness"] < found["moving.mp4"]["sharpness"] / 3
+    assert found["still.mp4"]["frozen_share"] == 1
+    assert found["moving.mp4"]["frozen_share"] == 0
+    assert found["moving.mp4"]["motion"] > 0.005 > found["still.mp4"]["motion"]
+    assert (found["black.mp4"]["black_share"], found["moving.mp4"]["black_share"]) == (1, 0)
+    assert found["black.mp4"]["brightness"] < 0.05
+    assert {row["n_frames"] for row in found.values()} == {15}
+
+
+def test_a_copy_is_found_and_leaks(place: Path) -> None:
+    found = quality(place)
+    copy = found["z-copy.mp4"]
+    assert (copy["hash_nearest"], copy["duplicate_of"], copy["leaks_into"]) == ("moving.mp4", "moving.mp4", "train")
+    assert copy["hash_distance"] < 0.08
+    assert (found["moving.mp4"]["duplicate_of"], found["moving.mp4"]["leaks_into"]) == (None, "test")
+    others = [row for name, row in found.items() if name not in ("moving.mp4", "z-copy.mp4")]
+    assert {(row["duplicate_of"], row["leaks_into"]) for row in others} == {(None, None)}
+    assert all(row["feature_nearest"] is None and row["caption_similarity"] is None for row in others)
+
+
+def test_features_and_captions_are_compared_where_the_encoder_reads_text(place: Path) -> None:
+    encoder = load_encoder("open_clip:ViT-S-32-alt/random", pool="mean", precision="float32").spec
+    encode_dataset(place / "videos", place / "features", encoder, options=SERIAL)
+    report = score_quality(place / "frames", place / "with-features", place / "features", SERIAL)
+    found = quality(place, "with-features")
+    assert report.n_rows == len(found) == 6
+    assert all(-1 <= row["caption_similarity"] <= 1 and row["feature_nearest"] for row in found.values())
+    assert score_quality(place / "frames", place / "with-features", place / "features", SERIAL).n_done == 0
+    with pytest.raises(VbcliError, match="was made with encoder"):
+        score_quality(place / "frames", place / "quality", place / "features", SERIAL)
+
+
+def test_a_filter_keeps_what_is_true_and_counts_the_rest(place: Path) -> None:
+    where = ["black_share < 0.5 and frozen_share < 0.5", "duplicate_of is null", "pts_s >= 1"]
+    report, counts = filter_dataset(place / "frames", place / "good", where, place / "quality", SERIAL)
+    found = quality(place)
+    rows = shards.read_rows(place / "frames", ["video_id", "pts_s"])
+    bad = {v for v, row in found.items() if row["black_share"] >= 0.5 or row["frozen_share"] >= 0.5}
+    copies = {v for v, row in found.items() if row["duplicate_of"]}
+    kept = [row for row in rows if row["video_id"] not in bad | copies and row["pts_s"] >= 1]
+    assert shards.read_rows(place / "good", ["video_id", "pts_s"]) == kept
+    early = sum(row["video_id"] not in bad | copies and row["pts_s"] < 1 for row in rows)
+    assert counts == {where[0]: 15 * len(bad), where[1]: 15 * len(copies - bad), where[2]: early}
+    manifest = json.loads((place / "good" / "manifest.json").read_text())
+    assert manifest["kind"] == "frames"
+    assert manifest["facts"] == {"fps": 5.0, "n_kept": len(kept), "n_left_out": counts}
+    assert sum(counts.values()) + len(kept) == len(rows)
+    assert report.n_rows == len(kept)
+    again, _ = filter_dataset(place / "frames", place / "good", where, place / "quality", SERIAL)
+    assert again.n_done == 0
+    # It is a dataset of frames as any other.
+    encoder = load_encoder("timm:test_convnext/random", pool="mean", precision="float32", clip_s=0.2).spec
+    assert encode_dataset(place / "good", place / "good-features", encoder, options=SERIAL).n_rows > 0
+    assert duckdb.sql(f"select count(*) from '{place}/good/shard-*.parquet'").fetchall() == [(len(kept),)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("sharpnes > 1", "is not understood"),
+        ("width_px >", "is not understood"),
+        ("1; drop table joined", "is not understood"),
+        ("(select count(*) from read_csv('/etc/passwd')) > 0", "is not understood"),
+    ],
+)
+def test_what_is_no_expression_is_refused_and_writes_nothing(place: Path, tmp_path: Path, expression: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        filter_dataset(place / "frames", tmp_path / "out", [expression], options=SERIAL)
+    assert "duration_s" in str(caught.value.hint)
+    assert not (tmp_path / "out").exists()
+
+
+def test_null_is_not_true(place: Path, tmp_path: Path) -> None:
+    _, counts = filter_dataset(place / "frames", tmp_path / "out", ["motion > 0 or null"], place / "quality", SERIAL)
+    assert counts["motion > 0 or null"] == sum(15 for row in quality(place).values() if row["motion"] <= 0)
+
+
+def test_new_videos_are_compared_with_the_old(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "videos", tmp_path / "videos", ignore=shutil.ignore_patterns("z-copy.mp4"))
+    extract_videos(tmp_path / "videos", tmp_path / "frames", Extract(fps=5, size_px=96), options=SERIAL)
+    score_quality(tmp_path / "frames", tmp_path / "quality", options=SERIAL)
+    assert not any(row["duplicate_of"] for row in quality(tmp_path).values())
+    shutil.copy(place / "videos" / "z-copy.mp4", tmp_path / "videos")
+    extract_videos(tmp_path / "videos", tmp_path / "frames", Extract(fps=5, size_px=96), options=SERIAL)
+    score_quality(tmp_path / "frames", tmp_path / "quality", options=SERIAL)
+    assert quality(tmp_path)["z-copy.mp4"]["duplicate_of"] == "moving.mp4"
+
+
+@given(st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_neighbours_are_those_of_a_brute_force(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**63, (n, 5), dtype=np.uint64)
+    found = hash_neighbours(hashes)
+    unpacked = np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(n, -1), axis=1)
+    for i in range(n):
+        distances = sorted((unpacked[i] != unpacked[k]).sum() / 320 for k in range(n) if k != i)
+        assert found.closeness[i].tolist() == pytest.approx(distances[:16])
+        assert i not in found.nearest[i]
+    features = rng.normal(size=(n, 6)).astype(np.float32)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    near = feature_neighbours(features)
+    for i in range(n):
+        cosines = sorted((float(unit[i] @ unit[k]) for k in range(n) if k != i), reverse=True)
+        assert near.closeness[i].tolist() == pytest.approx(cosines[:16], abs=1e-5)
+
+
+@given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=12))
+def test_groups_are_what_hangs_together(n: int, pairs: list[tuple[int, int]]) -> None:
+    pairs = [(a % n, b % n) for a, b in pairs]
+    reach = np.eye(n, dtype=bool)
+    for a, b in pairs:
+        reach[a, b] = reach[b, a] = True
+    for k, i, j in itertools.product(range(n), repeat=3):
+        reach[i, j] |= reach[i, k] and reach[k, j]
+    assert group_pairs(n, pairs) == [int(np.flatnonzero(reach[i])[0]) for i in range(n)]
