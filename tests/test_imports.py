@@ -21,7 +21,7 @@ LAYERS = [
     {"metrics", "pixels", "duplicates", "rendering", "copying", "selection", "timelines"},
     {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
-    {"clips", "shots", "training", "cloze", "stages", "segments", "grounding"},
+    {"clips", "shots", "featurefiles", "training", "cloze", "stages", "segments", "grounding"},
     {"retrieval"},
     {
         "evaluation",
@@ -36,7 +36,7 @@ LAYERS = [
         "demo",
     },
     {"pipeline", "pictures"},
-    {"quality", "filtering"},
+    {"quality", "filtering", "feature_import"},
     {"inference"},
     {"editing"},
     {"cli"},

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vbcli.config import config_hash
 from vbcli.errors import UsageError, VbcliError
 from vbcli.media.decode import Geometry
 from vbcli.memory import keep_freed_memory
@@ -28,6 +29,7 @@ from vbcli.models.naming import ClassNames, imagenet_names
 from vbcli.models.weights import read_weights
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
+IMPORTED = "imported"
 TRAINED = "conv3d"
 """What stands before the hash in the name of an encoder of ours: the same wherever its folder lies."""
 Pool = Literal["mean", "grid2", "grid3", "names"]
@@ -101,6 +103,18 @@ class EncoderSpec:
                 "block_dims": tuple(values["block_dims"]),
             }
         )
+
+
+def imported_encoder(name: str, dim: int, rate: float) -> EncoderSpec:
+    """What stands for an encoder that is not here, whose features were imported.
+
+    Args:
+        name: that features of one encoder share: those of another cannot be compared with them.
+        dim: numbers of a feature.
+        rate: features a second.
+    """
+    nothing = Preprocessing(Geometry(1, 1), (0.0,) * 3, (1.0,) * 3)
+    return EncoderSpec(f"{IMPORTED}:{name}", config_hash([IMPORTED, name, dim]), nothing, rate, 1, "mean", 1, (dim,), "float32")
 
 
 @dataclass(frozen=True)
@@ -212,6 +226,11 @@ def _class_names(backbone: _Backbone, name: str) -> ClassNames:
 
 def _load_named(name: str) -> _Backbone:
     library, _, rest = name.partition(":")
+    if library == IMPORTED:
+        raise VbcliError(
+            f"features of {rest} were imported: what made them is not here to encode other videos",
+            hint="import their features, too (vbcli import-features), tokenise them and name the tokens dataset",
+        )
     if library == TRAINED:
         raise VbcliError(f"the folder of the trained encoder {name} is not there", hint="name its folder, or train it again")
     if library not in _LOADERS or not rest:

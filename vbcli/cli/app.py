@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import answers, apply, ask, console, data, edit, find, look, models, quality, scores, summaries, weights
+from vbcli.cli import answers, apply, ask, console, data, edit, features, find, look, models, quality, scores, summaries, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def root(
 
 app.command("extract")(data.extract)
 app.command("encode")(data.encode)
+app.command("import-features")(features.import_features)
 app.command("build-vocab")(data.build_vocab)
 app.command("tokenize")(data.tokenize)
 app.command("measure")(quality.measure)

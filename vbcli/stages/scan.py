@@ -191,7 +191,7 @@ def scan_videos(
     """
     found = scan_folder(root)
     # Before the plan is written: a mistake in the command must not tie the folder to these videos.
-    columns, text_notes = _text_columns(root, found, dataset_dir, caption_files)
+    columns, text_notes = text_columns(root, found, dataset_dir, caption_files)
     planned, notes = update_plan(dataset_dir, found, limit=limit, is_dry=is_dry)
     notes += text_notes
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
@@ -206,7 +206,7 @@ def scan_videos(
     return Scan(inputs, [*notes, *sidecars.all_notes()], gone)
 
 
-def _text_columns(
+def text_columns(
     root: Path, found: Sequence[ScannedVideo], dataset_dir: Path, caption_files: Sequence[Path]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Captions, labels, questions and split by `video_id`, and notes."""
