@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from vbcli.annotations import iter_annotations
 from vbcli.errors import VbcliError
+from vbcli.media.formats import VIDEO_SUFFIXES
 
 COLUMNS = ("video", "caption", "start_s", "end_s", "split", "label", "category", "question", "answer", "candidates")
 
@@ -351,9 +352,12 @@ class _NameIndex:
         if name in self.ids:
             return name
         key = _normal(name)
-        for level in self.levels:
-            if key in level:
-                matches = level[key]
+        stem, dot, suffix = key.rpartition(".")
+        # Imported features are of videos without a suffix.
+        bare = stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else key
+        for level, wanted in (*((level, key) for level in self.levels), *((level, bare) for level in self.levels[:2])):
+            if wanted in level:
+                matches = level[wanted]
                 if len(matches) > 1:
                     shown = ", ".join(matches[:_N_SHOWN]) + (", ..." if len(matches) > _N_SHOWN else "")
                     message = f"'{name}' names {len(matches)} videos: {shown}"

@@ -45,7 +45,10 @@ def run_options(
         def on_progress(done: int, total: int, text: str) -> None:
             progress.update(bar, completed=done, total=total, text=text)
 
-        yield RunOptions(executor.value, workers, is_retry, media, lambda text: console.note(f"{command}: {text}"), on_progress)
+        def on_note(text: str) -> None:
+            console.note(f"{command}: {text}")
+
+        yield RunOptions(executor.value, workers, is_retry, media, on_note=on_note, on_progress=on_progress)
 
 
 def render_each(jobs: Iterable[tuple[str, Callable[[], object]]]) -> list[ItemFailure]:
