@@ -36,7 +36,7 @@ LAYERS = [
         "demo",
     },
     {"pipeline", "pictures"},
-    {"quality", "filtering", "feature_import"},
+    {"quality", "filtering", "feature_import", "datasetexports"},
     {"inference"},
     {"editing"},
     {"cli"},

@@ -16,6 +16,9 @@ class ExportFormat(StrEnum):
 
     transformers = "transformers"
     onnx = "onnx"
+    webdataset = "webdataset"
+    jsonl = "jsonl"
+    csv = "csv"
 
 
 def import_model(
@@ -35,11 +38,28 @@ def import_model(
 
 
 def export(
-    checkpoint_dir: Annotated[Path, typer.Argument(help="A checkpoint that vbcli train or vbcli import made.")],
+    source: Annotated[Path, typer.Argument(help="A checkpoint that vbcli train or vbcli import made, or a dataset.")],
     out_dir: Annotated[Path, typer.Argument(help="Output, a new folder.")],
-    to: Annotated[ExportFormat, typer.Option(help="transformers: BertForPreTraining or BartForConditionalGeneration; onnx: the encoder.")],
+    to: Annotated[
+        ExportFormat,
+        typer.Option(
+            help="Of a checkpoint, transformers (BertForPreTraining or BartForConditionalGeneration) or onnx (the encoder); of a dataset, "
+            "webdataset, jsonl or csv."
+        ),
+    ],
 ) -> None:
-    """Write a checkpoint as another library's."""
+    """Write a checkpoint or a dataset for other programs."""
+    if to in (ExportFormat.transformers, ExportFormat.onnx):
+        _export_checkpoint(source, out_dir, to)
+        return
+    from vbcli.datasetexports import export_dataset
+
+    for sentence in export_dataset(source, out_dir, to.value):
+        console.warn(sentence)
+    console.note(f"{out_dir}: {to.value}, a file for each shard")
+
+
+def _export_checkpoint(checkpoint_dir: Path, out_dir: Path, to: ExportFormat) -> None:
     from vbcli.models.checkpoint import load_checkpoint
     from vbcli.models.exchange import export_transformers
     from vbcli.models.onnx_export import MODEL_NAME, export_onnx
