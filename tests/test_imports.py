@@ -17,7 +17,7 @@ ROOT = Path(vbcli.__file__).parent
 LAYERS = [
     {"errors", "schemas", "memory", "digests", "workers"},
     {"config", "files", "encoderfolders"},
-    {"annotations", "shards", "media", "subtitles", "speech", "transcripts", "captionfiles", "workspace", "splits", "ptb"},
+    {"annotations", "shards", "media", "subtitles", "speech", "transcripts", "captionfiles", "tars", "workspace", "splits", "ptb"},
     {"metrics", "pixels", "duplicates", "rendering", "copying", "selection", "timelines"},
     {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},

@@ -146,7 +146,7 @@ def _iter_csv(path: Path, delimiter: str) -> Iterator[CaptionRow]:
                 if len(cells) != len(header):
                     message = f"{len(cells)} values where the first line names {len(header)} columns"
                     raise _error(path, line, message, "put quotes around texts with commas")
-                yield _build_row({name: cells[i] for i, name in wanted}, path, line)
+                yield build_row({name: cells[i] for i, name in wanted}, path, line)
             line = reader.line_num + 1
     except csv.Error as error:
         raise _error(path, line, str(error), 'put quotes around the text and write each quote inside it twice ("")') from None
@@ -164,7 +164,7 @@ def _iter_jsonl(path: Path) -> Iterator[CaptionRow]:
                 raise _error(path, line, "not a JSON object", _AS_ROWS)
             if "video" not in cells:
                 raise _error(path, line, f"no field 'video' (found: {', '.join(cells)})", _AS_ROWS)
-            yield _build_row(cells, path, line)
+            yield build_row(cells, path, line)
 
 
 def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
@@ -175,7 +175,7 @@ def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
             first = 1
             for batch in file.iter_batches(columns=[name for name in COLUMNS if name in names]):
                 for line, cells in enumerate(batch.to_pylist(), start=first):
-                    yield _build_row(cells, path, line)
+                    yield build_row(cells, path, line)
                 first += batch.num_rows
     except pa.ArrowException as error:
         raise VbcliError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
@@ -194,7 +194,7 @@ def _iter_json(path: Path) -> Iterator[CaptionRow]:
         )
         raise VbcliError(f"{path}{where}", hint="it is damaged: copy it again, or write the captions as .csv") from None
     for entry, cells in iter_annotations(data, path):
-        yield _build_row(cells, path, entry)
+        yield build_row(cells, path, entry)
 
 
 def _read_text(path: Path) -> str:
@@ -223,7 +223,13 @@ def cell_error(path: Path, line: int, name: str, message: str, hint: str | None 
     return _error(path, line, f"{_WORDS[path.suffix.lower()][1]} '{name}' {message}", hint)
 
 
-def _build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
+def build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
+    """A row of values by column.
+
+    Raises:
+        VbcliError: one of them is wrong; the message names file, line and column.
+    """
+
     def text(name: str) -> str | None:
         value = cells.get(name)
         return (value.strip() or None) if type(value) is str else _as_text(value, path, line, name)

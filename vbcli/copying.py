@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from vbcli.files import not_written, remove_temporary, temporary_path
-from vbcli.media.containers import open_path
+from vbcli.media.containers import media_url
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.probe import entry_times, frame_times, probe_video
 from vbcli.rendering import Cut
@@ -64,10 +64,10 @@ def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
 
 
 def _remux(path: str, cuts: Sequence[Cut], target: Path) -> None:
-    name = os.fsdecode(open_path(path))
+    url = os.fsdecode(media_url(path))
     options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
     with (
-        av.open(f"file:{name}", options=options) as source,
+        av.open(url, options=options) as source,
         av.open(f"file:{target}", "w", format="mp4", options={"movflags": "faststart"}) as written,
     ):
         chosen: list[Stream] = [source.streams[probe_video(path).stream_index], *source.streams.audio[:1]]

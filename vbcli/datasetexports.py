@@ -18,7 +18,7 @@ import pyarrow as pa
 from vbcli import shards
 from vbcli.errors import MediaError, VbcliError
 from vbcli.files import check_free, not_written, remove_temporary, temporary_path, write_atomic
-from vbcli.media.containers import open_path
+from vbcli.media.containers import open_path, split_member
 from vbcli.runner import read_videos
 
 ExportForm = Literal["webdataset", "jsonl", "csv"]
@@ -55,7 +55,7 @@ def export_dataset(dataset_dir: Path, out_dir: Path, form: ExportForm) -> list[s
         if form == "webdataset":
             _write_tar(target, shards.iter_videos(path), videos, keys, notes)
         else:
-            _write_table(target, shards.iter_videos(path), form)
+            _write_text(target, shards.iter_videos(path), form)
     return notes
 
 
@@ -66,7 +66,7 @@ def _video_rows(dataset_dir: Path, kind: str) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- tables of text
 
 
-def _write_table(target: Path, tables: Iterator[pa.Table], form: ExportForm) -> None:
+def _write_text(target: Path, tables: Iterator[pa.Table], form: ExportForm) -> None:
     buffer = io.StringIO(newline="")
     writer = None
     for table in tables:
@@ -108,12 +108,12 @@ def _write_sample(tar: tarfile.TarFile, key: str, table: pa.Table, video: dict[s
     rows = table.drop_columns([name for name in BINARY if name in table.column_names]).to_pylist()
     described = json.dumps({**video, "rows": rows}, ensure_ascii=False).encode()
     # The video before its description: what cannot be read leaves no half sample.
-    for name, data in _binary_files(key, table, video.get("path", "")):
+    for name, data in _binary_files(key, table, video["video_id"], video["path"]):
         _add(tar, name, data)
     _add(tar, f"{key}.json", described)
 
 
-def _binary_files(key: str, table: pa.Table, path: str) -> Iterator[tuple[str, bytes | BinaryIO]]:
+def _binary_files(key: str, table: pa.Table, video_id: str, path: str) -> Iterator[tuple[str, bytes | BinaryIO]]:
     if "image" in table.column_names:
         for row in table.select(["frame_index", "image"]).to_pylist():
             yield f"{key}.{row['frame_index']:05d}.jpg", row["image"]["bytes"]
@@ -123,12 +123,16 @@ def _binary_files(key: str, table: pa.Table, path: str) -> Iterator[tuple[str, b
         values = [value for row in table.column(name).to_pylist() for value in (row if _is_nested(row) else [row])]
         yield f"{key}.npy", _as_npy(np.array(values, np.float32))
         return
+    member = split_member(path)
     try:
-        file = open(open_path(path), "rb")  # noqa: SIM115 - closed below
+        with open(open_path(path), "rb") as file:
+            if member is None:
+                yield f"{key}{os.path.splitext(path)[1].lower()}", file
+            else:
+                file.seek(member[1])
+                yield f"{key}{os.path.splitext(video_id)[1].lower()}", file.read(member[2])
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror}") from error
-    with file:
-        yield f"{key}{os.path.splitext(path)[1].lower()}", file
 
 
 def _is_nested(value: list[Any]) -> bool:

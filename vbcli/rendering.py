@@ -18,7 +18,7 @@ from PIL import Image, ImageFont
 from vbcli.config import config_hash
 from vbcli.errors import MediaError, VbcliError
 from vbcli.files import not_written, read_json, remove_temporary, temporary_path
-from vbcli.media.containers import VideoInfo, open_path
+from vbcli.media.containers import VideoInfo, absolute_path, media_url, open_path
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.probe import frame_times, probe_video
 from vbcli.media.program import first_line
@@ -224,7 +224,7 @@ def _grab(path: str, time_s: float, executable: str, shape: str) -> bytes:
 
 def input_arguments(path: str, *before: str) -> list[str | bytes]:
     """ffmpeg's arguments that open a local file, whatever its name and content."""
-    return [*before, "-protocol_whitelist", PROTOCOLS, "-format_whitelist", FORMATS, "-i", b"file:" + open_path(path)]
+    return [*before, "-protocol_whitelist", PROTOCOLS, "-format_whitelist", FORMATS, "-i", media_url(path)]
 
 
 def made_from(path: str, rows: Sequence[Any]) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def burn_subtitles(path: str, sentences: Sequence[TranscriptSegment], target: Pa
         shown = f"{EVEN},subtitles=captions.srt:fontsdir=.:force_style='FontName={FONT_NAME}'"
         chosen = ("-map", f"0:{stream}", "-map", "0:a:0?", "-vf", shown, *ENCODERS, *AAC)
         # The names of files within a filter would have to be escaped thrice: ffmpeg runs where they lie.
-        run_ffmpeg(executable, [*input_arguments(str(Path(os.fsdecode(open_path(path))).absolute())), *chosen], target, cwd=place)
+        run_ffmpeg(executable, [*input_arguments(absolute_path(path)), *chosen], target, cwd=place)
 
 
 def run_ffmpeg(

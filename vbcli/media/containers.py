@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -18,6 +19,30 @@ from av.video.stream import VideoStream
 from vbcli.errors import MediaError
 from vbcli.media.formats import FORMATS, PROTOCOLS, SEEKABLE
 
+_MEMBER = re.compile(r"(.*)#(\d+)\+(\d+)", re.DOTALL)
+
+
+def member_path(tar_path: str, offset: int, size: int) -> str:
+    """The path of a video within a tar file: `x.tar#OFFSET+SIZE`, in bytes."""
+    return f"{tar_path}#{offset}+{size}"
+
+
+def split_member(path: str) -> tuple[str, int, int] | None:
+    """The tar file, offset and size of a path of `member_path`; None of a file of its own."""
+    found = _MEMBER.fullmatch(path)
+    if found is None or os.path.lexists(os.fsencode(path)):
+        return None
+    return found[1], int(found[2]), int(found[3])
+
+
+def media_url(path: str) -> bytes:
+    """What FFmpeg opens a video by: a local file, or a part of one."""
+    member = split_member(path)
+    if member is None:
+        return b"file:" + open_path(path)
+    _, offset, size = member
+    return b"subfile,,start,%d,end,%d,,:" % (offset, offset + size) + open_path(path)
+
 
 def leads_out(path: str, video_id: str) -> bool:
     """Whether a video, or a file beside it, is a link to something outside of the folder that was scanned.
@@ -27,7 +52,8 @@ def leads_out(path: str, video_id: str) -> bool:
     """
     plain = open_path(path)
     root = plain
-    for _ in range(video_id.count("/") + 1):
+    # The name of a tar file is a folder in the names of its videos.
+    for _ in range(video_id.count("/") + (split_member(path) is None)):
         root = os.path.dirname(root)
     real_root = os.path.realpath(root)
     return os.path.commonpath([os.path.realpath(plain), real_root]) != real_root
@@ -60,8 +86,16 @@ class PacketTime(NamedTuple):
     is_key: bool
 
 
+def absolute_path(path: str) -> str:
+    """The same video, wherever the program runs."""
+    return path if split_member(path) else os.fsdecode(os.path.abspath(open_path(path)))
+
+
 def open_path(path: str) -> bytes:
-    """The file system's name of a path in which bytes outside UTF-8 were percent-escaped."""
+    """The file system's name of a path in which bytes outside UTF-8 were percent-escaped; of a video in a tar file, that of the tar."""
+    member = split_member(path)
+    if member is not None:
+        path = member[0]
     plain = os.fsencode(path)
     if os.path.lexists(plain):
         return plain
@@ -80,9 +114,9 @@ def read_info(path: str) -> VideoInfo:
     Raises:
         MediaError: it cannot be opened, or holds no video.
     """
-    name = os.fsdecode(open_path(path))
+    url = os.fsdecode(media_url(path))
     try:
-        with av.open(f"file:{name}", options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
+        with av.open(url, options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
             moving = [s for s in container.streams.video if not _is_picture(s)]
             if not moving:
                 raise MediaError(f"{path} has no video stream")
@@ -116,9 +150,9 @@ def read_packets(path: str) -> list[PacketTime]:
         MediaError: it cannot be read, or no frame has a time.
     """
     info = read_info(path)
-    name = os.fsdecode(open_path(path))
+    url = os.fsdecode(media_url(path))
     try:
-        with av.open(f"file:{name}", options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
+        with av.open(url, options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
             start_s = (container.start_time or 0) / av.time_base
             stream = container.streams[info.stream_index]
             tick = float(stream.time_base or Fraction(1, av.time_base))

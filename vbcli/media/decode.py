@@ -24,7 +24,7 @@ import ffmpeg
 import numpy as np
 
 from vbcli.errors import MediaError
-from vbcli.media.containers import VideoInfo, leads_out, open_path
+from vbcli.media.containers import VideoInfo, leads_out, media_url
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.limits import Limits
 from vbcli.media.probe import frame_times, probe_video
@@ -245,7 +245,7 @@ class Decoder:
         timed = {"format": "nut", "fps_mode": "passthrough", "enc_time_base": time_base_option(self.executable)}
         target = ffmpeg.output(frames, "pipe:1", **timed, **output)
         arguments = target.global_args("-nostdin", "-v", "error", "-filter_threads", "1").compile(cmd=self.executable)
-        return [b"file:" + open_path(path) if a == marker else a for a in arguments]
+        return [media_url(path) if a == marker else a for a in arguments]
 
     def _iter_pass(self, path: str, command: list[bytes | str], sampling: Sampling) -> Iterator[tuple[float, bytes, int, int]]:
         last = -math.inf

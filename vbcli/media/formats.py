@@ -48,6 +48,6 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,mpegtsraw,ogg,asf,asf_o,gif,h264,hevc,h263,m4v,ivf,"
     "nut,rm,mxf,wtv,dv,yuv4mpegpipe,av1,obu,vc1,swf,apng,rawvideo,mjpeg,ea,roq,smk,bink,nsv,dxa,gxf,mv,vivo,amv,cavsvideo,vvc,evc,aac,wav,mp3,flac"
 )
-PROTOCOLS = "file,pipe,fd"
+PROTOCOLS = "file,pipe,fd,subfile"
 SEEKABLE = ("mp4", "matroska")
 """Containers with an index: in others seeking may land behind the frames that are wanted."""

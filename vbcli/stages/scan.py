@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,13 +16,14 @@ from vbcli import captionfiles, shards, transcripts
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import escape_name, read_json, write_json
-from vbcli.media.containers import leads_out, open_path
+from vbcli.media.containers import leads_out, member_path, open_path, split_member
 from vbcli.media.decode import Decoder, MediaOptions
 from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.runner import ShardInput
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
 from vbcli.speech import Repairs
 from vbcli.stage import Process, Rows, Stage
+from vbcli.tars import TarVideo, caption_rows, read_tar, transcript_of
 
 VIDEOS_PER_SHARD = 32
 
@@ -58,7 +59,9 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
     if not root.exists():
         raise VbcliError(f"{root} does not exist", hint="name a folder of videos, or one video")
     hint = f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}"
-    if root.is_file():
+    if root.is_file() and root.suffix.lower() == ".tar":
+        found = _scanned_at(os.fsencode(root.parent.resolve()), os.fsencode(root.name))
+    elif root.is_file():
         if not _is_video_name(os.fsencode(root.name)):
             raise VbcliError(f"{root} is no video by its name", hint=hint)
         # What is named itself is followed, wherever it leads.
@@ -66,7 +69,7 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
         found = [replace(_scanned(os.path.dirname(real), os.path.basename(real)), video_id=escape_name(os.fsencode(root.name)))]
     else:
         base = os.fsencode(root.resolve())
-        found = [_scanned(base, os.path.relpath(path, base)) for path in _walk(base)]
+        found = [video for path in _walk(base) for video in _scanned_at(base, os.path.relpath(path, base))]
     if not found:
         raise VbcliError(f"{root} holds no videos", hint=hint)
     found.sort(key=lambda v: v.video_id)
@@ -87,12 +90,37 @@ def _walk(base: bytes) -> Iterator[bytes]:
         for name in names:
             path = os.path.join(folder, name)
             is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
-            if is_file and _is_video_name(name):
+            if is_file and (_is_video_name(name) or _is_tar_name(name)):
                 yield path
 
 
 def _is_video_name(name: bytes) -> bool:
     return not name.startswith(b".") and os.path.splitext(name)[1].decode("latin-1").lower() in VIDEO_SUFFIXES
+
+
+def _is_tar_name(name: bytes) -> bool:
+    return not name.startswith(b".") and name.lower().endswith(b".tar")
+
+
+def _scanned_at(base: bytes, relative: bytes) -> list[ScannedVideo]:
+    """A video, or those of a tar file, whose name is then their folder."""
+    if not _is_tar_name(os.path.basename(relative)):
+        return [_scanned(base, relative)]
+    tar = _scanned(base, relative)
+    folder = os.path.splitext(tar.video_id)[0]
+    return [
+        ScannedVideo(f"{folder}/{video.name}", member_path(tar.path, video.offset, video.size), video.size, tar.mtime_ns)
+        for video in read_tar(Path(os.fsdecode(open_path(tar.path))))
+    ]
+
+
+def _tar_of(video: ScannedVideo) -> tuple[Path, TarVideo] | None:
+    """The tar file that a video is in, and what it says of it; None of a file of its own."""
+    member = split_member(video.path)
+    if member is None:
+        return None
+    path = Path(os.fsdecode(open_path(video.path)))
+    return next(((path, found) for found in read_tar(path) if found.offset == member[1]), None)
 
 
 def _scanned(base: bytes, relative: bytes) -> ScannedVideo:
@@ -210,12 +238,18 @@ def text_columns(
     root: Path, found: Sequence[ScannedVideo], dataset_dir: Path, caption_files: Sequence[Path]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Captions, labels, questions and split by `video_id`, and notes."""
+    in_tars = [(v.video_id, tar) for v in found if (tar := _tar_of(v))]
+    own = captionfiles.match_rows(
+        (row for video_id, (path, video) in in_tars for row in caption_rows(video, video_id, path)), [v for v, _ in in_tars], str(root)
+    ).texts
+    described = {video_id: text.as_columns() for video_id, text in own.items()}
     if not caption_files:
         # What was given before stays when the command is repeated without it, to retry what failed.
         names = [field.name for field in TEXT_FIELDS]
         shard_paths = shards.list_shards(dataset_dir / "videos")
         known = [row for path in shard_paths for row in shards.read_shard(path, ["video_id", *names]).to_pylist()]
-        return {row["video_id"]: {name: row[name] for name in names} for row in known}, []
+        given = {row["video_id"]: {name: row[name] for name in names} for row in known if any(row[name] for name in names)}
+        return {**described, **given}, []
     planned = [v["video_id"] for shard in _read_plans(dataset_dir / "_plan") for v in shard]
     rows = [row for path in caption_files for row in captionfiles.read_caption_file(path)]
     sources = ", ".join(str(p) for p in caption_files)
@@ -224,7 +258,7 @@ def text_columns(
         message = f"{sources} names none of the {len(found)} videos in {root}"
         raise VbcliError(message, hint=f"a video here is called '{found[0].video_id}'")
     notes = [f"{sources} names {len(unmatched)} videos that are not in {root}, first '{unmatched[0]}'"] if unmatched else []
-    return {video_id: text.as_columns() for video_id, text in texts.items()}, notes
+    return {**described, **{video_id: text.as_columns() for video_id, text in texts.items()}}, notes
 
 
 class _Sidecars:
@@ -238,6 +272,10 @@ class _Sidecars:
         self.repairs = Repairs()
 
     def read(self, video: ScannedVideo) -> list[dict[str, Any]]:
+        """The transcript of a video, as a column of the videos dataset."""
+        in_tar = _tar_of(video)
+        if in_tar is not None:
+            return [asdict(segment) for segment in transcript_of(in_tar[1])]
         path = Path(os.fsdecode(open_path(video.path)))
         folder = path.parent
         if folder not in self.names_in:
@@ -257,7 +295,7 @@ class _Sidecars:
         if transcript.repairs:
             self.repaired.append(sidecar)
             self.repairs += transcript.repairs
-        return [{"start_s": s.start_s, "end_s": s.end_s, "text": s.text} for s in transcript.segments]
+        return [asdict(segment) for segment in transcript.segments]
 
     def all_notes(self) -> list[str]:
         mended = [f"{len(self.repaired)} transcripts were mended, first {self.repaired[0]}: {self.repairs}"] if self.repaired else []
