@@ -5,12 +5,15 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 LEARNING ?= learning
 
-.PHONY: demo learning test check lint types clean help
+FUZZ_CASES ?= 2000
+
+.PHONY: demo learning fuzz test check lint types clean help
 
 help:
 	@echo "make demo      install, make a small narrated video world, run the whole chain on it, print the scores"
 	@echo "make test      install with the dev extra and run the tests"
 	@echo "make check     lint, types and tests: what CI runs"
+	@echo "make fuzz      read thousands of damaged files"
 	@echo "make learning  train every cell of the learning table on the demo world (hours; goes on where it was)"
 	@echo "make clean     remove the virtual environment, caches and $(DEMO)/"
 
@@ -33,6 +36,9 @@ learning: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 8
+
+fuzz: $(VENV)/installed-dev
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check vbcli tests

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +27,13 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet", *HDF5_SUFFIXES)
 FEATURE_NAMES = ("features", "feature", "feats", "x")
 """What the features are called where a file holds several things; else the largest table is taken."""
+
+
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, NotImplementedError, struct.error),
+    *(pa.ArrowException, zipfile.BadZipFile, zlib.error, csv.Error, SyntaxError, tokenize.TokenError),
+)
+"""What numpy (whose headers are Python), h5py and their like raise of a damaged file."""
 
 
 def find_feature_files(source: Path) -> list[ScannedVideo]:
@@ -63,7 +74,7 @@ def read_features(path: Path, video_id: str, times_name: str | None) -> tuple[np
     """
     try:
         tables = dict(_read_tables(path, video_id))
-    except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
+    except _DAMAGED as error:
         raise MediaError(
             f"{path} cannot be read as features: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
@@ -104,7 +115,7 @@ def _read_tables(path: Path, video_id: str) -> Iterator[tuple[str, Any]]:
     """The tables of a file by name; pickles are never loaded."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        yield FEATURE_NAMES[0], np.load(path, allow_pickle=False)
+        yield FEATURE_NAMES[0], np.load(path, mmap_mode="r", allow_pickle=False)
     elif suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
             yield from ((name, file[name]) for name in file.files)

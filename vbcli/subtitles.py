@@ -6,6 +6,7 @@ import codecs
 import html
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,7 +163,10 @@ def _decode(data: bytes) -> str:
 
 def _ass_cues(text: str, path: Path) -> list[Cue]:
     try:
-        subtitles = pysubs2.SSAFile.from_string(text, format_="ass")
+        with warnings.catch_warnings():
+            # What it cannot read of an event's place on the screen is none of our business.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            subtitles = pysubs2.SSAFile.from_string(text, format_="ass")
     except (pysubs2.Pysubs2Error, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise VbcliError(f"{path} is not readable as ASS: {error}", hint="remove the file to go on without it") from error
     return [Cue(e.start / 1000, e.end / 1000, " ".join(e.plaintext.split())) for e in subtitles if not (e.is_comment or e.is_drawing)]
