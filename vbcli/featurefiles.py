@@ -139,6 +139,8 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     has_header = bool(rows) and not all(_is_number(cell) for cell in rows[0])
     header = [name.strip() for name in rows.pop(0)] if has_header else []
     table = np.array(rows, np.float64)
+    if table.ndim != 2:
+        raise ValueError("it has no rows of numbers")
     named = {name: i for i, name in enumerate(header) if not _is_number(name)}
     yield from ((name, table[:, i]) for name, i in named.items())
     times = [i for name, i in named.items() if name.lower() in ("time", "times", "time_s", "start", "start_s", "timestamp", "pts_s")]
