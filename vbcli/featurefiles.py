@@ -141,6 +141,8 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     table = np.array(rows, np.float64)
     if table.ndim != 2:
         raise ValueError("it has no rows of numbers")
+    if header and len(header) != table.shape[1]:
+        raise ValueError(f"its first line names {len(header)} columns, and its rows have {table.shape[1]}")
     named = {name: i for i, name in enumerate(header) if not _is_number(name)}
     yield from ((name, table[:, i]) for name, i in named.items())
     times = [i for name, i in named.items() if name.lower() in ("time", "times", "time_s", "start", "start_s", "timestamp", "pts_s")]
