@@ -36,7 +36,7 @@ LAYERS = [
         "demo",
     },
     {"pipeline", "pictures"},
-    {"quality", "filtering", "feature_import", "datasetexports"},
+    {"quality", "filtering", "feature_import", "datasetexports", "transcription"},
     {"inference"},
     {"editing"},
     {"cli"},

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vbcli import __version__
-from vbcli.cli import answers, apply, ask, console, data, edit, features, find, look, models, quality, scores, summaries, weights
+from vbcli.cli import answers, apply, ask, console, data, edit, features, find, look, models, quality, scores, speech, summaries, weights
 from vbcli.errors import UsageError, VbcliError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def root(
         console.print_lines([context.get_help()])
 
 
+app.command("transcribe")(speech.transcribe)
 app.command("extract")(data.extract)
 app.command("encode")(data.encode)
 app.command("import-features")(features.import_features)

@@ -214,6 +214,28 @@ class Decoder:
                 raise MediaError(f"{path} cannot be decoded: ffmpeg ended in the middle of a frame")
             yield pts_s, np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
+    def sound(self, path: str, rate: int) -> np.ndarray:
+        """The first sound of a video, mixed to one channel.
+
+        Args:
+            rate: samples a second.
+
+        Returns:
+            float32 (N,), -1 to 1; from the container's start, silent until the sound begins.
+
+        Raises:
+            MediaError: it has none, nothing can be decoded, or a limit is broken.
+        """
+        if not self.probe(path).has_audio:
+            raise MediaError(f"{path} has no sound")
+        opened = ["-protocol_whitelist", PROTOCOLS, "-format_whitelist", FORMATS, "-i", media_url(path)]
+        mixed = ["-map", "0:a:0", "-af", "aresample=async=1:first_pts=0", "-ac", "1", "-ar", str(rate), "-f", "f32le", "pipe:1"]
+        data = bytearray()
+        with _running([self.executable, "-nostdin", "-v", "error", *opened, *mixed], path, self.limits) as (stdout, clock):
+            for part in clock.timed(iter(lambda: stdout.read(1 << 20), b"")):
+                data += part
+        return np.frombuffer(bytes(data[: len(data) // 4 * 4]), np.float32)
+
     def _iter_packets(
         self, path: str, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]
     ) -> Iterator[tuple[float, bytes, int, int]]:
