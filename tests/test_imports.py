@@ -16,6 +16,7 @@ ROOT = Path(vbcli.__file__).parent
 # Later layers may import earlier ones, never the other way round.
 LAYERS = [
     {"errors", "schemas", "memory", "digests", "workers"},
+    {"storage"},
     {"config", "files", "encoderfolders"},
     {"annotations", "shards", "media", "subtitles", "speech", "transcripts", "captionfiles", "tars", "workspace", "splits", "ptb"},
     {"metrics", "pixels", "duplicates", "rendering", "copying", "selection", "timelines"},

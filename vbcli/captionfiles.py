@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from vbcli.annotations import iter_annotations
 from vbcli.errors import VbcliError
 from vbcli.media.formats import VIDEO_SUFFIXES
+from vbcli.storage import opened
 
 COLUMNS = ("video", "caption", "start_s", "end_s", "split", "label", "category", "question", "answer", "candidates")
 
@@ -169,7 +170,7 @@ def _iter_jsonl(path: Path) -> Iterator[CaptionRow]:
 
 def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
     try:
-        with pq.ParquetFile(path) as file:
+        with opened(path) as source, pq.ParquetFile(source) as file:
             names = file.schema_arrow.names
             _check_columns(path, names)
             first = 1

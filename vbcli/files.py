@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vbcli import storage
 from vbcli.errors import VbcliError
 
 
@@ -22,8 +23,10 @@ def write_atomic(path: Path, data: bytes, *, is_exclusive: bool = False) -> bool
     Returns:
         False where `is_exclusive` found the file there.
     """
-    temporary = temporary_path(path)
     try:
+        if storage.is_remote(path):
+            return storage.write_remote(path, data, is_exclusive=is_exclusive)
+        temporary = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

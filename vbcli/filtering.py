@@ -18,6 +18,7 @@ from vbcli.files import write_json
 from vbcli.pipeline import RunOptions, note_missing, parents_of, run_noted
 from vbcli.runner import RunReport, dataset_inputs
 from vbcli.stage import Process, Rows, Stage
+from vbcli.storage import as_path
 
 _PLAIN = (pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_boolean)
 
@@ -59,7 +60,7 @@ class Filter(Stage):
         return {"where": list(self.where), "has_quality": self.quality_dir is not None}
 
     def open(self) -> Process:
-        known = _known(Path(self.videos_dir), None if self.quality_dir is None else Path(self.quality_dir))
+        known = _known(as_path(self.videos_dir), None if self.quality_dir is None else as_path(self.quality_dir))
 
         def process(rows: Rows) -> Rows:
             for table in rows:

@@ -10,7 +10,6 @@ index_frames  features or videos -> such an index, by an encoder that reads text
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from vbcli.stages.model import ModelStage
 from vbcli.stages.scan import scan_folder as list_videos
 from vbcli.stages.teach import TeacherCaption
 from vbcli.stages.tokenize import Tokenize, tokenize_inputs
+from vbcli.storage import as_path, copy_folder
 from vbcli.vocab.artifact import load_vocabulary
 
 
@@ -93,7 +93,7 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
     """
     options = options or RunOptions()
     # Whole and fit for what is asked, before a folder is bound to it.
-    checkpoint = load_checkpoint(Path(stage.checkpoint_dir), *stage.tasks)
+    checkpoint = load_checkpoint(as_path(stage.checkpoint_dir), *stage.tasks)
     stage.check(checkpoint)
     is_tokens = _is_tokens(source, checkpoint, stage.name)
     own_videos = output_dir / "videos"
@@ -204,9 +204,7 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
     report = ask_model(source, index_dir / "vectors", stage, options)
     copy = index_dir / "checkpoint"
     if checkpoint_dir.resolve() != copy.resolve():
-        shutil.copytree(
-            checkpoint_dir, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_training", "tensorboard", "metrics.jsonl")
-        )
+        copy_folder(checkpoint_dir, copy, without=("_training", "tensorboard", "metrics.jsonl"))
     return _finish_index(report, source, index_dir, {"model_sha256": stage.model_sha256}, options)
 
 

@@ -9,7 +9,6 @@ What a trained model does to datasets is in inference.py.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ from vbcli.runner import (
 from vbcli.stage import Stage
 from vbcli.stages.extract import Extract
 from vbcli.stages.scan import Probe, scan_videos
+from vbcli.storage import copy_folder, remove_folder
 
 if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
@@ -305,7 +305,7 @@ def tokenize_dataset(
         check_same_videos(features_dir / "videos", own_videos)
     if caption_files and not was_relabelled and own_videos.exists():
         # A copy of the features' videos; with their text replaced it is made anew.
-        shutil.rmtree(own_videos)
+        remove_folder(own_videos)
     videos_dir = own_videos if is_own else features_dir / "videos"
     stage = replace(stage, videos_dir=str(videos_dir))
     note_missing(features_dir, options)
@@ -318,7 +318,7 @@ def tokenize_dataset(
     if report.n_done:
         _note_lost_captions(tokens_dir, options)
     if vocab_dir.resolve() != (tokens_dir / "vocab").resolve():
-        shutil.copytree(vocab_dir, tokens_dir / "vocab", dirs_exist_ok=True)
+        copy_folder(vocab_dir, tokens_dir / "vocab")
     return report
 
 

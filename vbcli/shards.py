@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vbcli import storage
 from vbcli.digests import iter_bytes, table_digest
 from vbcli.encoderfolders import CARRIED_NAME
 from vbcli.errors import ItemFailure, VbcliError, with_article
@@ -66,14 +68,16 @@ class ShardWriter:
         self.path = path
         self.schema = schema
         self.n_rows = 0
-        self._temporary = temporary_path(path)
+        self._place = tempfile.TemporaryDirectory(prefix="vbcli-") if storage.is_remote(path) else None
+        self._temporary = temporary_path(path) if self._place is None else Path(self._place.name) / path.name
         self._video: list[pa.Table] = []
         self._group: list[pa.Table] = []
         self._group_bytes = 0
         self._digest = hashlib.sha256()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_stale(path)
+            if self._place is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                remove_stale(path)
             self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", write_statistics=False, store_schema=True)
         except OSError as error:
             raise not_written(path, error) from error
@@ -84,6 +88,8 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._temporary.unlink(missing_ok=True)
+        if self._place is not None:
+            self._place.cleanup()
 
     def write(self, table: pa.Table) -> None:
         """Adds rows; they are written when a row group is full."""
@@ -103,6 +109,10 @@ class ShardWriter:
         try:
             self._writer.add_key_value_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)})
             self._writer.close()
+            if self._place is not None:
+                # In parts; the object is there when the last one has arrived.
+                storage.upload(self._temporary, self.path)
+                return
             with self._temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(self._temporary, self.path)
@@ -139,7 +149,8 @@ def read_footer(path: Path) -> dict[str, Any]:
         VbcliError: the file is not a shard.
     """
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        with storage.opened(path) as file:
+            metadata = pq.read_metadata(file).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
     if FOOTER_KEY not in metadata:
@@ -154,7 +165,8 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
         VbcliError: the file is not a shard, or is damaged.
     """
     try:
-        return pq.read_table(path, columns=columns)
+        with storage.opened(path) as file:
+            return pq.read_table(file, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
 
@@ -191,7 +203,7 @@ def iter_videos(path: Path, columns: list[str] | None = None) -> Iterator[pa.Tab
 
 def _iter_row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
     try:
-        with pq.ParquetFile(path) as file:
+        with storage.opened(path) as source, pq.ParquetFile(source) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=columns)
     except (pa.ArrowException, OSError) as error:
@@ -327,6 +339,8 @@ def _check_name(dataset_dir: Path) -> None:
     Raises:
         VbcliError: it is none.
     """
+    if storage.is_remote(dataset_dir):
+        return
     shown = escape_name(os.fsencode(dataset_dir))
     if shown != str(dataset_dir):
         raise VbcliError(f"{shown} cannot hold a dataset: the path is not UTF-8", hint="name another folder; videos may lie in this one")

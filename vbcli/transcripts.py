@@ -52,7 +52,7 @@ def find_sidecar(video_path: Path, names: Sequence[str] | None = None) -> Path |
     """
     folder, prefix = video_path.parent, f"{video_path.stem}."
     if names is None:
-        names = sorted(os.listdir(folder))
+        names = sorted(path.name for path in folder.iterdir())
     found: list[tuple[bool, int, str]] = []
     for i in range(bisect_left(names, prefix), len(names)):
         name = names[i]

@@ -18,6 +18,7 @@ from vbcli.files import is_temporary, read_json
 from vbcli.models.checkpoint import load_checkpoint
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint
 from vbcli.retrieval.index import VideoIndex
+from vbcli.storage import opened
 from vbcli.vocab.artifact import load_vocabulary
 
 
@@ -73,7 +74,9 @@ def _check_dataset(path: Path, reads_data: bool) -> Iterator[str]:
         yield from problems
         if problems:
             continue
-        footer, own = shards.read_footer(shard), pq.read_schema(shard)
+        footer = shards.read_footer(shard)
+        with opened(shard) as file:
+            own = pq.read_schema(file)
         if (footer["stage"], footer["version"], footer["config"]) != (manifest.stage, manifest.version, manifest.config):
             yield f"{shard} was made by another stage or configuration than the manifest names"
         if schema is not None and not own.equals(schema):
@@ -89,7 +92,8 @@ def _check_dataset(path: Path, reads_data: bool) -> Iterator[str]:
 def _check_shard(path: Path, reads_data: bool) -> Iterator[str]:
     try:
         footer = shards.read_footer(path)
-        n_rows = pq.read_metadata(path).num_rows
+        with opened(path) as file:
+            n_rows = pq.read_metadata(file).num_rows
         if footer["n_rows"] != n_rows:
             yield f"{path} has {n_rows} rows, and its footer says {footer['n_rows']}"
         if not reads_data:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -38,29 +41,46 @@ def root(
         console.print_lines([context.get_help()])
 
 
-app.command("transcribe")(speech.transcribe)
-app.command("extract")(data.extract)
-app.command("encode")(data.encode)
-app.command("import-features")(features.import_features)
-app.command("build-vocab")(data.build_vocab)
-app.command("tokenize")(data.tokenize)
-app.command("measure")(quality.measure)
-app.command("filter")(quality.filter_rows)
-app.command("train")(models.train)
-app.command("caption")(apply.caption)
-app.command("classify")(apply.classify)
-app.command("index")(find.index)
-app.command("search")(find.search)
-app.command("answer")(answers.answer)
-app.command("summarize")(summaries.summarize)
-app.command("edit")(edit.edit)
-app.command("predict")(ask.predict)
-app.command("import")(weights.import_model)
-app.command("export")(weights.export)
-app.command("evaluate")(scores.evaluate)
-app.command("inspect")(look.inspect)
-app.command("validate")(look.validate)
-app.command("demo-data")(data.demo_data)
+def _add(name: str, command: Callable[..., None]) -> None:
+    """Adds a command whose paths may be addresses of a store, such as s3://bucket/folder."""
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        from vbcli.storage import as_path
+
+        def located(value: Any) -> Any:
+            if isinstance(value, list):
+                return [located(entry) for entry in value]
+            return as_path(value) if isinstance(value, Path) else value
+
+        command(**{key: located(value) for key, value in arguments.items()})
+
+    app.command(name)(run)
+
+
+_add("transcribe", speech.transcribe)
+_add("extract", data.extract)
+_add("encode", data.encode)
+_add("import-features", features.import_features)
+_add("build-vocab", data.build_vocab)
+_add("tokenize", data.tokenize)
+_add("measure", quality.measure)
+_add("filter", quality.filter_rows)
+_add("train", models.train)
+_add("caption", apply.caption)
+_add("classify", apply.classify)
+_add("index", find.index)
+_add("search", find.search)
+_add("answer", answers.answer)
+_add("summarize", summaries.summarize)
+_add("edit", edit.edit)
+_add("predict", ask.predict)
+_add("import", weights.import_model)
+_add("export", weights.export)
+_add("evaluate", scores.evaluate)
+_add("inspect", look.inspect)
+_add("validate", look.validate)
+_add("demo-data", data.demo_data)
 
 
 # What Typer makes of an interrupt.

@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from vbcli.errors import MediaError
 from vbcli.media.formats import FORMATS, PROTOCOLS, SEEKABLE
+from vbcli.storage import fetch, is_remote
 
 _MEMBER = re.compile(r"(.*)#(\d+)\+(\d+)", re.DOTALL)
 
@@ -37,6 +38,8 @@ def split_member(path: str) -> tuple[str, int, int] | None:
 
 def media_url(path: str) -> bytes:
     """What FFmpeg opens a video by: a local file, or a part of one."""
+    if is_remote(path):
+        return b"file:" + os.fsencode(fetch(path))
     member = split_member(path)
     if member is None:
         return b"file:" + open_path(path)
@@ -50,6 +53,8 @@ def leads_out(path: str, video_id: str) -> bool:
     Args:
         path: of a file as deep in that folder as `video_id`, its path relative to it.
     """
+    if is_remote(path):
+        return False
     plain = open_path(path)
     root = plain
     # The name of a tar file is a folder in the names of its videos.
@@ -88,11 +93,17 @@ class PacketTime(NamedTuple):
 
 def absolute_path(path: str) -> str:
     """The same video, wherever the program runs."""
-    return path if split_member(path) else os.fsdecode(os.path.abspath(open_path(path)))
+    return path if is_remote(path) or split_member(path) else os.fsdecode(os.path.abspath(open_path(path)))
 
 
 def open_path(path: str) -> bytes:
-    """The file system's name of a path in which bytes outside UTF-8 were percent-escaped; of a video in a tar file, that of the tar."""
+    """The file system's name of a path in which bytes outside UTF-8 were percent-escaped; of a video in a tar file, that of the tar.
+
+    Raises:
+        MediaError: it is on another machine, and cannot be read there.
+    """
+    if is_remote(path):
+        return os.fsencode(fetch(path))
     member = split_member(path)
     if member is not None:
         path = member[0]

@@ -24,6 +24,7 @@ import numpy as np
 from vbcli.errors import MediaError
 from vbcli.media.containers import PacketTime, VideoInfo, open_path
 from vbcli.media.limits import Limits
+from vbcli.storage import fetch, is_remote
 
 DEFAULT_LIMITS = Limits()
 
@@ -154,4 +155,9 @@ def _reader(memory_mb: int, process_id: int) -> _Reader:
 
 
 def _ask(call: str, path: str, limits: Limits) -> Any:
-    return _reader(limits.memory_mb, os.getpid()).ask(call, path, limits.timeout_s)
+    # Fetched here: the reader has neither the time nor the memory for it.
+    local = fetch(path) if is_remote(path) else path
+    try:
+        return _reader(limits.memory_mb, os.getpid()).ask(call, local, limits.timeout_s)
+    except MediaError as error:
+        raise MediaError(error.message.replace(local, path)) from error

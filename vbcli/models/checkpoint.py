@@ -9,7 +9,6 @@ vocab/              visual vocabulary, with the specification of its encoder
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from vbcli.models.bridge import SentenceBridge
 from vbcli.models.classifier import VideoClassifier
 from vbcli.models.retriever import VideoRetriever
 from vbcli.models.videobert import VideoBert
+from vbcli.storage import copy_folder, local_copy
 from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.tokens import N_FRAMING_TOKENS
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
@@ -134,7 +134,7 @@ def save_checkpoint(checkpoint: Checkpoint, checkpoint_dir: Path) -> None:
     write_atomic(checkpoint_dir / "tokenizer.json", checkpoint.text.to_json().encode())
     is_imported = checkpoint.vocabulary is None
     if not is_imported and checkpoint.vocab_dir.resolve() != (checkpoint_dir / "vocab").resolve():
-        shutil.copytree(checkpoint.vocab_dir, checkpoint_dir / "vocab", dirs_exist_ok=True)
+        copy_folder(checkpoint.vocab_dir, checkpoint_dir / "vocab")
     values: dict[str, Any] = {
         "kind": "checkpoint",
         "version": VERSION,
@@ -228,7 +228,8 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
     try:
         if file_sha256(weights) != values["model_sha256"]:
             raise VbcliError(f"{weights} is not the file that {source} describes", hint=hint)
-        model.load_state_dict(load_file(weights))
+        with local_copy(weights) as local:
+            model.load_state_dict(load_file(local))
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch says in its second line which weights do not fit.
         cause = " ".join(line.strip() for line in str(error).splitlines()[:2])

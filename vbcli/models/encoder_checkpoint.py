@@ -22,6 +22,7 @@ from vbcli.encoderfolders import is_encoder
 from vbcli.errors import VbcliError
 from vbcli.files import read_json, write_atomic, write_json
 from vbcli.models.conv3d import Conv3dEncoder
+from vbcli.storage import local_copy
 
 MAKE_HINT = "train one with: vbcli train FRAMES_DIR ENCODER_DIR --task encoder"
 
@@ -81,7 +82,8 @@ def load_encoder_checkpoint(encoder_dir: Path) -> EncoderCheckpoint:
     values = read_json(path)
     try:
         model = Conv3dEncoder(from_dict(Conv3dConfig, values["model"], str(path)))
-        model.load_state_dict(load_file(weights))
+        with local_copy(weights) as local:
+            model.load_state_dict(load_file(local))
         checkpoint = EncoderCheckpoint(model.eval(), values["fps"], tuple(values["mean"]), tuple(values["std"]), values["trained_on"])
     except KeyError as error:
         raise VbcliError(f"{path} does not say {error}", hint=MAKE_HINT) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from vbcli.models.decoding import DecodingConfig, check_decoding, generate
 from vbcli.schemas import ANSWERS
 from vbcli.stages.caption import sentence_log_probs
 from vbcli.stages.model import BATCH_SIZE, ModelStage, VideoWindow, run_windows, video_windows
+from vbcli.storage import as_path
 from vbcli.tokens import beside
 from vbcli.training.answering import MAX_QUESTION_TOKENS, content_words
 from vbcli.training.batches import Question, VideoTokens
@@ -63,7 +63,7 @@ class Answer(ModelStage):
 
     def identity(self) -> dict[str, Any]:
         # Beside the weights in the checkpoint, and part of what `is_sure` says.
-        words = read_checkpoint_config(Path(self.checkpoint_dir)).get("question_words")
+        words = read_checkpoint_config(as_path(self.checkpoint_dir)).get("question_words")
         kept = {k: v for k, v in super().identity().items() if k != "video_ids"}
         return {**kept, "question_words_sha256": config_hash(words)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from vbcli.errors import ItemFailure
 from vbcli.files import read_json
 from vbcli.schemas import QUALITY
 from vbcli.stage import Process, Rows, Stage
+from vbcli.storage import as_path
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Compare(Stage):
         return {"encoder": self.encoder, "hash_distance": self.hash_distance, "similarity": self.similarity}
 
     def open(self) -> Process:
-        known = {row["video_id"]: row for row in shards.read_rows(Path(self.videos_dir), ["video_id", "path", "split"])}
-        compared = read_json(Path(self.compared))
+        known = {row["video_id"]: row for row in shards.read_rows(as_path(self.videos_dir), ["video_id", "path", "split"])}
+        compared = read_json(as_path(self.compared))
 
         def process(rows: Rows) -> Rows:
             for table in rows:

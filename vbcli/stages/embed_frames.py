@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from vbcli.schemas import vectors_schema
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.embed import WHOLE
 from vbcli.stages.tokenize import VideoRows
+from vbcli.storage import as_path
 from vbcli.vocab.build import feature_matrix
 
 PART_S = 8.0
@@ -50,7 +50,7 @@ class EmbedFrames(Stage):
         return {"width": self.width, "weights_sha256": self.weights_sha256}
 
     def open(self) -> Process:
-        paths = VideoRows(Path(self.videos_dir))
+        paths = VideoRows(as_path(self.videos_dir))
 
         def process(rows: Rows) -> Rows:
             for table in rows:

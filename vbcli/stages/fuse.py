@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from vbcli.schemas import fused_schema
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.model import batch_videos
+from vbcli.storage import as_path
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, Timeline, Window, pack
 from vbcli.training.batches import SegmentRow, VideoTokens, collate
 
@@ -74,13 +74,13 @@ class Fuse(Stage):
         return {"hidden_size": self.hidden_size, "model_sha256": self.model_sha256}
 
     def origin(self) -> dict[str, Any]:
-        return {"trained_on": read_checkpoint_config(Path(self.checkpoint_dir))["trained_on"]}
+        return {"trained_on": read_checkpoint_config(as_path(self.checkpoint_dir))["trained_on"]}
 
     def open(self) -> Process:
         import torch
 
         torch.set_num_threads(self.threads)
-        checkpoint = load_checkpoint(Path(self.checkpoint_dir))
+        checkpoint = load_checkpoint(as_path(self.checkpoint_dir))
         checkpoint.model.to(self.device)
 
         def tables(videos: Sequence[VideoTokens]) -> Iterator[pa.Table]:

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from vbcli.models.bart import Captioner
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.tokenize import VideoRows
+from vbcli.storage import as_path
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
 from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline
 from vbcli.training.from_text import bridge_video
@@ -57,14 +57,14 @@ class ModelStage(Stage):
         Raises:
             VbcliError: no checkpoint of one of the tasks in the folder.
         """
-        return read_checkpoint_config(Path(self.checkpoint_dir), *self.tasks)["model_sha256"]
+        return read_checkpoint_config(as_path(self.checkpoint_dir), *self.tasks)["model_sha256"]
 
     def identity(self) -> dict[str, Any]:
         kept = {k: v for k, v in to_dict(self).items() if k not in ("checkpoint_dir", "videos_dir")}
         return {**kept, "model_sha256": self.model_sha256}
 
     def origin(self) -> dict[str, Any]:
-        return {"trained_on": read_checkpoint_config(Path(self.checkpoint_dir))["trained_on"]}
+        return {"trained_on": read_checkpoint_config(as_path(self.checkpoint_dir))["trained_on"]}
 
     @property
     def is_cut_by_transcript(self) -> bool:
@@ -91,9 +91,9 @@ class ModelStage(Stage):
         import torch
 
         torch.set_num_threads(self.threads)
-        checkpoint = load_checkpoint(Path(self.checkpoint_dir), *self.tasks)
+        checkpoint = load_checkpoint(as_path(self.checkpoint_dir), *self.tasks)
         checkpoint.model.to(self.device)
-        paths = VideoRows(Path(self.videos_dir))
+        paths = VideoRows(as_path(self.videos_dir))
 
         def table_of(videos: Sequence[VideoTokens]) -> pa.Table:
             rows = [

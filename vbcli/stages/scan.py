@@ -23,6 +23,7 @@ from vbcli.runner import ShardInput
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
 from vbcli.speech import Repairs
 from vbcli.stage import Process, Rows, Stage
+from vbcli.storage import as_path, is_remote, list_files
 from vbcli.tars import TarVideo, caption_rows, read_tar, transcript_of
 
 VIDEOS_PER_SHARD = 32
@@ -59,7 +60,9 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
     if not root.exists():
         raise VbcliError(f"{root} does not exist", hint="name a folder of videos, or one video")
     hint = f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}"
-    if root.is_file() and root.suffix.lower() == ".tar":
+    if is_remote(root):
+        found = _scan_remote(root)
+    elif root.is_file() and root.suffix.lower() == ".tar":
         found = _scanned_at(os.fsencode(root.parent.resolve()), os.fsencode(root.name))
     elif root.is_file():
         if not _is_video_name(os.fsencode(root.name)):
@@ -77,6 +80,23 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
         if one.video_id == other.video_id:
             raise VbcliError(f"two files in {root} would both be called {one.video_id}", hint="rename the one whose name is not UTF-8")
     return found
+
+
+def _scan_remote(root: Path) -> list[ScannedVideo]:
+    """The videos below an address of a store, or the one that is there."""
+    paths = [root] if root.is_file() else list_files(root)
+    base = root.parent if root.is_file() else root
+    found = []
+    for path in paths:
+        relative = str(path).removeprefix(str(base)).lstrip("/")
+        if _is_video_name(os.fsencode(path.name)) and not _is_hidden(relative):
+            status = path.stat()
+            found.append(ScannedVideo(relative, str(path), status.st_size, round(status.st_mtime * 1e9)))
+    return found
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in relative.split("/"))
 
 
 def _walk(base: bytes) -> Iterator[bytes]:
@@ -276,13 +296,13 @@ class _Sidecars:
         in_tar = _tar_of(video)
         if in_tar is not None:
             return [asdict(segment) for segment in transcript_of(in_tar[1])]
-        path = Path(os.fsdecode(open_path(video.path)))
+        path = as_path(video.path) if is_remote(video.path) else Path(os.fsdecode(open_path(video.path)))
         folder = path.parent
         if folder not in self.names_in:
-            self.names_in[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []
+            self.names_in[folder] = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         try:
             sidecar = transcripts.find_sidecar(path, self.names_in[folder])
-            if sidecar is not None and not self.follows_links and leads_out(os.fspath(sidecar), video.video_id):
+            if sidecar is not None and not self.follows_links and leads_out(str(sidecar), video.video_id):
                 self.notes.append(f"{sidecar} is a link that leads out of its folder, and is not read; --follow-links reads it")
                 return []
             transcript = None if sidecar is None else transcripts.read_transcript(sidecar)

@@ -16,6 +16,7 @@ from vbcli.errors import ItemFailure, VbcliError
 from vbcli.runner import ShardInput, dataset_inputs, read_videos
 from vbcli.schemas import VIDEOS, tokens_schema
 from vbcli.stage import Process, Rows, Stage
+from vbcli.storage import as_path
 from vbcli.tokens import segment_clips
 from vbcli.transcripts import TranscriptSegment
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
@@ -61,8 +62,8 @@ class Tokenize(Stage):
         }
 
     def open(self) -> Process:
-        vocabulary = load_vocabulary(Path(self.vocab_dir))
-        texts = VideoRows(Path(self.videos_dir))
+        vocabulary = load_vocabulary(as_path(self.vocab_dir))
+        texts = VideoRows(as_path(self.videos_dir))
 
         def process(rows: Rows) -> Rows:
             for table in rows:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from vbcli.config import from_dict
 from vbcli.errors import VbcliError
@@ -133,7 +133,7 @@ def load_vocabulary(vocab_dir: Path) -> Vocabulary:
     weights = vocab_dir / "vocabulary.safetensors"
     try:
         data = weights.read_bytes()
-        tensors = load_file(weights)
+        tensors = load(data)
     except (OSError, SafetensorError) as error:
         raise VbcliError(
             f"{weights} cannot be read: {error}", hint="it is damaged: copy it again, or build the vocabulary again"

@@ -1,0 +1,162 @@
+"""Folders on other machines: in memory, and in a store that speaks S3, run here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+from upath import UPath
+
+from tests.e2e.commands import vbcli
+from vbcli import shards
+from vbcli.encoders import load_encoder
+from vbcli.errors import ItemFailure, VbcliError
+from vbcli.files import write_atomic, write_json
+from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
+from vbcli.stages.extract import Extract
+from vbcli.storage import as_path, copy_folder, is_remote, local_output
+from vbcli.validation import validate
+from vbcli.vocab.build import build_vocabulary
+from vbcli.vocab.config import VocabConfig
+
+SERIAL = RunOptions("serial")
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder in memory."""
+    folder = as_path(f"memory://{tmp_path.name}")
+    yield folder
+    if folder.exists():
+        folder.rmdir(recursive=True)  # type: ignore[call-arg]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    running = ThreadedMotoServer(port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"bucket-{os.getpid()}-{abs(hash(str(tmp_path))) % 10**8}"
+    s3fs.S3FileSystem().mkdir(name)
+    return as_path(f"s3://{name}/data")
+
+
+def test_what_is_an_address_and_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(as_path("memory://a/b"), UPath)
+    # As a command line passes it on.
+    assert str(as_path(Path("memory://a/b"))) == "memory://a/b"
+    for plain in ("a/b.mp4", "/a/b", "c:d", "http.mp4", str(tmp_path)):
+        assert as_path(plain) == Path(plain)
+        assert not is_remote(as_path(plain))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "memory:").mkdir()
+    (tmp_path / "memory:" / "own").mkdir()
+    assert as_path("memory:/own") == Path("memory:/own")
+    with pytest.raises(VbcliError, match="nosuch:// is not known here"):
+        as_path("nosuch://a/b")
+
+
+def test_files_appear_whole_and_once(memory: Path) -> None:
+    assert write_atomic(memory / "a" / "b.txt", b"one")
+    assert not write_atomic(memory / "a" / "b.txt", b"two", is_exclusive=True)
+    assert (memory / "a" / "b.txt").read_bytes() == b"one"
+    assert write_json(memory / "c.json", {"x": 1}, is_exclusive=True)
+
+
+def test_a_shard_that_is_not_finished_is_not_there(memory: Path, video_folder: Path, tmp_path: Path) -> None:
+    extract_videos(video_folder, tmp_path / "frames", Extract(size_px=32), options=SERIAL)
+    table = shards.read_shard(tmp_path / "frames" / "shard-00000.parquet")
+    with suppress(RuntimeError), shards.ShardWriter(memory / "shard-00000.parquet", table.schema) as writer:
+        writer.write(table)
+        raise RuntimeError
+    assert not (memory / "shard-00000.parquet").exists()
+
+
+def chain(videos: Path, root: Path) -> dict[str, list]:
+    """The chain from videos to tokens, and what is in it."""
+    extract_videos(videos, root / "frames", Extract(fps=4, size_px=48), [videos / "captions.csv"], SERIAL)
+    encoder = load_encoder("timm:test_convnext/random", pool="mean", precision="float32", clip_s=0.25).spec
+    encode_dataset(root / "frames", root / "features", encoder, options=SERIAL)
+    build_vocabulary(root / "features", root / "vocab", VocabConfig(2, 2, 0, n_codebooks=1))
+    tokenize_dataset(root / "features", root / "tokens", root / "vocab", options=SERIAL)
+    names = {"frames": ["video_id", "pts_s", "image"], "features": ["video_id", "start_s", "feature"]}
+    names["tokens"] = ["video_id", "visual_tokens", "text"]
+    return {name: shards.read_rows(root / name, columns) for name, columns in names.items()}
+
+
+@pytest.mark.parametrize("place", ["memory", "bucket"])
+def test_the_chain_on_another_machine_is_that_on_this(
+    place: str, request: pytest.FixtureRequest, video_folder: Path, tmp_path: Path
+) -> None:
+    root: Path = request.getfixturevalue(place)
+    copy_folder(video_folder, root / "videos")
+    (root / "videos" / "broken.mp4").write_bytes(b"no video")
+    shutil.copytree(video_folder, tmp_path / "videos")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    assert chain(root / "videos", root) == chain(tmp_path / "videos", tmp_path)
+    for name in ("frames", "features", "tokens"):
+        assert list(validate(root / name, reads_data=True)) == []
+    (failure,) = shards.read_failures(root / "frames")
+    assert isinstance(failure, ItemFailure)
+    assert failure.message.startswith(f"{root}/videos/broken.mp4 cannot be opened")
+    # The same again does nothing.
+    again = extract_videos(root / "videos", root / "frames", Extract(fps=4, size_px=48), options=SERIAL)
+    assert (again.n_done, again.n_waiting) == (0, 1)
+    videos = {row["video_id"]: row for row in shards.read_rows(root / "frames" / "videos")}
+    assert videos["a.mp4"]["transcript"][0]["text"] == "The bars move."
+    assert videos["a.mp4"]["path"] == f"{root}/videos/a.mp4"
+
+
+def test_commands_take_addresses(bucket: Path, video_folder: Path, tmp_path: Path) -> None:
+    copy_folder(video_folder, bucket / "videos")
+    address = str(bucket)
+    vbcli("extract", f"{address}/videos", f"{address}/frames", "--size", "32", "--executor", "serial", cwd=tmp_path)
+    assert "is whole" in vbcli("validate", f"{address}/frames", "--read-data", cwd=tmp_path).stdout
+    assert "kind: frames" in vbcli("inspect", f"{address}/frames", cwd=tmp_path).stdout
+    vbcli("filter", f"{address}/frames", "here", "--where", "pts_s < 1", cwd=tmp_path)
+    assert {row["pts_s"] < 1 for row in shards.read_rows(tmp_path / "here", ["pts_s"])} == {True}
+    said = vbcli("extract", f"{address}/nowhere", "x", cwd=tmp_path, status=1).stderr
+    assert f"{address}/nowhere does not exist" in " ".join(said.split())
+    assert not any(tmp_path.glob("s3:*"))
+
+
+def test_worker_processes_write_to_the_store_too(bucket: Path, video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vbcli.stages.scan.VIDEOS_PER_SHARD", 2)
+    extract_videos(video_folder, bucket / "frames", Extract(size_px=32), options=RunOptions("processes", 2))
+    extract_videos(video_folder, tmp_path / "frames", Extract(size_px=32), options=SERIAL)
+    assert len(shards.list_shards(bucket / "frames")) == 2
+    for path in shards.list_shards(bucket / "frames"):
+        assert path.read_bytes() == (tmp_path / "frames" / path.name).read_bytes()
+
+
+def test_a_folder_that_is_written_here_is_uploaded_when_it_is_finished(memory: Path) -> None:
+    with local_output(memory / "model") as folder:
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"1")
+        assert not (memory / "model").exists()
+    assert (memory / "model" / "weights").read_bytes() == b"1"
+    with suppress(RuntimeError), local_output(memory / "model") as folder:
+        assert (folder / "weights").read_bytes() == b"1"
+        (folder / "weights").write_bytes(b"2")
+        raise RuntimeError
+    assert (memory / "model" / "weights").read_bytes() == b"1"

@@ -1,0 +1,183 @@
+"""Paths on other machines: `s3://`, `gs://`, `memory://` and whatever else fsspec knows, as objects that behave like `pathlib.Path`.
+
+An object of a store appears whole when its last part has arrived: writing one is atomic without a name of its own in between. What works on
+files of this machine alone (ffmpeg, safetensors) gets a copy, for as long as it is needed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vbcli.errors import MediaError, VbcliError
+
+# A command line turns `s3://bucket` into a path, which has one slash left.
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)(.*)", re.DOTALL)
+MAX_FETCHED = 32
+"""Copies of videos that a process keeps: as many as one video is rendered from."""
+
+
+def as_path(text: str | Path) -> Path:
+    """A path of this machine, or of another one where it is an address.
+
+    Raises:
+        VbcliError: the package for that kind of address is not installed.
+    """
+    found = _URL.fullmatch(str(text))
+    if found is None or os.path.lexists(str(text)):
+        return Path(text)
+    from upath import UPath
+
+    scheme, rest = found[1], found[2]
+    try:
+        return UPath(f"{scheme}://{rest}")  # type: ignore[return-value]
+    except (ImportError, ValueError) as error:
+        cause = str(error).partition("\n")[0]
+        hint = "pip install 'vbcli[s3]' or 'vbcli[gs]', or another package of fsspec's"
+        raise VbcliError(f"{scheme}:// is not known here: {cause}", hint=hint) from error
+
+
+def is_remote(path: object) -> bool:
+    """Whether a path is of another machine."""
+    return not isinstance(path, str | os.PathLike) or (isinstance(path, str) and _URL.fullmatch(path) is not None and "://" in path)
+
+
+def write_remote(path: Path, data: bytes, *, is_exclusive: bool) -> bool:
+    """Writes an object whole; see `files.write_atomic`."""
+    try:
+        with path.open("xb" if is_exclusive else "wb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def upload(source: Path, target: Path) -> None:
+    """Writes a file of this machine to a store, in parts."""
+    with source.open("rb") as read, target.open("wb") as write:
+        shutil.copyfileobj(read, write, 8 << 20)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """What a reader of files takes: the path of a local one, else the object, open."""
+    if not is_remote(path):
+        yield path
+        return
+    with path.open("rb") as file:
+        yield file
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """A file on this machine: itself, or a copy that lasts as long as the block."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="vbcli-") as place:
+        copy = Path(place) / path.name
+        _download(path, copy)
+        yield copy
+
+
+@contextmanager
+def local_output(path: Path) -> Iterator[Path]:
+    """A folder on this machine to write to: itself, or one whose files are uploaded when the block ends well.
+
+    What is there already comes first, so that work goes on where it was.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="vbcli-") as place:
+        copy = Path(place) / path.name
+        if path.exists():
+            copy_folder(path, copy)
+        yield copy
+        copy_folder(copy, path)
+
+
+def copy_folder(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> None:
+    """Copies the files of a folder, wherever both are; those that are there are written over.
+
+    Args:
+        without: names of files and folders at the top that stay behind.
+    """
+    if not is_remote(source) and not is_remote(target):
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=lambda folder, _: without if Path(folder) == source else ())
+        return
+    for path in sorted(source.rglob("*")):
+        relative = PurePosixPath(path.as_posix()).relative_to(PurePosixPath(source.as_posix()))
+        if path.is_file() and relative.parts[0] not in without:
+            copy = target.joinpath(*relative.parts)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("rb") as read, copy.open("wb") as write:
+                shutil.copyfileobj(read, write, 8 << 20)
+
+
+def _download(path: Path, target: Path) -> None:
+    try:
+        with path.open("rb") as read, target.open("wb") as write:
+            shutil.copyfileobj(read, write, 8 << 20)
+    except OSError as error:
+        raise VbcliError(f"{path} cannot be read: {error.strerror or error}", hint="look at the address, and at who may read it") from error
+
+
+class _Fetched:
+    """Copies of videos, the last ones that were asked for."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="vbcli-")
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        self.copies: OrderedDict[str, str] = OrderedDict()
+
+    def get(self, url: str) -> str:
+        if url in self.copies:
+            self.copies.move_to_end(url)
+            return self.copies[url]
+        while len(self.copies) >= MAX_FETCHED:
+            _, old = self.copies.popitem(last=False)
+            os.unlink(old)
+        target = os.path.join(self.folder, f"{len(os.listdir(self.folder))}-{PurePosixPath(url).name}")
+        try:
+            _download(as_path(url), Path(target))
+        except VbcliError as error:
+            raise MediaError(error.message) from error
+        self.copies[url] = target
+        return target
+
+
+_fetched: dict[int, _Fetched] = {}
+
+
+def fetch(url: str) -> str:
+    """A copy of a remote video on this machine; those asked for last are kept for a while.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    # A forked child must not remove its parent's.
+    if os.getpid() not in _fetched:
+        _fetched[os.getpid()] = _Fetched()
+    return _fetched[os.getpid()].get(url)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder with all that is in it, wherever it is."""
+    if is_remote(path):
+        path.rmdir(recursive=True)  # type: ignore[call-arg]
+    else:
+        shutil.rmtree(path)
+
+
+def list_files(folder: Path) -> list[Any]:
+    """All files below a remote folder, in order."""
+    return sorted((path for path in folder.rglob("*") if path.is_file()), key=str)
