@@ -140,6 +140,31 @@ def test_commands_take_addresses(bucket: Path, video_folder: Path, tmp_path: Pat
     assert not any(tmp_path.glob("s3:*"))
 
 
+def test_models_and_videos_go_to_the_store(bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    vbcli("demo-data", "world", "--n-videos", "8", cwd=tmp_path)
+    copy_folder(tmp_path / "world" / "videos", bucket / "videos")
+    at = f"{bucket}/"
+    small = ("--encoder", "timm:test_convnext/random", "--pool", "mean", "--executor", "serial")
+    vbcli("encode", at + "videos", at + "features", "--captions", "world/captions.csv", *small, cwd=tmp_path)
+    vbcli("build-vocab", at + "features", at + "vocab", "--codebooks", "1", "--whiten", "0", cwd=tmp_path)
+    vbcli("tokenize", at + "features", at + "tokens", "--vocab", at + "vocab", cwd=tmp_path)
+    train = ("train", at + "tokens", at + "model", "--task", "caption", "--max-steps", "2", "--model", "videobert-tiny")
+    vbcli(*train, cwd=tmp_path)
+    assert "trained already" in " ".join(vbcli(*train, cwd=tmp_path).stderr.split())
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    vbcli("caption", at + "videos", at + "captions", "--checkpoint", at + "model", "--executor", "serial", cwd=tmp_path)
+    assert len(shards.read_rows(bucket / "captions")) == 8
+    vbcli("summarize", at + "videos", at + "short", "--checkpoint", at + "model", "--executor", "serial", cwd=tmp_path)
+    assert len([path for path in (bucket / "short").rglob("*") if path.name == "summary.mp4"]) == 8
+    first, second = sorted(path.name for path in (tmp_path / "world" / "videos").glob("*.mp4"))[:2]
+    said = ("--instruction", "drop the first second", "--out", at + "edits/cut.mp4")
+    vbcli("edit", at + "videos/" + first, f"world/videos/{second}", *said, cwd=tmp_path)
+    assert sorted(path.name for path in (bucket / "edits").iterdir()) == ["cut.edl", "cut.mp4", "cut.otio"]
+    vbcli("export", at + "captions", at + "tables", "--to", "csv", cwd=tmp_path)
+    assert (bucket / "tables" / "shard-00000.csv").read_bytes().startswith(b"video_id,")
+
+
 def test_worker_processes_write_to_the_store_too(bucket: Path, video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vbcli.stages.scan.VIDEOS_PER_SHARD", 2)
     extract_videos(video_folder, bucket / "frames", Extract(size_px=32), options=RunOptions("processes", 2))
@@ -149,7 +174,10 @@ def test_worker_processes_write_to_the_store_too(bucket: Path, video_folder: Pat
         assert path.read_bytes() == (tmp_path / "frames" / path.name).read_bytes()
 
 
-def test_a_folder_that_is_written_here_is_uploaded_when_it_is_finished(memory: Path) -> None:
+def test_a_folder_that_is_written_here_is_uploaded_when_it_is_finished(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with local_output(memory / "model") as folder:
         folder.mkdir()
         (folder / "weights").write_bytes(b"1")
@@ -160,3 +188,8 @@ def test_a_folder_that_is_written_here_is_uploaded_when_it_is_finished(memory: P
         (folder / "weights").write_bytes(b"2")
         raise RuntimeError
     assert (memory / "model" / "weights").read_bytes() == b"1"
+    # What was done is not lost: the next run goes on with it.
+    with local_output(memory / "model") as folder:
+        assert (folder / "weights").read_bytes() == b"2"
+    assert (memory / "model" / "weights").read_bytes() == b"2"
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))

@@ -7,6 +7,7 @@ files of this machine alone (ffmpeg, safetensors) gets a copy, for as long as it
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import re
 import shutil
@@ -92,17 +93,31 @@ def local_copy(path: Path) -> Iterator[Path]:
 def local_output(path: Path) -> Iterator[Path]:
     """A folder on this machine to write to: itself, or one whose files are uploaded when the block ends well.
 
-    What is there already comes first, so that work goes on where it was.
+    What is there already comes first; what a run that was ended early left is kept on this machine, and the next one goes on with it.
     """
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="vbcli-") as place:
-        copy = Path(place) / path.name
-        if path.exists():
-            copy_folder(path, copy)
-        yield copy
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vbcli"
+    copy = cache / hashlib.sha256(str(path).encode()).hexdigest()[:16] / path.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if not copy.exists() and path.exists():
+        copy_folder(path, copy)
+    yield copy
+    if copy.exists():
         copy_folder(copy, path)
+        shutil.rmtree(copy.parent)
+
+
+@contextmanager
+def local_file(path: Path) -> Iterator[Path]:
+    """A file on this machine to write: itself, or one that is uploaded, with what was written beside it, when the block ends well."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="vbcli-") as place:
+        yield Path(place) / path.name
+        copy_folder(Path(place), path.parent)
 
 
 def copy_folder(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> None:

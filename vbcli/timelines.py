@@ -15,6 +15,7 @@ from vbcli.files import write_atomic
 from vbcli.media.containers import open_path
 from vbcli.media.probe import frame_times, probe_video
 from vbcli.rendering import Cut
+from vbcli.storage import as_path, is_remote
 
 DEFAULT_RATE = 25.0
 DROP = 1001 / 1000
@@ -90,7 +91,7 @@ def _timecode(frame: int, rate: int) -> str:
 
 
 def _path_of(cut: Cut) -> Path:
-    return Path(os.fsdecode(open_path(cut.path))).absolute()
+    return as_path(cut.path) if is_remote(cut.path) else Path(os.fsdecode(open_path(cut.path))).absolute()
 
 
 def _timeline(name: str, clips: Sequence[TimelineClip]) -> otio.schema.Timeline:

@@ -115,7 +115,7 @@ def caption(
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut, is_grounded=evidence)
-    if burn_in is not None and source.is_dir() and burn_in.resolve().is_relative_to(source.resolve()):
+    if burn_in is not None and source.is_dir() and str(burn_in.resolve()).startswith(f"{source.resolve()}/"):
         raise UsageError(f"--burn-in {burn_in} is among the videos, and its copies would be captioned next", hint="name another folder")
     target = captions_dir or places.results_dir("captions", source, stage.identity())
     with run_options("caption", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
@@ -175,8 +175,10 @@ def _burn_in(target: Path, folder: Path, ffmpeg: str) -> list[ItemFailure]:
     """Writes the videos with their captions, where they are not there yet."""
     from vbcli.exports import burn_captions
     from vbcli.media.program import find_ffmpeg
+    from vbcli.storage import local_output
 
-    failures = render_each(burn_captions(target, folder, find_ffmpeg(ffmpeg)))
+    with local_output(folder) as local:
+        failures = render_each(burn_captions(target, local, find_ffmpeg(ffmpeg)))
     console.note(f"caption: the videos with their captions are in {folder}")
     return failures
 

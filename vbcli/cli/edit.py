@@ -49,26 +49,28 @@ def edit(
     missing = next((video for video in videos if not video.is_file()), None)
     if missing is not None:
         raise VbcliError(f"{missing} {'is a folder' if missing.is_dir() else 'does not exist'}", hint="name the videos one by one")
-    if any(os.path.exists(out) and out.resolve() == video.resolve() for video in videos):
+    if any(out.exists() and out.resolve() == video.resolve() for video in videos):
         raise UsageError(f"--out {out} is one of the videos")
     from vbcli.editing.apply import check_targets, decide, render_decisions
     from vbcli.files import escape_name
     from vbcli.media.program import find_ffmpeg
     from vbcli.segments import Segmentation
+    from vbcli.storage import is_remote, local_file
 
-    if not dry_run:
+    if not dry_run and not is_remote(out):
         check_targets(out)
     model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
     executable = find_ffmpeg(ffmpeg)
     with tempfile.TemporaryDirectory() as place, run_options("edit", executor, 0, False, ffmpeg) as options:
         cut = Segmentation(segments.value, segment_seconds)
         decided = decide(videos, parsed, model_dir, cut, Path(place), threads=threads, options=options)
-    written = escape_name(os.fsencode(out))
+    written = str(out) if is_remote(out) else escape_name(os.fsencode(out))
     if not as_json:
         _show_matches(decided.matches)
         _show_decisions(decided.decisions)
     if not dry_run:
-        is_copied = render_decisions(decided.decisions, out, executable)
+        with local_file(out) as local:
+            is_copied = render_decisions(decided.decisions, local, executable)
         how = "without coding anything again" if is_copied else "coded again, as cuts are not at key frames or are played otherwise"
         console.note(f"edit: wrote {written} ({how}), and beside it its timelines, .otio and .edl")
     if as_json:

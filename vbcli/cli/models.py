@@ -241,6 +241,10 @@ def _has_captions(tokens_dir: Path, split: str) -> bool:
 
 
 def _fit(source_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitReport:
+    from dataclasses import replace
+
+    from vbcli.storage import local_output
+
     if options.task == "encoder":
         from vbcli.training.fit_encoder import fit_encoder as run
     else:
@@ -259,9 +263,11 @@ def _fit(source_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitRepo
             text = f"loss {now.loss:.3f}, validation {now.validation_loss:.3f}, {now.tokens_per_s:,.0f} {unit}/s"
             progress.update(bar, completed=now.step, total=now.max_steps, text=text)
 
-        report = run(
-            source_dir, checkpoint_dir, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress
-        )
+        with local_output(checkpoint_dir) as local:
+            report = run(
+                source_dir, local, options, on_note=lambda text: console.note(f"train {options.task}: {text}"), on_progress=on_progress
+            )
+        report = replace(report, checkpoint_dir=checkpoint_dir)
     if report.result is None:
         console.note(f"{checkpoint_dir}: trained already with these options and data")
     else:

@@ -93,15 +93,17 @@ def _length(length: str | None, n_keyframes: int | None) -> Length:
 def _render(target: Path, ffmpeg: str, *, is_video: bool) -> list[ItemFailure]:
     """Writes the files of each summary that has none yet, or those of other rows or of another video."""
     from vbcli.media.program import find_ffmpeg
+    from vbcli.storage import local_output
     from vbcli.storyboards import is_rendered, read_summaries, render_summary
 
-    executable, rendered = find_ffmpeg(ffmpeg), target / "rendered"
-    failures = render_each(
-        (video_id, partial(render_summary, kept, rendered / video_id, executable, is_video=is_video))
-        for video_id, kept in read_summaries(target).items()
-        if not is_rendered(kept, rendered / video_id)
-    )
-    console.note(f"summarize: key frames, storyboards{', videos and timelines' if is_video else ''} are in {rendered}")
+    executable = find_ffmpeg(ffmpeg)
+    with local_output(target / "rendered") as rendered:
+        failures = render_each(
+            (video_id, partial(render_summary, kept, rendered / video_id, executable, is_video=is_video))
+            for video_id, kept in read_summaries(target).items()
+            if not is_rendered(kept, rendered / video_id)
+        )
+    console.note(f"summarize: key frames, storyboards{', videos and timelines' if is_video else ''} are in {target / 'rendered'}")
     return failures
 
 

@@ -53,8 +53,11 @@ def export(
         _export_checkpoint(source, out_dir, to)
         return
     from vbcli.datasetexports import export_dataset
+    from vbcli.storage import local_output
 
-    for sentence in export_dataset(source, out_dir, to.value):
+    with local_output(out_dir) as local:
+        notes = export_dataset(source, local, to.value)
+    for sentence in notes:
         console.warn(sentence)
     console.note(f"{out_dir}: {to.value}, a file for each shard")
 
@@ -63,14 +66,17 @@ def _export_checkpoint(checkpoint_dir: Path, out_dir: Path, to: ExportFormat) ->
     from vbcli.models.checkpoint import load_checkpoint
     from vbcli.models.exchange import export_transformers
     from vbcli.models.onnx_export import MODEL_NAME, export_onnx
+    from vbcli.storage import local_output
 
     checkpoint = load_checkpoint(checkpoint_dir)
     if to is ExportFormat.onnx:
         console.note("export: writing the encoder and comparing what onnxruntime computes; a large one takes minutes")
-        difference = export_onnx(checkpoint, out_dir)
+        with local_output(out_dir) as local:
+            difference = export_onnx(checkpoint, local)
         console.note(f"{out_dir / MODEL_NAME}: onnxruntime reads it; its outputs differ from torch's by at most {difference:.0e}")
         return
-    name = export_transformers(checkpoint, out_dir)
+    with local_output(out_dir) as local:
+        name = export_transformers(checkpoint, local)
     console.note(f"{out_dir}: transformers.{name}.from_pretrained reads it")
     if (out_dir / "video_inputs.py").exists():
         console.note(f"{out_dir / 'video_inputs.py'}: builds its inputs from tokens and features")

@@ -26,6 +26,7 @@ from vbcli.rendering import Cut, cut_times, render_cuts, snap_cut
 from vbcli.retrieval.index import Item, VideoIndex
 from vbcli.segments import Segmentation, cut_segments
 from vbcli.shards import read_failures
+from vbcli.storage import fetch, is_remote
 from vbcli.timelines import TimelineClip, write_edl, write_timeline
 from vbcli.training.batches import SegmentRow, VideoTokens
 from vbcli.transcripts import find_sidecar
@@ -101,7 +102,7 @@ def decide(
         return find_parts(checkpoint, parts, what)
 
     plan = plan_edit(instruction, durations_s, ground)
-    matches = [Match(clause, _shown(videos[s.video].absolute()), s.start_s, s.end_s, s.score) for clause, s in plan.matches]
+    matches = [Match(clause, _shown(videos[s.video]), s.start_s, s.end_s, s.score) for clause, s in plan.matches]
     return Decided(_at_frames(plan.pieces, videos, instruction.limit_s), matches)
 
 
@@ -111,7 +112,7 @@ def _at_frames(pieces: Sequence[Piece], videos: Sequence[Path], limit_s: float |
     left_s = math.inf if limit_s is None else limit_s
     for piece in pieces:
         # Snapped first: a piece may grow by nearly a frame.
-        cut = snap_cut(Cut(_shown(videos[piece.span.video].absolute()), piece.span.start_s, piece.span.end_s, piece.speed, piece.is_mute))
+        cut = snap_cut(Cut(_shown(videos[piece.span.video]), piece.span.start_s, piece.span.end_s, piece.speed, piece.is_mute))
         if cut is None:
             continue
         fitting = _shortened(cut, left_s)
@@ -138,7 +139,7 @@ def _shortened(cut: Cut, limit_s: float) -> Cut | None:
 
 def _shown(path: Path) -> str:
     """A path as text that can be written anywhere; `open_path` finds the file by it."""
-    return escape_name(os.fsencode(path))
+    return str(path) if is_remote(path) else escape_name(os.fsencode(path.absolute()))
 
 
 def _look_at(
@@ -165,7 +166,7 @@ def _look_at(
     for (link, video), *_ in linked:
         name = str(link.relative_to(folder))
         of_video = [item for item in index.items("segment") if item.video_id == name]
-        found.append(VideoParts(_shown(Path(video.name)), _parts(whole[name], of_video, segments)))
+        found.append(VideoParts(escape_name(os.fsencode(video.name)), _parts(whole[name], of_video, segments)))
     return found
 
 
@@ -182,7 +183,7 @@ def _link(video: Path, folder: Path) -> list[tuple[Path, Path]]:
         links.append((folder / f"video{sidecar.suffix.lower()}", sidecar))
     folder.mkdir(parents=True)
     for link, path in links:
-        link.symlink_to(path.absolute())
+        link.symlink_to(fetch(str(path)) if is_remote(path) else path.absolute())
     return links
 
 
@@ -227,7 +228,7 @@ def render_decisions(decisions: Sequence[Decision], out: Path, executable: str) 
     cuts = [decision.cut for decision in decisions]
     clips = [TimelineClip(cut, Path(cut.path).stem) for cut in cuts]
     _, *timelines = _targets(out)
-    title = _shown(Path(out.stem))
+    title = escape_name(os.fsencode(out.stem))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside the video, so that what is finished need only be renamed.

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from vbcli.errors import MediaError
-from vbcli.media.containers import PacketTime, VideoInfo, open_path
+from vbcli.media.containers import PacketTime, VideoInfo, absolute_path, open_path
 from vbcli.media.limits import Limits
 from vbcli.storage import fetch, is_remote
 
@@ -155,8 +155,8 @@ def _reader(memory_mb: int, process_id: int) -> _Reader:
 
 
 def _ask(call: str, path: str, limits: Limits) -> Any:
-    # Fetched here: the reader has neither the time nor the memory for it.
-    local = fetch(path) if is_remote(path) else path
+    # Fetched here: the reader has neither the time nor the memory for it. Whole, as it may have been started in another folder.
+    local = fetch(path) if is_remote(path) else absolute_path(path)
     try:
         return _reader(limits.memory_mb, os.getpid()).ask(call, local, limits.timeout_s)
     except MediaError as error:
