@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,7 +90,6 @@ def _asked(
     """What is asked, and the videos that names in it are of."""
     from vbcli.pipeline import dataset_kind
     from vbcli.stages.answer import AskedQuestion
-    from vbcli.training.answering import content_words
 
     if question is not None and questions is not None:
         raise UsageError("give one question, or --questions FILE")
@@ -100,7 +100,7 @@ def _asked(
     if question is not None:
         if not question.strip():
             raise UsageError("the question is empty", hint="ask something, such as: what color is the ball?")
-        if not content_words(question):
+        if not re.search(r"\w", question):
             raise UsageError(f"there is no question in '{question}'", hint="say what it is about, such as: what color is the ball?")
         if choose:
             _check_choices(choose, model_dir)
@@ -195,4 +195,4 @@ def _doubt(row: dict[str, Any]) -> str:
 
     if row["unknown_words"]:
         return f" (no training question had: {', '.join(row['unknown_words'])})"
-    return "" if content_words(row["question"]) else " (there is no question in it)"
+    return "" if content_words(row["question"]) else " (the question names nothing to look for)"
