@@ -156,9 +156,10 @@ def _check_candidates(rows: Sequence[CaptionRow], path: Path, model_dir: Path) -
     from vbcli.captionfiles import cell_error
 
     first = {candidates: row.line for row in reversed(rows) if (candidates := row.candidates)}
-    vocabulary = _vocabulary(model_dir) if first else None
+    if not first:
+        return
+    vocabulary = _vocabulary(model_dir)
     for candidates, line in first.items():
-        assert vocabulary is not None
         if len(vocabulary.group_alike(candidates)) == 1:
             names = [f"'{text}'" for text in dict.fromkeys(candidates)]
             read = f", as the model reads {' and '.join(names)} alike" if len(names) > 1 else f", {names[0]}"
