@@ -13,7 +13,6 @@ from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.evaluation import Evaluation, References
 from vbcli.metrics.answers import exact_match, expected_scores, normalise, score_answers
-from vbcli.metrics.bootstrap import paired_gain
 from vbcli.runner import read_videos
 from vbcli.training.answering import known_answers
 from vbcli.training.batches import VideoTokens, read_tokens
@@ -120,11 +119,9 @@ def evaluate_answers(
     table = {name: [run.answers for run in runs] for name, runs in systems.items()}
     training = _training_videos(wanted, tokens_dir, evaluation.notes)
     table |= {name: [rows] for name, rows in _baselines(training, truths).items()}
-    right = {name: np.mean([_are_right(rows, truths) for rows in runs], axis=0) for name, runs in table.items()}
     for name, runs in table.items():
         evaluation.add_system(name, [_score(rows, truths) for rows in runs])
-        if name != GIVEN:
-            evaluation.gains[name] = paired_gain(right[GIVEN], right[name])
+    evaluation.add_gains({name: [_are_right(rows, truths) for rows in runs] for name, runs in table.items()})
     if training:
         evaluation.scores[CHANCE] = expected_scores(_drawn(training), list(truths.values()))
     return evaluation

@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.evaluation import Evaluation
-from vbcli.metrics.bootstrap import paired_gain
 from vbcli.metrics.classes import (
     ClassCounts,
     ClassGuesses,
@@ -49,6 +46,11 @@ class ClassEvaluation(Evaluation):
     confusions: list[list[int]] = field(default_factory=list)
     counts: list[ClassCounts] = field(default_factory=list)
     reliability: list[ReliabilityBin] = field(default_factory=list)
+
+    @property
+    def guess(self) -> str:
+        """What `reliability` counts, in words."""
+        return "first guess" if self.confusions else "class"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def evaluate_classes(
     def gather(run: ClassRows) -> ClassGuesses:
         return gather_guesses(run.scores, run.labels, labelled, is_single_label=is_single_label)
 
-    guesses = gather(rows)
+    table = {name: [gather(run) for run in runs] for name, runs in systems.items()}
+    guesses = table[GIVEN][0]
     evaluation = ClassEvaluation({})
     if len(labelled) < len(video_ids):
         evaluation.notes.append(f"{len(video_ids) - len(labelled)} of {len(video_ids)} videos have no label and are left out")
@@ -116,17 +119,14 @@ def evaluate_classes(
         evaluation.confusions = confusions(guesses).tolist()
     else:
         evaluation.counts = one_against_rest(guesses)
-    table = {name: [gather(run) for run in runs] for name, runs in systems.items()}
     if tokens_dir is None:
         evaluation.notes.append("no tokens dataset named (--baselines): no baselines from training videos")
     else:
         found = _baselines(labelled, read_tokens(tokens_dir), is_single_label, evaluation.notes)
         table |= {name: [gather(run)] for name, run in found.items()}
-    right = {name: np.mean([are_right(run) for run in runs], axis=0) for name, runs in table.items()}
     for name, runs in table.items():
         evaluation.add_system(name, [score_classes(run) for run in runs])
-        if name != GIVEN:
-            evaluation.gains[name] = paired_gain(right[GIVEN], right[name])
+    evaluation.add_gains({name: [are_right(run) for run in runs] for name, runs in table.items()})
     return evaluation
 
 

@@ -51,6 +51,16 @@ class Evaluation:
             self.spread[name] = {key: float(column.std(ddof=1)) for key, column in columns.items()}
             self.notes.append(f"{name}: mean and standard deviation of {len(runs)} runs")
 
+    def add_gains(self, items: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """What the first row has above each other one.
+
+        Args:
+            items: row name to one score of each video or question, in each run, float (N,).
+        """
+        means = {name: np.mean(runs, axis=0) for name, runs in items.items()}
+        first, *others = means
+        self.gains = {name: paired_gain(means[first], means[name]) for name in others}
+
 
 def evaluate_captions(
     captions: Mapping[str, str],
@@ -93,7 +103,7 @@ def evaluate_captions(
         f"{len(shared)} videos, {n_references} references, PTB tokens; CIDEr is CIDEr-D as pycocoevalcap scales it (10 is a perfect match)"
     )
 
-    per_video: dict[str, np.ndarray] = {}
+    per_video: dict[str, list[np.ndarray]] = {}
 
     def score(name: str, runs: Sequence[Mapping[str, str]], has_meteor: bool = False) -> None:
         rows = []
@@ -109,7 +119,7 @@ def evaluate_captions(
             if has_meteor and found.meteor_reason and not rows:
                 evaluation.notes.append(f"no METEOR: {found.meteor_reason}")
             rows.append((found, {**found.as_row(), **_mention_row(said, truths, lexicon)}))
-        per_video[name] = np.mean([found.cider_per_video for found, _ in rows], axis=0)
+        per_video[name] = [found.cider_per_video for found, _ in rows]
         evaluation.add_system(name, [row for _, row in rows])
 
     # METEOR's Java takes many seconds to start: it is asked for the captions in question alone.
@@ -117,7 +127,7 @@ def evaluate_captions(
     baselines = {} if tokens_dir is None else _training_baselines(shared, tokens_dir, evaluation)
     for name, runs in {**(others or {}), **{name: [rows] for name, rows in baselines.items()}}.items():
         score(name, runs)
-        evaluation.gains[name] = paired_gain(per_video[GIVEN], per_video[name])
+    evaluation.add_gains(per_video)
     if len(shared) > 1:
         shuffled = permutation_scores(
             hypotheses,
@@ -270,8 +280,9 @@ class References:
             truths: what is known of videos, of the kind that is scored.
             scored: of `held_out`, for the same `split`.
         """
+        counts_training = self.are_for_training(scored)
         n = sum(
-            bool(truths.get(v)) and split in (None, self.splits.get(v)) and (self.splits.get(v) != "train" or self.are_for_training(scored))
+            bool(truths.get(v)) and split in (None, self.splits.get(v)) and (self.splits.get(v) != "train" or counts_training)
             for v in failed
         )
         return [f"{n} more videos with references failed (see the folder _errors) and are left out"] if n else []

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vbcli import shards
 from vbcli.files import not_written, write_atomic, write_json
@@ -80,12 +81,12 @@ def burn_captions(captions_dir: Path, folder: Path, executable: str) -> Iterator
     """
     for (video_id, path), sentences in timed_captions(captions_dir).items():
         target, record = folder / f"{video_id}.mp4", folder / RECORDS / f"{video_id}.json"
-        if not (target.exists() and is_made_from(record, made_from(path, sentences))):
-            yield video_id, partial(_burn, path, sentences, target, record, executable)
+        origin = made_from(path, sentences)
+        if not (target.exists() and is_made_from(record, origin)):
+            yield video_id, partial(_burn, path, sentences, target, record, origin, executable)
 
 
-def _burn(path: str, sentences: Sequence[TranscriptSegment], target: Path, record: Path, executable: str) -> None:
-    origin = made_from(path, sentences)
+def _burn(path: str, sentences: Sequence[TranscriptSegment], target: Path, record: Path, origin: dict[str, Any], executable: str) -> None:
     try:
         # It is of the copy that is replaced.
         record.unlink(missing_ok=True)

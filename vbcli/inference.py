@@ -251,10 +251,10 @@ def index_frames(
 def _finish_index(report: RunReport, source: Path, index_dir: Path, made_by: dict[str, Any], options: RunOptions | None) -> RunReport:
     """Records which videos the index is of; datasets keep the rows of those whose files are gone, and a search must not find them."""
     known = [row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])]
-    removed = sorted(set(known) - videos_of(source))
-    write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": removed})
+    removed = set(known) - videos_of(source)
+    write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": sorted(removed)})
     if removed and options is not None:
-        options.on_note(f"{len(removed)} videos that are gone from {source} are found no longer, first {removed[0]}")
+        options.on_note(f"{len(removed)} videos that are gone from {source} are found no longer, first {min(removed)}")
     return replace(report, n_rows=report.n_rows - sum(video_id in removed for video_id in known))
 
 
@@ -276,8 +276,9 @@ def _check_index(index_dir: Path, source: Path) -> None:
         VbcliError: it says which.
     """
     check_free(index_dir, ("vectors", "checkpoint", "config.json"))
-    others = {row["video_id"] for row in shards.read_rows(index_dir / "vectors" / "videos", ["video_id"])} - {source.name}
-    if source.is_file() and others:
+    if not source.is_file():
+        return
+    if {row["video_id"] for row in shards.read_rows(index_dir / "vectors" / "videos", ["video_id"])} - {source.name}:
         raise VbcliError(
             f"{index_dir} is of a folder of videos, not of {source} alone", hint="name the folder: an index follows all that lies in it"
         )

@@ -57,7 +57,8 @@ def _describe_dataset(path: Path) -> dict[str, Any]:
 def _describe_index(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     vectors = _describe_dataset(path / "vectors")
     n_rows = Counter(row["video_id"] for row in shards.read_rows(path / "vectors", ["video_id"]))
-    n_kept = [n for video_id, n in n_rows.items() if video_id not in values["removed"]]
+    removed = set(values["removed"])
+    n_kept = [n for video_id, n in n_rows.items() if video_id not in removed]
     return {
         "index": str(path),
         **{k: v for k, v in values.items() if k not in ("kind", "removed")},

@@ -14,14 +14,12 @@ from matplotlib.figure import Figure
 from vbcli.class_evaluation import ClassEvaluation
 from vbcli.errors import UsageError
 from vbcli.files import write_atomic
-from vbcli.metrics.classes import ReliabilityBin
+from vbcli.metrics.classes import AGAINST_REST, ReliabilityBin
 
 FORMATS: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """With the metadata that is left out, so that the same scores give the same bytes."""
 MAX_NUMBERED = 20
 """Of more classes the matrix has no numbers in its cells."""
-AGAINST_REST = ("true positives", "false negatives", "false positives", "true negatives")
-"""The columns of the counts of a class."""
 
 
 def picture_format(path: Path) -> str:
@@ -47,16 +45,15 @@ def draw_classes(evaluation: ClassEvaluation, path: Path) -> None:
     size = max(4.0, 0.42 * len(evaluation.classes))
     figure = Figure(figsize=(size + 6.0, size + 1.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(size, 4.0))
-    guess = "first guess" if evaluation.confusions else "class"
     if evaluation.confusions:
         counts = np.array(evaluation.confusions)
         _draw_counts(left, counts, counts.sum(1, keepdims=True), evaluation.classes, evaluation.classes)
         left.set(xlabel="first guess", ylabel="true class")
     else:
-        counts = np.array([(c.true_positives, c.false_negatives, c.false_positives, c.true_negatives) for c in evaluation.counts])
+        counts = np.array([of_class.as_row() for of_class in evaluation.counts])
         totals = counts.reshape(-1, 2, 2).sum(2).repeat(2, axis=1)  # of the videos that have a class, and of those that have not
         _draw_counts(left, counts, totals, evaluation.classes, AGAINST_REST)
-    _draw_reliability(right, evaluation.reliability, guess)
+    _draw_reliability(right, evaluation.reliability, evaluation.guess)
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "vbcli"}):  # no random names
         figure.savefig(data, format=file_format, dpi=150, metadata=FORMATS[file_format])

@@ -10,7 +10,6 @@ import numpy as np
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.evaluation import Evaluation
-from vbcli.metrics.bootstrap import paired_gain
 from vbcli.metrics.summaries import Event, Span, evenly_spaced, event_scores
 
 GIVEN, EVEN = "summary", "even distances"
@@ -59,7 +58,7 @@ def evaluate_summaries(
         raise VbcliError("no summary is of a video whose events are known", hint="the references need captions with start_s and end_s")
     even = {v: evenly_spaced(summaries[v], max(end_s for _, _, end_s in events[v])) for v in scored}
     systems: dict[str, Sequence[Summaries]] = {GIVEN: [summaries, *reruns], **(others or {}), EVEN: [even]}
-    evaluation, f1 = Evaluation({}), dict[str, np.ndarray]()
+    evaluation, f1 = Evaluation({}), dict[str, list[np.ndarray]]()
     for name, runs in systems.items():
         missing = [v for run in runs for v in scored if v not in run]
         if missing:
@@ -67,9 +66,8 @@ def evaluate_summaries(
             raise VbcliError(message, hint="summarize the same videos with each system")
         found = [[event_scores(run[v], events[v]) for v in scored] for run in runs]
         evaluation.add_system(name, [{k: float(np.mean([row[k] for row in rows])) for k in rows[0]} for rows in found])
-        f1[name] = np.mean([[row["F1"] for row in rows] for rows in found], axis=0)
-        if name != GIVEN:
-            evaluation.gains[name] = paired_gain(f1[GIVEN], f1[name])
+        f1[name] = [np.array([row["F1"] for row in rows]) for rows in found]
+    evaluation.add_gains(f1)
     n_segments, n_events = sum(len(summaries[v]) for v in scored), sum(len({e[0] for e in events[v]}) for v in scored)
     evaluation.notes.append(f"{len(scored)} videos, {n_segments} segments, {n_events} different events")
     return evaluation

@@ -83,7 +83,7 @@ def load_text_vocabulary(path: Path) -> TextVocabulary:
         raise VbcliError(f"{path} is not a WordPiece or BPE tokenizer of the tokenizers library")
     try:
         tokenizer = Tokenizer.from_str(json.dumps(values))
-    except Exception as error:
+    except Exception as error:  # the tokenizers library raises no narrower one
         raise VbcliError(f"{path} is damaged: {error}", hint="copy it again, or make it again") from error
     return TextVocabulary(tokenizer, str(path))
 

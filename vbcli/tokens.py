@@ -19,8 +19,8 @@ from vbcli.transcripts import TranscriptSegment, assign_segments, best_spans
 # [CLS], [>] and [SEP] of a packed sequence.
 N_FRAMING_TOKENS = 3
 OVERLAP_SHARE = 4
-_GAP_S = 1e-3
 """Windows of text and video share one position in so many with the next: a sentence that is cut needs more around it than a clip."""
+_GAP_S = 1e-3
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def test_a_table_that_lets_nothing_choose_is_refused_and_one_that_asks_nothing_i
         assert named in said
         assert not (tmp_path / "out").exists()
     (tmp_path / "asked.csv").write_text(f"video,question,candidates\n{video.stem},?,red|Red|blue\n")
-    assert "(there is no question in it)" in " ".join(vbcli(*command, cwd=tmp_path).stdout.split())
+    assert "(the question names nothing to look for)" in " ".join(vbcli(*command, cwd=tmp_path).stdout.split())
     (row,) = json.loads(vbcli(*command, "--json", cwd=tmp_path).stdout)["rows"]
     assert (row["is_sure"], {c["answer"] for c in row["candidates"]}) == (False, {"red", "blue"})
 
@@ -212,7 +212,7 @@ def test_folders_whose_names_are_no_utf8_are_answered_about(place: Path, tmp_pat
         (("answer", "tokens", "what?", "--choose", "red"), 2, "--choose goes with one question"),
         (("answer", "tokens", "--questions", "world/captions.csv"), 1, "holds no questions"),
         (("answer", "world/videos", "?"), 2, "there is no question in '?'"),
-        (("answer", "world/videos", "what is the..."), 2, "there is no question in 'what is the...'"),
+        (("answer", "world/videos", "... !"), 2, "there is no question in '... !'"),
         (("answer", "tokens", "what color?", "--choose", "red", "--choose", "Red."), 2, "'red' and 'Red.', which the model reads alike"),
         (("answer", "features", "what color?"), 1, "is a features dataset"),
         (("train", "vocabless", "out", "--task", "answer"), 1, "vocabless is not a tokens dataset"),

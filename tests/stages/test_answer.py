@@ -114,7 +114,7 @@ def test_one_of_a_closed_set_is_sure_where_its_own_words_are_likely_too(checkpoi
     for token in range(TEXT.n_tokens):
         left = (1 - sum(likely.values())) / (TEXT.n_tokens - len(likely))
         model.decoder.final_logits_bias[0, token] = np.log(likely.get(token, left))
-    asked = [Question("what", candidates=candidates) for candidates in (("blue", "red"), ("ball", "blue"))]
+    asked = [Question("what color", candidates=candidates) for candidates in (("blue", "red"), ("ball", "blue"))]
     red, blue = answer_questions(replace(checkpoint, model=model), VIDEO, asked, DECODING)
     # By hand, a word and the end: red 0.447, blue 0.141, ball 0.045.
     assert [(row["answer"], row["is_sure"]) for row in (red, blue)] == [("red", True), ("blue", False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,7 +92,6 @@ def _asked(
     """What is asked, and the videos that names in it are of."""
     from vbcli.pipeline import dataset_kind
     from vbcli.stages.answer import AskedQuestion
-    from vbcli.training.answering import content_words
 
     if question is not None and questions is not None:
         raise UsageError("give one question, or --questions FILE")
@@ -102,7 +102,7 @@ def _asked(
     if question is not None:
         if not question.strip():
             raise UsageError("the question is empty", hint="ask something, such as: what color is the ball?")
-        if not content_words(question):
+        if not re.search(r"\w", question):
             raise UsageError(f"there is no question in '{question}'", hint="say what it is about, such as: what color is the ball?")
         if choose:
             _check_choices(choose, model_dir)
@@ -158,9 +158,10 @@ def _check_candidates(rows: Sequence[CaptionRow], path: Path, model_dir: Path) -
     from vbcli.captionfiles import cell_error
 
     first = {candidates: row.line for row in reversed(rows) if (candidates := row.candidates)}
-    vocabulary = _vocabulary(model_dir) if first else None
+    if not first:
+        return
+    vocabulary = _vocabulary(model_dir)
     for candidates, line in first.items():
-        assert vocabulary is not None
         if len(vocabulary.group_alike(candidates)) == 1:
             names = [f"'{text}'" for text in dict.fromkeys(candidates)]
             read = f", as the model reads {' and '.join(names)} alike" if len(names) > 1 else f", {names[0]}"
@@ -197,4 +198,4 @@ def _doubt(row: dict[str, Any]) -> str:
 
     if row["unknown_words"]:
         return f" (no training question had: {', '.join(row['unknown_words'])})"
-    return "" if content_words(row["question"]) else " (there is no question in it)"
+    return "" if content_words(row["question"]) else " (the question names nothing to look for)"

@@ -190,16 +190,16 @@ def _evaluate_classes(
 
 def _print_confusions(evaluation: ClassEvaluation) -> None:
     """What is taken for what, and how far probabilities can be believed."""
-    guess = "first guess" if evaluation.confusions else "class"
+    from vbcli.metrics.classes import AGAINST_REST
+
     if evaluation.confusions:
         rows = [(name, *map(str, row)) for name, row in zip(evaluation.classes, evaluation.confusions, strict=True)]
         console.print_table("Videos by true class (rows) and first guess (columns)", ("", *evaluation.classes), rows)
     else:
-        names = ("true positives", "false negatives", "false positives", "true negatives")
-        rows = [(c.name, *(str(getattr(c, name.replace(" ", "_"))) for name in names)) for c in evaluation.counts]
-        console.print_table("Videos, each class against the rest", ("", *names), rows)
+        rows = [(of_class.name, *map(str, of_class.as_row())) for of_class in evaluation.counts]
+        console.print_table("Videos, each class against the rest", ("", *AGAINST_REST), rows)
     bins = [(f"{b.low:.1f} to {b.high:.1f}", str(b.n_guesses), f"{b.confidence:.3f}", f"{b.accuracy:.3f}") for b in evaluation.reliability]
-    console.print_table("Calibration", (f"probability of the {guess}", "guesses", "mean probability", "right"), bins)
+    console.print_table("Calibration", (f"probability of the {evaluation.guess}", "guesses", "mean probability", "right"), bins)
 
 
 def _evaluate_answers(given: Path, against: Path, split: str | None, also: Sequence[str], tokens_dir: Path | None, as_json: bool) -> None:

@@ -146,6 +146,10 @@ def confusions(guesses: ClassGuesses) -> np.ndarray:
     return confusion_matrix(guesses.truths.argmax(1), guesses.probabilities.argmax(1), labels=numbers)
 
 
+AGAINST_REST = ("true positives", "false negatives", "false positives", "true negatives")
+"""The counts of a class, in words."""
+
+
 @dataclass(frozen=True)
 class ClassCounts:
     """Videos by whether they have a class and whether they are said to."""
@@ -155,6 +159,10 @@ class ClassCounts:
     false_negatives: int
     false_positives: int
     true_negatives: int
+
+    def as_row(self) -> tuple[int, int, int, int]:
+        """In the order of `AGAINST_REST`."""
+        return self.true_positives, self.false_negatives, self.false_positives, self.true_negatives
 
 
 def one_against_rest(guesses: ClassGuesses) -> list[ClassCounts]:
