@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pytest
 from hypothesis import given
@@ -120,7 +119,7 @@ def test_a_filter_keeps_what_is_true_and_counts_the_rest(place: Path) -> None:
     # It is a dataset of frames as any other.
     encoder = load_encoder("timm:test_convnext/random", pool="mean", precision="float32", clip_s=0.2).spec
     assert encode_dataset(place / "good", place / "good-features", encoder, options=SERIAL).n_rows > 0
-    assert duckdb.sql(f"select count(*) from '{place}/good/shard-*.parquet'").fetchall() == [(len(kept),)]
+    assert len(shards.read_rows(place / "good")) == len(kept)
 
 
 @pytest.mark.parametrize(

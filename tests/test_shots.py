@@ -86,9 +86,11 @@ def test_the_cuts_of_the_network_are_the_scenes_of_its_package(cut_video: Path) 
 
 def test_building_the_network_leaves_random_numbers_alone() -> None:
     shots._network.cache_clear()
-    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
     wanted = (torch.rand(1).item(), np.random.rand(), random.random())
-    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
     shots._network()
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == wanted
     assert not torch.are_deterministic_algorithms_enabled()

@@ -56,10 +56,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=end,
     )
     network = transformers.WhisperForConditionalGeneration(config)
-    network.generation_config.lang_to_id = {f"<|{language}|>": vocabulary[f"<|{language}|>"] for language in LANGUAGES}
-    network.generation_config.alignment_heads = [[0, 0]]
-    network.generation_config.suppress_tokens = []
-    network.generation_config.begin_suppress_tokens = [end]
+    network.generation_config.update(
+        lang_to_id={f"<|{language}|>": vocabulary[f"<|{language}|>"] for language in LANGUAGES},
+        alignment_heads=[[0, 0]],
+        suppress_tokens=[],
+        begin_suppress_tokens=[end],
+    )
     network.save_pretrained(folder / "saved")
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<|endoftext|>")
     wrapped.save_pretrained(folder / "saved")

@@ -105,7 +105,7 @@ def test_json_beside_a_video_need_not_be_its_transcript(tmp_path: Path) -> None:
     (tmp_path / "clip.en.json").write_text('{"segments": [{"start": 0, "end": 1, "text": " Hello."}]}')
     found = find_sidecar(tmp_path / "clip.mp4")
     assert found == tmp_path / "clip.en.json"
-    assert read_transcript(found) == ([TranscriptSegment(0, 1, "Hello.")], Repairs())
+    assert read_transcript(tmp_path / "clip.en.json") == ([TranscriptSegment(0, 1, "Hello.")], Repairs())
     assert read_transcript(tmp_path / "clip.json") is None
 
 

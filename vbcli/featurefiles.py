@@ -127,7 +127,7 @@ def _read_tables(path: Path, video_id: str) -> Iterator[tuple[str, Any]]:
         with _opened_hdf5(path) as file:
             import h5py
 
-            entry = file.get(video_id, file)
+            entry: Any = file.get(video_id, file)
             found = {FEATURE_NAMES[0]: entry} if isinstance(entry, h5py.Dataset) else dict(entry.items())
             yield from ((name, value[()]) for name, value in found.items() if isinstance(value, h5py.Dataset))
 

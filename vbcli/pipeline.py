@@ -157,7 +157,11 @@ def dry_inputs(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path
     scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, is_dry=True, follows_links=options.media.follows_links)
     for sentence in scan.notes:
         options.on_note(sentence)
-    return [replace(shard, digest=table_digest(shard.source.select(stage.input_columns))) for shard in scan.inputs]
+    planned = []
+    for shard in scan.inputs:
+        assert not isinstance(shard.source, Path)  # a dry scan writes nothing
+        planned.append(replace(shard, digest=table_digest(shard.source.select(stage.input_columns))))
+    return planned
 
 
 def dry_run(stage: Stage, inputs: list[ShardInput], output_dir: Path, options: RunOptions) -> RunReport:

@@ -5,6 +5,8 @@ Notation: F frames of a video, H height and W width in pixels. Luma is from 0 (b
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from scipy import fft, ndimage
 
@@ -54,10 +56,12 @@ def text_share(picture: np.ndarray) -> float:
     edges = np.abs(ndimage.sobel(picture, axis=1) / 4) > _EDGE
     joined = ndimage.binary_closing(edges, np.ones((1, _TEXT_GAP_PX), bool))
     joined = ndimage.binary_opening(joined, np.ones((_TEXT_HEIGHT_PX // 2, 1), bool))
-    labels, _ = ndimage.label(joined)
+    labels, _ = cast(tuple[np.ndarray, int], ndimage.label(joined))
     area = 0
-    for part in ndimage.find_objects(labels):
-        height, width = (side.stop - side.start for side in part)
+    parts: list[tuple[slice, slice]] = ndimage.find_objects(labels)
+    for part in parts:
+        rows, columns = part
+        height, width = rows.stop - rows.start, columns.stop - columns.start
         box = edges[part]
         if height >= _TEXT_HEIGHT_PX and width >= _TEXT_ASPECT * height and joined[part].mean() >= _TEXT_FILL and box.any(0).mean() > 0.3:
             area += height * width
@@ -72,7 +76,7 @@ def perceptual_hash(picture: np.ndarray) -> int:
 
     Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1.
     """
-    low = fft.dctn(picture.astype(np.float64), norm="ortho")[:8, :8].ravel()
+    low = np.asarray(fft.dctn(picture.astype(np.float64), norm="ortho"))[:8, :8].ravel()
     bits = low > np.median(low[1:])
     return int(np.packbits(bits).view(">u8")[0])
 

@@ -167,7 +167,7 @@ def _ass_cues(text: str, path: Path) -> list[Cue]:
             # What it cannot read of an event's place on the screen is none of our business.
             warnings.simplefilter("ignore", RuntimeWarning)
             subtitles = pysubs2.SSAFile.from_string(text, format_="ass")
-    except (pysubs2.Pysubs2Error, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except (pysubs2.exceptions.Pysubs2Error, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise VbcliError(f"{path} is not readable as ASS: {error}", hint="remove the file to go on without it") from error
     return [Cue(e.start / 1000, e.end / 1000, " ".join(e.plaintext.split())) for e in subtitles if not (e.is_comment or e.is_drawing)]
 

@@ -79,7 +79,7 @@ def extract(
     and the run goes on. The same command again does only what is missing.
     """
     chosen: dict[Mode, object] = {"fps": fps, "keyframes": keyframes, "n-frames": n_frames, "shots": shots}
-    modes = [mode for mode, value in chosen.items() if value is not None and value is not False]
+    modes: list[Mode] = [mode for mode, value in chosen.items() if value is not None and value is not False]
     if len(modes) > 1:
         raise UsageError(f"--{modes[0]} and --{modes[1]} both say which frames are taken", hint="give one of them")
     from vbcli.media.decode import MediaOptions
