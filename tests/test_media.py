@@ -494,7 +494,7 @@ def test_a_file_that_brings_the_reader_down_costs_itself(
 ) -> None:
     path = str(make_video(tmp_path / "a.mp4"))
     dying = tmp_path / "python"
-    dying.write_text(f"#!/bin/sh\nread line\n{action}\n")
+    dying.write_text(f"#!/bin/sh\necho ready\nread line\n{action}\n")
     dying.chmod(0o755)
     limits = Limits(memory_mb=3000 + len(action) + (signal_name == "SIGKILL"))  # a reader of its own
     with monkeypatch.context() as patched:
@@ -502,6 +502,16 @@ def test_a_file_that_brings_the_reader_down_costs_itself(
         with pytest.raises(MediaError, match=rf"a\.mp4 brings down the process that reads it \(signal {signal_name}\)"):
             probe_video(path, limits)
     assert probe_video(path, limits).width_px == 64
+
+
+def test_a_reader_that_does_not_start_is_no_fault_of_the_file(
+    tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(make_video(tmp_path / "a.mp4"))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(VbcliError, match="the process that reads videos does not start") as caught:
+        probe_video(path, Limits(memory_mb=3100))
+    assert not isinstance(caught.value, MediaError)
 
 
 def test_a_file_that_makes_the_reader_hang_costs_itself(tmp_path: Path, make_video: MakeVideo) -> None:

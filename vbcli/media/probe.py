@@ -11,6 +11,7 @@ import json
 import math
 import os
 import selectors
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from vbcli.errors import MediaError
+from vbcli.errors import MediaError, VbcliError
 from vbcli.media.containers import PacketTime, VideoInfo, absolute_path, open_path
 from vbcli.media.limits import Limits
 from vbcli.storage import fetch, is_remote
 
 DEFAULT_LIMITS = Limits()
+START_S = 120.0
+"""How long a process may take to start on a busy machine."""
 
 
 def probe_video(path: str, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
@@ -110,31 +113,52 @@ class _Reader:
         return reply["value"]
 
     def _exchange(self, request: bytes, path: str, timeout_s: float) -> dict[str, Any]:
+        if self.process is None or self.process.poll() is not None:
+            self._start()
         process = self.process
-        if process is None or process.poll() is not None:
-            command = [sys.executable, "-m", "vbcli.media.reader", str(self.memory_mb)]
-            process = self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, process_group=0
-            )
+        assert process is not None
         assert process.stdin is not None
-        assert process.stdout is not None
-        ends_at, data = time.monotonic() + timeout_s, bytearray()
         try:
             process.stdin.write(request)
-            with selectors.DefaultSelector() as selector:
-                selector.register(process.stdout, selectors.EVENT_READ)
-                while not data.endswith(b"\n"):
-                    if not selector.select(max(0.0, ends_at - time.monotonic())):
-                        raise MediaError(f"{path} was not read within {timeout_s:g} seconds")
-                    part = os.read(process.stdout.fileno(), 1 << 20)
-                    if not part:
-                        raise BrokenPipeError
-                    data += part
+            return json.loads(self._read_line(timeout_s))
+        except TimeoutError:
+            raise MediaError(f"{path} was not read within {timeout_s:g} seconds") from None
         except BrokenPipeError:
             status = process.wait()
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             raise MediaError(f"{path} brings down the process that reads it ({how})") from None
-        return json.loads(data)
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "vbcli.media.reader", str(self.memory_mb)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, process_group=0
+        )
+        try:
+            self._read_line(START_S)
+        except (TimeoutError, BrokenPipeError):
+            # No file's fault.
+            raise VbcliError("the process that reads videos does not start", hint=f"see what it says: {shlex.join(command)}") from None
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        """What the process says next.
+
+        Raises:
+            TimeoutError: it says nothing.
+            BrokenPipeError: it has ended.
+        """
+        assert self.process is not None
+        assert self.process.stdout is not None
+        ends_at, line = time.monotonic() + timeout_s, bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, ends_at - time.monotonic())):
+                    raise TimeoutError
+                part = os.read(self.process.stdout.fileno(), 1 << 20)
+                if not part:
+                    raise BrokenPipeError
+                line += part
+        return bytes(line)
 
     def close(self) -> None:
         if self.process is not None:

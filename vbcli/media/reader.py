@@ -2,8 +2,8 @@
 
     python -m vbcli.media.reader MEMORY_MB
 
-It ends with its input. What it must not do is bring its caller down: a file that makes it crash, hang or take too much memory costs its
-caller a new one.
+First it says that it is ready; it ends with its input. What it must not do is bring its caller down: a file that makes it crash, hang or
+take too much memory costs its caller a new one.
 """
 
 from __future__ import annotations
@@ -37,9 +37,14 @@ def main() -> None:
     memory = int(sys.argv[1]) << 20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _say("ready")
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
-        sys.stdout.flush()
+        _say(answer(json.loads(line)))
+
+
+def _say(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
