@@ -514,6 +514,13 @@ def test_a_reader_that_does_not_start_is_no_fault_of_the_file(
     assert not isinstance(caught.value, MediaError)
 
 
+def test_programs_in_the_folder_of_the_user_are_not_run(tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(make_video(tmp_path / "a.mp4"))
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert probe_video(path, Limits(memory_mb=3200)).width_px == 64
+
+
 def test_a_file_that_makes_the_reader_hang_costs_itself(tmp_path: Path, make_video: MakeVideo) -> None:
     path = str(make_video(tmp_path / "a.mp4"))
     os.mkfifo(tmp_path / "waits.mp4")

@@ -129,7 +129,8 @@ class _Reader:
             raise MediaError(f"{path} brings down the process that reads it ({how})") from None
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "vbcli.media.reader", str(self.memory_mb)]
+        # -P: modules of the folder that the user is in are none of ours.
+        command = [sys.executable, "-P", "-m", "vbcli.media.reader", str(self.memory_mb)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, process_group=0
         )
