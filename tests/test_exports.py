@@ -9,11 +9,11 @@ import pytest
 
 from tests.conftest import MakeVideo
 from vbcli import shards
-from vbcli.captionfiles import read_caption_file
 from vbcli.errors import MediaError
 from vbcli.exports import burn_captions, export_captions
 from vbcli.schemas import CAPTIONS
-from vbcli.subtitles import read_cues
+from vbcli.text.captionfiles import read_caption_file
+from vbcli.text.subtitles import read_cues
 
 ROWS = [
     ("sub/a b.mp4", 0.0, 4.5, 'a "red" ball, falling'),

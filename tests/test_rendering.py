@@ -16,7 +16,7 @@ from vbcli import rendering
 from vbcli.errors import MediaError, VbcliError
 from vbcli.media.probe import frame_times
 from vbcli.rendering import Cut, burn_subtitles, grab_jpeg, render_cuts, snap_cut
-from vbcli.transcripts import TranscriptSegment
+from vbcli.text.transcripts import TranscriptSegment
 
 
 def frames(path: Path) -> list[tuple[float, np.ndarray]]:

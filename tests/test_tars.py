@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.commands import rows, vbcli
 from vbcli import shards
-from vbcli.datasetexports import export_dataset
+from vbcli.curation.exports import export_dataset
 from vbcli.errors import VbcliError
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.stages.extract import Extract

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models
 
 from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
+from vbcli.text.transcripts import TranscriptSegment
 from vbcli.textvocab import load_text_vocabulary, train_text_vocabulary
 from vbcli.tokens import Timeline, pack, segment_clips, split_windows
-from vbcli.transcripts import TranscriptSegment
 
 TEXTS = ["a red ball falls", "the blue cube grows", "a red cube rises and then falls"] * 3
 

@@ -14,7 +14,7 @@ from vbcli import shards
 from vbcli.files import not_written, write_atomic, write_json
 from vbcli.rendering import burn_subtitles, is_made_from, made_from
 from vbcli.segments import as_paragraph
-from vbcli.transcripts import TranscriptSegment, format_srt, format_vtt
+from vbcli.text.transcripts import TranscriptSegment, format_srt, format_vtt
 
 RECORDS = "_made-from"
 """Folder beside burnt-in copies that tells what each was made from."""

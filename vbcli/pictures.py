@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vbcli.class_evaluation import ClassEvaluation
 from vbcli.errors import UsageError
+from vbcli.evaluation.classes import ClassEvaluation
 from vbcli.files import write_atomic
 from vbcli.metrics.classes import AGAINST_REST, ReliabilityBin
 

@@ -22,7 +22,7 @@ from vbcli.media.containers import VideoInfo, absolute_path, media_url, open_pat
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.probe import frame_times, probe_video
 from vbcli.media.program import first_line
-from vbcli.transcripts import TranscriptSegment, format_srt
+from vbcli.text.transcripts import TranscriptSegment, format_srt
 
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
 """H.264 halves the colours: sides must be even."""

@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vbcli.captionfiles import CaptionRow, build_row
 from vbcli.errors import VbcliError
 from vbcli.media.formats import VIDEO_SUFFIXES
-from vbcli.speech import TranscriptSegment, repair_cues
-from vbcli.subtitles import parse_cues
+from vbcli.text.captionfiles import CaptionRow, build_row
+from vbcli.text.speech import TranscriptSegment, repair_cues
+from vbcli.text.subtitles import parse_cues
 
 MAX_TEXT_BYTES = 16 << 20
 """A description is no longer than this."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vbcli.config import VideoBertConfig
+from vbcli.text.transcripts import TranscriptSegment, assign_segments, best_spans
 from vbcli.textvocab import TextVocabulary
-from vbcli.transcripts import TranscriptSegment, assign_segments, best_spans
 
 # [CLS], [>] and [SEP] of a packed sequence.
 N_FRAMING_TOKENS = 3

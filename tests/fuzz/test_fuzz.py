@@ -23,7 +23,6 @@ import pytest
 
 from tests.conftest import MakeVideo
 from tests.fuzz.mutations import mutated
-from vbcli.captionfiles import match_rows, read_caption_file
 from vbcli.errors import VbcliError
 from vbcli.featurefiles import read_features
 from vbcli.media.decode import AtRate, Decoder, Geometry, uniform_times
@@ -31,7 +30,8 @@ from vbcli.media.limits import Limits
 from vbcli.media.program import find_ffmpeg
 from vbcli.shards import read_shard
 from vbcli.tars import caption_rows, read_tar, transcript_of
-from vbcli.transcripts import read_transcript
+from vbcli.text.captionfiles import match_rows, read_caption_file
+from vbcli.text.transcripts import read_transcript
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 LIMITS = Limits(timeout_s=10, memory_mb=1024, max_pixels=4_000_000, max_frames=500)

@@ -30,8 +30,8 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.captionfiles import CaptionRow
     from vbcli.stages.answer import AskedQuestion
+    from vbcli.text.captionfiles import CaptionRow
     from vbcli.textvocab import TextVocabulary
 
 N_SHOWN = 20
@@ -130,9 +130,9 @@ def _vocabulary(model_dir: Path) -> TextVocabulary:
 
 def _read_questions(source: Path, path: Path, model_dir: Path) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
     """The questions of a table, and the videos of `source` that its names are of."""
-    from vbcli.captionfiles import read_caption_file, resolve_names
     from vbcli.inference import videos_of
     from vbcli.stages.answer import AskedQuestion
+    from vbcli.text.captionfiles import read_caption_file, resolve_names
 
     table = read_caption_file(path)
     rows = [row for row in table if row.question]
@@ -155,7 +155,7 @@ def _read_questions(source: Path, path: Path, model_dir: Path) -> tuple[tuple[As
 
 
 def _check_candidates(rows: Sequence[CaptionRow], path: Path, model_dir: Path) -> None:
-    from vbcli.captionfiles import cell_error
+    from vbcli.text.captionfiles import cell_error
 
     first = {candidates: row.line for row in reversed(rows) if (candidates := row.candidates)}
     if not first:

@@ -28,8 +28,8 @@ def import_features(
     as_json: AsJson = False,
 ) -> None:
     """Take features that were computed elsewhere: build-vocab, tokenize and train go on from there. Videos are named by their files."""
-    from vbcli.feature_import import FeatureTimes
-    from vbcli.feature_import import import_features as run_import
+    from vbcli.curation.feature_import import FeatureTimes
+    from vbcli.curation.feature_import import import_features as run_import
 
     when = FeatureTimes(rate, times)
     target = features_dir or Places(workspace).features_dir

@@ -26,7 +26,7 @@ def measure(
 
     Nothing is left out: that is for vbcli filter.
     """
-    from vbcli.quality import score_quality
+    from vbcli.curation.quality import score_quality
 
     places = Places(workspace)
     target = quality_dir or places.root / "quality"
@@ -48,7 +48,7 @@ def filter_rows(
     as_json: AsJson = False,
 ) -> None:
     """Copy a dataset without the rows that an expression is not true of; its manifest counts what was left out, and why."""
-    from vbcli.filtering import filter_dataset
+    from vbcli.curation.filtering import filter_dataset
 
     with run_options("filter", executor, workers, False, "bundled") as options:
         report, counts = filter_dataset(dataset_dir, out_dir, where, quality, options)

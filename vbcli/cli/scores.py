@@ -14,8 +14,8 @@ from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.class_evaluation import ClassEvaluation
-    from vbcli.evaluation import Evaluation, References
+    from vbcli.evaluation.captions import Evaluation, References
+    from vbcli.evaluation.classes import ClassEvaluation
 
 Run = TypeVar("Run")
 
@@ -113,7 +113,7 @@ def _evaluate_captions(
     *,
     has_meteor: bool,
 ) -> None:
-    from vbcli.evaluation import ROWS, evaluate_captions, read_captions, read_failed, read_references
+    from vbcli.evaluation.captions import ROWS, evaluate_captions, read_captions, read_failed, read_references
     from vbcli.metrics.mentions import load_lexicon
 
     rows, failed = read_captions(given, against), read_failed(given)
@@ -136,7 +136,7 @@ def _evaluate_captions(
 
 def _read_also(also: Sequence[str], rows: Sequence[str], read: Callable[[Path], Run]) -> tuple[list[Run], dict[str, list[Run]]]:
     """What `--also` names: further runs of the system of the first row, and the runs of others by name."""
-    from vbcli.evaluation import name_systems
+    from vbcli.evaluation.captions import name_systems
 
     runs = {name: [read(path) for path in paths] for name, paths in name_systems(also, rows).items()}
     return runs.pop(rows[0], []), runs
@@ -162,8 +162,8 @@ def _first_tokens(against: Path, places: Places) -> Path | None:
 def _evaluate_classes(
     given: Path, against: Path, split: str | None, also: Sequence[str], tokens_dir: Path | None, picture: Path | None, as_json: bool
 ) -> None:
-    from vbcli.class_evaluation import GIVEN, ROWS, evaluate_classes, read_classes
-    from vbcli.evaluation import read_failed, read_references
+    from vbcli.evaluation.captions import read_failed, read_references
+    from vbcli.evaluation.classes import GIVEN, ROWS, evaluate_classes, read_classes
 
     if picture:
         from vbcli.pictures import picture_format
@@ -203,8 +203,8 @@ def _print_confusions(evaluation: ClassEvaluation) -> None:
 
 
 def _evaluate_answers(given: Path, against: Path, split: str | None, also: Sequence[str], tokens_dir: Path | None, as_json: bool) -> None:
-    from vbcli.answer_evaluation import ROWS, evaluate_answers, read_answers
-    from vbcli.evaluation import read_references
+    from vbcli.evaluation.answers import ROWS, evaluate_answers, read_answers
+    from vbcli.evaluation.captions import read_references
 
     rows = read_answers(given)
     truths = read_references(against, rows.video_ids)
@@ -222,8 +222,8 @@ def _evaluate_answers(given: Path, against: Path, split: str | None, also: Seque
 
 
 def _evaluate_summaries(given: Path, against: Path, split: str | None, also: Sequence[str], as_json: bool) -> None:
-    from vbcli.evaluation import read_failed, read_references
-    from vbcli.summary_evaluation import ROWS, evaluate_summaries, read_segments
+    from vbcli.evaluation.captions import read_failed, read_references
+    from vbcli.evaluation.summaries import ROWS, evaluate_summaries, read_segments
 
     found, failed = read_segments(given), read_failed(given)
     truths = read_references(against, [*found, *failed])
@@ -239,7 +239,7 @@ def _evaluate_summaries(given: Path, against: Path, split: str | None, also: Seq
 
 
 def _evaluate_index(given: Path, against: Path, split: str | None, candidates: int | None, lexicon: Path | None, as_json: bool) -> None:
-    from vbcli.evaluation import read_references
+    from vbcli.evaluation.captions import read_references
     from vbcli.metrics.mentions import load_lexicon
     from vbcli.retrieval.evaluate import evaluate_index
     from vbcli.retrieval.index import VideoIndex

@@ -22,8 +22,8 @@ def transcribe(
     as_json: AsJson = False,
 ) -> None:
     """Write subtitles (<video>.<language>.vtt) beside each video that has none, by faster-whisper. Other commands read them from there."""
+    from vbcli.curation.transcription import load_recogniser, transcribe_folder
     from vbcli.media.decode import MediaOptions
-    from vbcli.transcription import load_recogniser, transcribe_folder
 
     decoder = MediaOptions(ffmpeg, follows_links=follow_links).open()
     recogniser = load_recogniser(model, threads)

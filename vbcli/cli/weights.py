@@ -52,7 +52,7 @@ def export(
     if to in (ExportFormat.transformers, ExportFormat.onnx):
         _export_checkpoint(source, out_dir, to)
         return
-    from vbcli.datasetexports import export_dataset
+    from vbcli.curation.exports import export_dataset
     from vbcli.storage import local_output
 
     with local_output(out_dir) as local:

@@ -27,9 +27,9 @@ from vbcli.retrieval.index import Item, VideoIndex
 from vbcli.segments import Segmentation, cut_segments
 from vbcli.shards import read_failures
 from vbcli.storage import fetch, is_remote
+from vbcli.text.transcripts import find_sidecar
 from vbcli.timelines import TimelineClip, write_edl, write_timeline
 from vbcli.training.batches import SegmentRow, VideoTokens
-from vbcli.transcripts import find_sidecar
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from vbcli import captionfiles, shards, transcripts
+from vbcli import shards
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import escape_name, read_json, write_json
@@ -21,10 +21,11 @@ from vbcli.media.decode import Decoder, MediaOptions
 from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.runner import ShardInput
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
-from vbcli.speech import Repairs
 from vbcli.stage import Process, Rows, Stage
 from vbcli.storage import as_path, is_remote, list_files
 from vbcli.tars import TarVideo, caption_rows, read_tar, transcript_of
+from vbcli.text import captionfiles, transcripts
+from vbcli.text.speech import Repairs
 
 VIDEOS_PER_SHARD = 32
 

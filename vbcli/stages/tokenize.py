@@ -10,15 +10,16 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from vbcli import captionfiles, shards
+from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.runner import ShardInput, dataset_inputs, read_videos
 from vbcli.schemas import VIDEOS, tokens_schema
 from vbcli.stage import Process, Rows, Stage
 from vbcli.storage import as_path
+from vbcli.text import captionfiles
+from vbcli.text.transcripts import TranscriptSegment
 from vbcli.tokens import segment_clips
-from vbcli.transcripts import TranscriptSegment
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 from vbcli.vocab.build import feature_matrix
 

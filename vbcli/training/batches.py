@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from vbcli import captionfiles, shards
+from vbcli import shards
 from vbcli.errors import VbcliError
+from vbcli.text import captionfiles
 from vbcli.tokens import PackedSequence, Timeline
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vbcli.errors import VbcliError
-from vbcli.subtitles import Cue, Word, read_cues
+from vbcli.text.subtitles import Cue, Word, read_cues
 
 
 def read(folder: Path, name: str, content: str | bytes) -> list[Cue]:

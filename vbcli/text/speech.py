@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
-from vbcli.subtitles import Cue
+from vbcli.text.subtitles import Cue
 
 PAUSE_S = 0.5
 """A silence so long ends a sentence of speech without punctuation."""

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from vbcli.class_evaluation import ClassRows, evaluate_classes
 from vbcli.errors import VbcliError
+from vbcli.evaluation.classes import ClassRows, evaluate_classes
 
 TRUTHS = {"1": ["cat"], "2": ["dog"], "3": ["cat"], "4": ["dog"]}
 

@@ -16,7 +16,7 @@ from webdataset.compat import WebDataset
 
 from tests.e2e.commands import vbcli
 from vbcli import shards
-from vbcli.datasetexports import export_dataset, sample_keys
+from vbcli.curation.exports import export_dataset, sample_keys
 from vbcli.encoders import load_encoder
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.stages.extract import Extract

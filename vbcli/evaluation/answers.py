@@ -11,7 +11,7 @@ import numpy as np
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.evaluation import Evaluation, References
+from vbcli.evaluation.captions import Evaluation, References
 from vbcli.metrics.answers import exact_match, expected_scores, normalise, score_answers
 from vbcli.runner import read_videos
 from vbcli.training.answering import known_answers

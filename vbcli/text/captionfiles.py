@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vbcli.annotations import iter_annotations
 from vbcli.errors import VbcliError
 from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.storage import opened
+from vbcli.text.annotations import iter_annotations
 
 COLUMNS = ("video", "caption", "start_s", "end_s", "split", "label", "category", "question", "answer", "candidates")
 

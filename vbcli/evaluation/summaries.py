@@ -9,7 +9,7 @@ import numpy as np
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.evaluation import Evaluation
+from vbcli.evaluation.captions import Evaluation
 from vbcli.metrics.summaries import Event, Span, evenly_spaced, event_scores
 
 GIVEN, EVEN = "summary", "even distances"

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbcli.errors import VbcliError
-from vbcli.speech import Repairs
-from vbcli.subtitles import Cue, parse_cues
-from vbcli.transcripts import (
+from vbcli.text.speech import Repairs
+from vbcli.text.subtitles import Cue, parse_cues
+from vbcli.text.transcripts import (
     TranscriptSegment,
     assign_segments,
     best_spans,

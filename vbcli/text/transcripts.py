@@ -12,8 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from vbcli.errors import VbcliError
-from vbcli.speech import Transcript, TranscriptSegment, repair_cues
-from vbcli.subtitles import SUBTITLE_SUFFIXES, plain_text, read_cues
+from vbcli.text.speech import Transcript, TranscriptSegment, repair_cues
+from vbcli.text.subtitles import SUBTITLE_SUFFIXES, plain_text, read_cues
 
 _TIE_S = 1e-6
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbcli.captionfiles import CaptionRow, VideoText, match_rows, read_caption_file
 from vbcli.errors import VbcliError
+from vbcli.text.captionfiles import CaptionRow, VideoText, match_rows, read_caption_file
 
-CLIPS_DIR = Path(__file__).parents[1] / "../shared/data/clips"
-YOUCOOK2 = Path(__file__).parents[1] / "../shared/data/text/youcook2_annotations_trainval.json"
+CLIPS_DIR = Path(__file__).parents[2] / "../shared/data/clips"
+YOUCOOK2 = Path(__file__).parents[2] / "../shared/data/text/youcook2_annotations_trainval.json"
 
 TABLE = pd.DataFrame(
     {

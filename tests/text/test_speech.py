@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbcli.speech import Repairs, TranscriptSegment, is_unpunctuated, repair_cues
-from vbcli.subtitles import Cue, Word
-from vbcli.transcripts import assign_segments, read_transcript
+from vbcli.text.speech import Repairs, TranscriptSegment, is_unpunctuated, repair_cues
+from vbcli.text.subtitles import Cue, Word
+from vbcli.text.transcripts import assign_segments, read_transcript
 
 
 @pytest.mark.parametrize(("start_s", "end_s"), [(-1.0, 1.0), (2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.evaluation import Evaluation
+from vbcli.evaluation.captions import Evaluation
 from vbcli.metrics.classes import (
     ClassCounts,
     ClassGuesses,

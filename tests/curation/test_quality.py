@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tests.conftest import run_ffmpeg
 from vbcli import shards
+from vbcli.curation.filtering import filter_dataset
+from vbcli.curation.quality import score_quality
 from vbcli.duplicates import feature_neighbours, group_pairs, hash_neighbours
 from vbcli.encoders import load_encoder
 from vbcli.errors import UsageError, VbcliError
-from vbcli.filtering import filter_dataset
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
-from vbcli.quality import score_quality
 from vbcli.stages.extract import Extract
 
 SERIAL = RunOptions("serial")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbcli import answer_evaluation
-from vbcli.answer_evaluation import AnswerEvaluation, GivenAnswers, evaluate_answers
+import vbcli.evaluation.answers
 from vbcli.errors import VbcliError
-from vbcli.evaluation import References
+from vbcli.evaluation.answers import AnswerEvaluation, GivenAnswers, evaluate_answers
+from vbcli.evaluation.captions import References
 from vbcli.training.batches import Question, SegmentRow, VideoTokens
 
 WHAT, WHERE = "what is it?", "where is it?"
@@ -23,7 +23,7 @@ def evaluate(
     rows = [SegmentRow("t", 0, 1, np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), "")]
     known = [VideoTokens(f"t{i}", rows, split="train", questions=questions) for i, questions in enumerate(training)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer_evaluation, "read_tokens", lambda path: known)
+        patch.setattr(vbcli.evaluation.answers, "read_tokens", lambda path: known)
         references = References({}, {}, {}, TRUTHS, {})
         return evaluate_answers(GivenAnswers(answers, video_ids, frozenset(own)), references, video_ids, Path("tokens"))
 

@@ -12,9 +12,9 @@ from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import write_atomic
 from vbcli.media.containers import open_path, split_member
 from vbcli.media.decode import Decoder
-from vbcli.speech import TranscriptSegment
 from vbcli.stages.scan import scan_folder
-from vbcli.transcripts import find_sidecar, format_vtt
+from vbcli.text.speech import TranscriptSegment
+from vbcli.text.transcripts import find_sidecar, format_vtt
 
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel

@@ -17,11 +17,11 @@ import transformers
 
 from tests.conftest import MakeVideo, run_ffmpeg
 from tests.e2e.commands import vbcli
+from vbcli.curation.transcription import SAMPLE_RATE, load_recogniser, transcribe_folder
 from vbcli.errors import MediaError, VbcliError
 from vbcli.media.decode import Decoder
 from vbcli.media.program import find_ffmpeg
-from vbcli.transcription import SAMPLE_RATE, load_recogniser, transcribe_folder
-from vbcli.transcripts import read_transcript
+from vbcli.text.transcripts import read_transcript
 
 LANGUAGES = ("en", "de", "fr")
 

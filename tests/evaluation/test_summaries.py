@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vbcli.errors import VbcliError
-from vbcli.summary_evaluation import evaluate_summaries
+from vbcli.evaluation.summaries import evaluate_summaries
 
 EVENTS = {v: [("rain", 0.0, 4.0), ("sun", 4.0, 8.0)] for v in "ab"}
 BOTH, RAIN = [(0.0, 2.0), (5.0, 7.0)], [(0.0, 2.0)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from vbcli import captionfiles, shards
+from vbcli import shards
 from vbcli.digests import table_digest
 from vbcli.encoders import imported_encoder
 from vbcli.errors import MediaError, UsageError, VbcliError
@@ -19,6 +19,7 @@ from vbcli.runner import RunReport, ShardInput, dataset_inputs, run_stage
 from vbcli.schemas import VIDEOS
 from vbcli.stages.import_features import ImportFeatures, ListVideos
 from vbcli.stages.scan import ScannedVideo, text_columns, update_plan
+from vbcli.text import captionfiles
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vbcli import captionfiles, shards
+from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.exports import paragraphs
 from vbcli.metrics.baselines import best_constant_caption, nearest_captions, permutation_scores
@@ -18,6 +18,7 @@ from vbcli.metrics.bootstrap import Gain, paired_gain
 from vbcli.metrics.captions import score_captions
 from vbcli.metrics.mentions import Lexicon, score_mentions
 from vbcli.runner import read_videos
+from vbcli.text import captionfiles
 from vbcli.training.batches import VideoTokens, read_tokens
 
 N_PERMUTATIONS = 20

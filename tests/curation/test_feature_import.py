@@ -11,9 +11,9 @@ import pytest
 
 from tests.e2e.commands import rows, vbcli
 from vbcli import shards
+from vbcli.curation.feature_import import FeatureTimes, import_features
 from vbcli.encoders import load_encoder
 from vbcli.errors import UsageError, VbcliError
-from vbcli.feature_import import FeatureTimes, import_features
 from vbcli.pipeline import RunOptions
 from vbcli.vocab.build import feature_matrix
 

@@ -8,7 +8,7 @@ import pytest
 
 from vbcli import shards
 from vbcli.errors import VbcliError
-from vbcli.evaluation import References, evaluate_captions, name_systems, read_captions, read_references
+from vbcli.evaluation.captions import References, evaluate_captions, name_systems, read_captions, read_references
 from vbcli.metrics.captions import score_captions
 from vbcli.schemas import CAPTIONS, VIDEOS, tokens_schema
 

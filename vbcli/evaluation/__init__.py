@@ -1,0 +1,1 @@
+"""Scores of what the applications wrote, beside baselines: captions, answers, classes, summaries."""

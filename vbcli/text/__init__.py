@@ -1,0 +1,1 @@
+"""What is said and written about videos: subtitles, caption files and annotations, aligned by time."""
