@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -362,3 +366,12 @@ def test_a_video_that_kills_its_worker_is_found_and_costs_itself(video_folder: P
     assert "the process that worked on it died" in failure.message
     others = run(Extract(size_px=32), video_inputs(sorted(video_folder.rglob("*.m*")), per_shard=9), tmp_path / "others")
     assert report.n_rows == others.n_rows
+
+    # One that kills the command itself, where it works alone, does so once.
+    command = [sys.executable, "-m", "vbcli.cli.app", "extract", videos, tmp_path / "alone", "--size", "32", "--ffmpeg", killer]
+    ended = [subprocess.run(command, capture_output=True, text=True) for _ in range(3)]
+    assert [run.returncode for run in ended] == [-signal.SIGKILL, 3, 3]
+    (failure,) = shards.read_failures(tmp_path / "alone")
+    assert (failure.video_id, failure.error) == ("deadly.mp4", "WorkerDied")
+    assert json.loads((tmp_path / "alone" / "manifest.json").read_text())["stage"] == "extract"
+    assert sum(shards.read_footer(path)["n_rows"] for path in shards.list_shards(tmp_path / "alone")) == others.n_rows

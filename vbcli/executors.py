@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from vbcli.errors import VbcliError
+from vbcli.files import stale_files
 from vbcli.jobs import ShardJob, ShardResult, read_trace, run_shard, try_items
 from vbcli.runner import Executor
 from vbcli.stage import Process, Stage
+from vbcli.storage import is_remote
 from vbcli.workers import count_cores, open_pool, submit
 
 ExecutorName = Literal["serial", "processes"]
@@ -36,14 +38,19 @@ def _try_in_worker(stage: Stage, job: ShardJob, trace: Path) -> None:
 
 
 class SerialExecutor(Executor):
-    """Runs jobs one after the other in this process."""
+    """Runs jobs one after the other in this process.
+
+    A job during which an earlier process was killed is run in one of its own: a video may have done that, and must not do it again.
+    """
 
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
-        if not jobs:
-            return
-        process = stage.open()
+        process: Process | None = None
         for job in jobs:
-            yield run_shard(stage, process, job)
+            if not is_remote(job.output_path) and stale_files(job.output_path):
+                yield _run_apart(stage, job)
+            else:
+                process = process or stage.open()
+                yield run_shard(stage, process, job)
 
 
 class ProcessExecutor(Executor):
@@ -98,6 +105,14 @@ class ProcessExecutor(Executor):
                 result = future.result()
                 del running[future]
                 yield result
+
+
+def _run_apart(stage: Stage, job: ShardJob) -> ShardResult:
+    try:
+        with open_pool(1) as pool:
+            return submit(pool, _run_in_worker, stage, job).result()
+    except BrokenProcessPool:
+        return _run_suspect(stage, job)
 
 
 def _run_suspect(stage: Stage, job: ShardJob) -> ShardResult:

@@ -86,14 +86,22 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and ".tmp-" in path.name
 
 
-def remove_stale(path: Path) -> None:
-    """Removes what processes of this machine left when they were killed while writing `path`."""
+def stale_files(path: Path) -> list[Path]:
+    """What processes of this machine left when they were killed while writing `path`."""
     mine = temporary_path(path).name.rpartition("-")[0]
+    found = []
     for stale in path.parent.glob(f".{path.name}.tmp-*"):
         made_by, _, process_id = stale.name.rpartition("-")
         # Another run may be making the same shard just now, here or on another machine: its file stays.
         if made_by == mine and not _is_running(int(process_id)):
-            stale.unlink(missing_ok=True)
+            found.append(stale)
+    return found
+
+
+def remove_stale(path: Path) -> None:
+    """Removes `stale_files`."""
+    for stale in stale_files(path):
+        stale.unlink(missing_ok=True)
 
 
 def _is_running(process_id: int) -> bool:
