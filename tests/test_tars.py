@@ -16,7 +16,7 @@ from vbcli.curation.exports import export_dataset
 from vbcli.errors import VbcliError
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.stages.extract import Extract
-from vbcli.tars import read_tar
+from vbcli.tars import find_in_tar, read_tar
 
 SERIAL = RunOptions("serial")
 
@@ -125,3 +125,14 @@ def test_what_is_no_tar_is_named_and_links_in_one_are_passed_over(tmp_path: Path
         tar.addfile(link)
         add(tar, "a.mp4", (video_folder / "a.mp4").read_bytes())
     assert [video.name for video in read_tar(tmp_path / "links.tar")] == ["a.mp4"]
+
+
+def test_videos_whose_names_have_dots_are_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "parts.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("film.000.mp4", "film.001.mp4", "film.webm"):
+            add(tar, name, name.encode())
+        add(tar, "film.txt", b"of all of them")
+        add(tar, "film.001.TXT", b"its own")
+    found = [(video.name, video.text, find_in_tar(path, video.offset) == video) for video in read_tar(path)]
+    assert found == [("film.000.mp4", "of all of them", True), ("film.001.mp4", "its own", True), ("film.webm", "of all of them", True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from vbcli.text.captionfiles import CaptionRow, build_row
 from vbcli.text.speech import TranscriptSegment, repair_cues
 from vbcli.text.subtitles import parse_cues
 
+TEXT_SUFFIXES = (".json", ".txt", ".srt", ".vtt")
 MAX_TEXT_BYTES = 16 << 20
 """A description is no longer than this."""
 
@@ -45,12 +46,21 @@ class TarVideo:
     subtitles: str | None = None
 
 
-def read_tar(path: Path) -> Sequence[TarVideo]:
+def read_tar(path: Path) -> list[TarVideo]:
     """The videos of a tar file with what stands beside them, in their order.
 
     Raises:
         VbcliError: it cannot be read.
     """
+    return list(_videos_in(path).values())
+
+
+def find_in_tar(path: Path, offset: int) -> TarVideo | None:
+    """The video of a tar file that begins at an offset."""
+    return _videos_in(path).get(offset)
+
+
+def _videos_in(path: Path) -> Mapping[int, TarVideo]:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -59,41 +69,37 @@ def read_tar(path: Path) -> Sequence[TarVideo]:
 
 
 @lru_cache(maxsize=64)
-def _read_tar(path: Path, size: int, mtime_ns: int) -> Sequence[TarVideo]:
+def _read_tar(path: Path, size: int, mtime_ns: int) -> Mapping[int, TarVideo]:
+    """The videos by the offset at which they begin."""
     del size, mtime_ns
-    videos: dict[str, tarfile.TarInfo] = {}
-    beside: dict[tuple[str, str], bytes] = {}
+    videos: list[tarfile.TarInfo] = []
+    beside: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 # Links and devices lead elsewhere: they are none of ours.
                 if not member.isreg() or member.issparse():
                     continue
-                key, suffix = _split(member.name)
-                if suffix in VIDEO_SUFFIXES:
-                    videos.setdefault(key, member)
-                elif suffix in (".json", ".txt", ".srt", ".vtt") and member.size <= MAX_TEXT_BYTES:
+                stem, suffix = os.path.splitext(member.name)
+                if suffix.lower() in VIDEO_SUFFIXES:
+                    videos.append(member)
+                elif suffix.lower() in TEXT_SUFFIXES and member.size <= MAX_TEXT_BYTES:
                     file = tar.extractfile(member)
                     assert file is not None
-                    beside[key, suffix] = file.read()
+                    beside[stem + suffix.lower()] = file.read()
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise VbcliError(f"{path} cannot be read as a tar file: {error}", hint="it is damaged, or compressed: unpack it") from error
-    return tuple(_tar_video(key, member, beside) for key, member in videos.items())
+    return {member.offset_data: _tar_video(member, beside) for member in videos}
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Key and suffix, as WebDataset takes them: the first dot of the last part divides them."""
-    folder, slash, base = name.rpartition("/")
-    key, dot, suffix = base.partition(".")
-    # `KEY.0000.jpg` is a frame; of a video the last suffix counts, wherever the first dot is.
-    if os.path.splitext(base)[1].lower() in VIDEO_SUFFIXES:
-        key, suffix = os.path.splitext(base)[0].split(".")[0], os.path.splitext(base)[1][1:]
-    return f"{folder}{slash}{key}", f"{dot}{suffix}".lower()
+def _tar_video(member: tarfile.TarInfo, beside: dict[str, bytes]) -> TarVideo:
+    stem = os.path.splitext(member.name)[0]
+    folder, slash, base = stem.rpartition("/")
+    # To WebDataset all before the first dot is the key; a file of the video's whole name is nearer to it.
+    key = f"{folder}{slash}{base.partition('.')[0]}"
 
-
-def _tar_video(key: str, member: tarfile.TarInfo, beside: dict[tuple[str, str], bytes]) -> TarVideo:
     def text(suffix: str) -> str | None:
-        data = beside.get((key, suffix))
+        data = beside.get(stem + suffix, beside.get(key + suffix))
         return None if data is None else data.decode("utf-8", errors="replace")
 
     try:

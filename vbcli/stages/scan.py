@@ -23,7 +23,7 @@ from vbcli.runner import ShardInput
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
 from vbcli.stage import Process, Rows, Stage
 from vbcli.storage import as_path, is_remote, list_files
-from vbcli.tars import TarVideo, caption_rows, read_tar, transcript_of
+from vbcli.tars import TarVideo, caption_rows, find_in_tar, read_tar, transcript_of
 from vbcli.text import captionfiles, transcripts
 from vbcli.text.speech import Repairs
 
@@ -141,7 +141,8 @@ def _tar_of(video: ScannedVideo) -> tuple[Path, TarVideo] | None:
     if member is None:
         return None
     path = Path(os.fsdecode(open_path(video.path)))
-    return next(((path, found) for found in read_tar(path) if found.offset == member[1]), None)
+    found = find_in_tar(path, member[1])
+    return None if found is None else (path, found)
 
 
 def _scanned(base: bytes, relative: bytes) -> ScannedVideo:
