@@ -97,7 +97,7 @@ def living(group_id: int) -> list[int]:
 
 
 def wait_until(is_so: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not is_so():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
