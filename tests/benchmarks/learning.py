@@ -120,21 +120,30 @@ def _write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
 # ---------------------------------------------------------------- cells
 
 
-def pretrain(place: Place, seed: int, *, name: str, tokens: str = "all", regimes: Sequence[str] = TOGETHER) -> Path:
+def pretrain(
+    place: Place, seed: int, *, name: str, tokens: str = "all", regimes: Sequence[str] = TOGETHER, n_steps: int = PRETRAIN_STEPS
+) -> Path:
     """A VideoBERT, trained once and kept.
 
     Args:
         regimes: how often it is shown video and text, text alone, video alone.
     """
     target = place.checkpoint(f"pretrain-{name}", seed)
-    common = ("--task", "pretrain", "--max-steps", str(PRETRAIN_STEPS), "--patience", "1000", "--mask-rate", MASK_RATE)
+    common = ("--task", "pretrain", "--max-steps", str(n_steps), "--patience", "1000", "--mask-rate", MASK_RATE)
     with ONE_AT_A_TIME[target]:
         vbcli("train", place.tokens(tokens), target, *common, "--threads", "1", "--seed", str(seed), "--regime-weights", *regimes)
     return target
 
 
 def cloze(
-    place: Place, seed: int, *, name: str, tokens: str = "all", regimes: Sequence[str] = TOGETHER, sentence: str = AS_CAPTIONED
+    place: Place,
+    seed: int,
+    *,
+    name: str,
+    tokens: str = "all",
+    regimes: Sequence[str] = TOGETHER,
+    n_steps: int = PRETRAIN_STEPS,
+    sentence: str = AS_CAPTIONED,
 ) -> Scores:
     """Zero-shot accuracy of a VideoBERT's guesses about unseen videos in which one thing happens, and of its guesses without the video."""
     from vbcli.cloze import fill_text
@@ -145,7 +154,8 @@ def cloze(
 
     forms: dict[str, dict[str, tuple[str, ...]]] = {"colour": {c: (c,) for c in COLOURS}, "shape": NOUNS, "action": VERBS}
     values = {slot: {words[0]: value for value, words in forms[slot].items()} for slot in SLOTS}
-    checkpoint = load_checkpoint(pretrain(place, seed, name=name, tokens=tokens, regimes=regimes), "pretrain")
+    start = pretrain(place, seed, name=name, tokens=tokens, regimes=regimes, n_steps=n_steps)
+    checkpoint = load_checkpoint(start, "pretrain")
     videos = [v for v in read_tokens(place.tokens("all")) if v.split == "test" and len(v.labels) == 1]
     hits: Scores = defaultdict(float)
     for video in videos:
@@ -211,6 +221,7 @@ ONE_AT_A_TIME: dict[Path, threading.Lock] = defaultdict(threading.Lock)
 NARRATED = {"name": "narration", "tokens": "narrated-captions-10"}
 SCRATCH_10 = partial(caption, name="scratch-10", tokens="captions-10")
 VIDEO_TEXT = partial(cloze, name="video-text")
+LONGER = {"name": "video-text-longer", "n_steps": 3 * PRETRAIN_STEPS}
 JOINT_BOTH = partial(caption, name="joint-both", tokens="all")
 GROUPS: dict[str, dict[str, Cell]] = {
     "a. A captioner on 10 % of the captions": {
@@ -234,6 +245,9 @@ GROUPS: dict[str, dict[str, Cell]] = {
         "the same, its weights as they are": partial(
             caption, name="kept-10", tokens="captions-10", options=("--keep-init", "1"), start=partial(pretrain, name="video-text")
         ),
+        "the same, after three times as many steps": partial(
+            caption, name="kept-longer-10", tokens="captions-10", options=("--keep-init", "1"), start=partial(pretrain, **LONGER)
+        ),
     },
     "b. Zero-shot cloze after pre-training on": {
         "video and captions": VIDEO_TEXT,
@@ -246,6 +260,7 @@ GROUPS: dict[str, dict[str, Cell]] = {
         "10 %": partial(cloze, name="videos-10", tokens="videos-10"),
         "30 %": partial(cloze, name="videos-30", tokens="videos-30"),
         "100 %": VIDEO_TEXT,
+        "100 %, three times as many steps": partial(cloze, **LONGER),
     },
     "d. A captioner from scratch on all captions": {
         "joint, tokens": partial(caption, name="joint-tokens", tokens="all", options=("--visual-input", "tokens")),

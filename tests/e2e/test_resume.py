@@ -20,7 +20,6 @@ from tests.e2e.commands import vbcli
 from vbcli import shards
 from vbcli.encoders import load_encoder
 from vbcli.errors import VbcliError
-from vbcli.executors import ExecutorName
 from vbcli.inference import ask_model
 from vbcli.models.decoding import DecodingConfig
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, refresh_text, tokenize_dataset
@@ -98,7 +97,7 @@ def living(group_id: int) -> list[int]:
 
 
 def wait_until(is_so: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not is_so():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -167,17 +166,14 @@ def test_an_extraction_that_is_killed_again_and_again_ends_as_if_it_had_not_been
     assert contents(out) == contents(frames)
 
 
-@pytest.mark.parametrize(("first", "then"), [("processes", "serial"), ("serial", "processes")])
-def test_an_encoding_that_is_killed_ends_as_if_it_had_not_been(
-    frames: Path, features: Path, tmp_path: Path, first: str, then: ExecutorName
-) -> None:
-    """Whoever made a shard, its bytes are the same."""
+def test_an_encoding_that_is_killed_ends_as_if_it_had_not_been(frames: Path, features: Path, tmp_path: Path) -> None:
+    """Whoever made a shard, its bytes are the same: killed in processes, ended in one."""
     out = tmp_path / "features"
-    command = ("encode", frames, out, "--encoder", ENCODER, "--pool", "mean", "--precision", "float32", "--executor", first)
+    command = ("encode", frames, out, "--encoder", ENCODER, "--pool", "mean", "--precision", "float32", "--executor", "processes")
     killed_within_a_shard(out, *command)
     finished = killed_between_shards(out, *command)
     spec = load_encoder(ENCODER, pool="mean", precision="float32").spec
-    report = encode_dataset(frames, out, spec, options=RunOptions(then))
+    report = encode_dataset(frames, out, spec, options=RunOptions("serial"))
     assert (report.n_skipped, report.n_done) == (len(finished), 3 - len(finished))
     assert {k: v for k, v in stamps(out).items() if k in finished} == finished
     assert contents(out) == contents(features)
