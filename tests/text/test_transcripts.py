@@ -40,6 +40,12 @@ def segment_lists(draw: st.DrawFn) -> list[TranscriptSegment]:
     return [TranscriptSegment(start / 1000, (start + length) / 1000, text) for start, length, text in cues]
 
 
+def test_arrows_between_times_are_written_as_text() -> None:
+    segments = [TranscriptSegment(1, 2, "first"), TranscriptSegment(3, 4, "00:05 -> 00:06 and 7 -> 8")]
+    for text, is_vtt in ((format_srt(segments), False), (format_vtt(segments), True)):
+        assert parse_cues(text, is_vtt) == [Cue(s.start_s, s.end_s, s.text) for s in segments]
+
+
 @given(segment_lists())
 def test_what_is_written_is_read_back(segments: list[TranscriptSegment]) -> None:
     expected = sorted((s for s in segments if s.text), key=lambda s: (s.start_s, s.end_s))

@@ -8,6 +8,7 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -25,16 +26,16 @@ def read_transcript(path: Path) -> Transcript | None:
     Raises:
         VbcliError: the file cannot be read, or no cue in it can.
     """
-    cues = read_cues(path)
-    if cues is None:
+    found = read_cues(path)
+    if found is None:
         return None
-    transcript = repair_cues(cues)
+    transcript = repair_cues(found.cues)
     if not transcript.segments:
         raise VbcliError(
             f"{path} holds no readable subtitle",
             hint="a cue is a line such as 00:00:01,000 --> 00:00:02,500 with its text below; remove the file to go on without it",
         )
-    return transcript
+    return transcript._replace(repairs=replace(transcript.repairs, n_guessed=int(found.is_guessed)))
 
 
 def find_sidecar(video_path: Path, names: Sequence[str] | None = None) -> Path | None:
@@ -77,7 +78,7 @@ def format_srt(segments: Iterable[TranscriptSegment]) -> str:
     """
     blocks = []
     for number, (start, end, text) in enumerate(_rounded(segments), start=1):
-        safe = text if plain_text(text) == text and "-->" not in text else _escape(text).replace("{", "&#123;")
+        safe = text if plain_text(text) == text and "->" not in text else _escape(text).replace("{", "&#123;")
         blocks.append(f"{number}\n{_stamp(start, ',')} --> {_stamp(end, ',')}\n{safe}\n")
     return "\n".join(blocks)
 
