@@ -19,6 +19,7 @@ from vbcli.text.transcripts import (
     assign_segments,
     best_spans,
     find_sidecar,
+    find_sidecars,
     format_srt,
     format_vtt,
     read_transcript,
@@ -95,7 +96,27 @@ def test_sidecars(tmp_path: Path, names: list[str], expected: str | None) -> Non
         (tmp_path / name).touch()
     found = find_sidecar(tmp_path / "clip.mp4")
     assert found == (tmp_path / expected if expected else None)
-    assert found == find_sidecar(tmp_path / "clip.mp4", sorted(p.name for p in tmp_path.iterdir()))
+    sidecars = find_sidecars(tmp_path / "clip.mp4")
+    assert [sidecar.path for sidecar in sidecars[:1]] == ([found] if found else [])
+    assert sidecars == find_sidecars(tmp_path / "clip.mp4", sorted(p.name for p in tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        (None, ["clip.srt", "clip.vtt", "clip.de.srt", "clip.pt-BR.srt", "clip.pt_PT.vtt"]),
+        ("de", ["clip.de.srt", "clip.srt", "clip.vtt"]),
+        ("pt", ["clip.pt-BR.srt", "clip.pt_PT.vtt", "clip.srt", "clip.vtt"]),
+        ("PT-pt", ["clip.pt_PT.vtt", "clip.srt", "clip.vtt"]),
+        ("p", ["clip.srt", "clip.vtt"]),
+    ],
+)
+def test_sidecars_of_a_language_come_first_and_those_of_others_not(tmp_path: Path, language: str | None, expected: list[str]) -> None:
+    for name in ("clip.mp4", "clip.de.srt", "clip.pt-BR.srt", "clip.pt_PT.vtt", "clip.srt", "clip.vtt"):
+        (tmp_path / name).touch()
+    found = find_sidecars(tmp_path / "clip.mp4", language=language)
+    assert [sidecar.path.name for sidecar in found] == expected
+    assert [sidecar.language for sidecar in found] == [name.split(".")[1] if name.count(".") == 2 else "" for name in expected]
 
 
 @pytest.mark.parametrize("content", ["", "WEBVTT\n", "just words\n", "1\n00:00:02,000 --> 00:00:01,000\nbackwards\n"])
