@@ -203,6 +203,16 @@ def test_captions_of_other_videos_are_refused_before_anything_is_written(video_f
     assert not (tmp_path / "out").exists()
 
 
+def test_captions_with_halves_of_characters_are_mended_and_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(
+        '{"video": "a.mp4", "caption": "Nice \\ud83d"}\n{"video": "b.mp4", "caption": "Nice \\ud83d\\ude00"}\n'
+    )
+    scanned = scan_videos(folder, tmp_path / "out", [tmp_path / "c.jsonl"])
+    captions = {row["video_id"]: row["captions"] for row in rows_of(scanned)[0]}
+    assert [captions[name][0]["text"] for name in ("a.mp4", "b.mp4")] == ["Nice \ufffd", "Nice \U0001f600"]
+    assert scanned.notes == [f"{tmp_path}/c.jsonl holds 1 captions with damaged characters, first of 'a.mp4'"]
+
+
 def test_subtitles_that_cannot_be_read_cost_the_transcript_alone(folder: Path, tmp_path: Path) -> None:
     (folder / "a.srt").write_bytes(b"\x00\x01\x02 no subtitles")
     (folder / "b.en.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nHello.\n")

@@ -26,6 +26,7 @@ from vbcli.storage import as_path, is_remote, list_files
 from vbcli.tars import TarVideo, caption_rows, find_in_tar, read_tar, transcript_of
 from vbcli.text import captionfiles, transcripts
 from vbcli.text.speech import Repairs
+from vbcli.text.subtitles import REPLACEMENT
 
 VIDEOS_PER_SHARD = 32
 
@@ -282,6 +283,9 @@ def text_columns(
         message = f"{sources} names none of the {len(found)} videos in {root}"
         raise VbcliError(message, hint=f"a video here is called '{found[0].video_id}'")
     notes = [f"{sources} names {len(unmatched)} videos that are not in {root}, first '{unmatched[0]}'"] if unmatched else []
+    damaged = [row.video for row in rows if row.caption and REPLACEMENT in row.caption]
+    if damaged:
+        notes.append(f"{sources} holds {len(damaged)} captions with damaged characters, first of '{damaged[0]}'")
     return {**described, **{video_id: text.as_columns() for video_id, text in texts.items()}}, notes
 
 
