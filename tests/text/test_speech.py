@@ -257,6 +257,13 @@ def test_damaged_characters_and_guessed_encodings_are_counted(tmp_path: Path) ->
     assert str(Repairs(n_guessed=1)).startswith("1 files read as Windows-1252 as they are not UTF-8")
 
 
+def test_words_of_cues_that_begin_at_once_stay_in_order() -> None:
+    said = [tuple(Word(i / 2, None, f"{name}{i}") for i in range(25)) for name in "ab"]
+    segments = repair_cues([Cue(0, 13 + i, " ".join(w.text for w in words), words) for i, words in enumerate(said)]).segments
+    assert " ".join(s.text for s in segments) == " ".join(w.text for words in said for w in words)
+    assert all(one.end_s <= other.start_s for one, other in itertools.pairwise(segments))
+
+
 def test_words_with_impossible_times_have_none() -> None:
     words = tuple(Word(math.nan if i == 3 else i, None, f"w{i}") for i in range(30))
     text = " ".join(word.text for word in words)

@@ -217,11 +217,9 @@ def _apart(ordered: Sequence[Cue]) -> tuple[list[Cue], int]:
         else:
             # The words of both, where both have some: half of them would be lost in the other's.
             end_s = max(before.end_s, cue.end_s)
-            if cue.text == before.text:
-                apart[-1] = before._replace(end_s=end_s)
-            else:
-                words = (*before.words, *cue.words) if before.words and cue.words else ()
-                apart[-1] = Cue(before.start_s, end_s, f"{before.text} {cue.text}", words)
+            # The times of words that are said at once are of no use: those of one cue would lie before those of the other again.
+            same = cue.text == before.text
+            apart[-1] = before._replace(end_s=end_s) if same else Cue(before.start_s, end_s, f"{before.text} {cue.text}")
     return apart, n_overlapping
 
 
