@@ -89,5 +89,7 @@ def test_csv_reads_back_as_references(captions_dir):
 def test_subtitles_lie_under_the_video_s_name(captions_dir, suffix):
     folder = export_captions(captions_dir, suffix)
     for video_id, start_s, end_s, text in ROWS:
-        (segment,) = read_cues(folder / f"{video_id}.{suffix}") or []
+        found = read_cues(folder / f"{video_id}.{suffix}")
+        assert found is not None
+        (segment,) = found.cues
         assert (segment.start_s, segment.end_s, segment.text) == (start_s, end_s, text)

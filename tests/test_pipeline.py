@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from vbcli.encoders import load_encoder
+from vbcli.errors import VbcliError
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
+from vbcli.runner import read_videos
 from vbcli.stages.extract import Extract
 
 
@@ -30,3 +34,17 @@ def test_videos_that_were_cut_off_are_named_and_used(make_video, tmp_path: Path)
     # Told once, by the run that made it.
     extract_videos(videos, tmp_path / "frames", Extract(size_px=32), options=options)
     assert len(notes) == 1
+
+
+def test_the_language_of_subtitles_is_chosen(make_video, tmp_path: Path):
+    videos = tmp_path / "videos"
+    make_video(videos / "a.mp4")
+    for code, text in (("de", "Hallo."), ("en", "Hello.")):
+        (videos / f"a.{code}.srt").write_text(f"1\n00:00:00,000 --> 00:00:01,000\n{text}\n")
+    for language in ("en", "de"):
+        options = RunOptions("serial", language=language)
+        extract_videos(videos, tmp_path / "frames", Extract(size_px=32), options=options)
+        (row,) = read_videos(tmp_path / "frames").to_pylist()
+        assert row["transcript"] == [{"start_s": 0.0, "end_s": 1.0, "text": {"en": "Hello.", "de": "Hallo."}[language]}]
+    with pytest.raises(VbcliError, match="--language goes with videos, not with a frames dataset"):
+        encode_dataset(tmp_path / "frames", tmp_path / "out", load_encoder("timm:tf_efficientnet_lite0", clip_s=0.5).spec, options=options)

@@ -40,7 +40,7 @@ from vbcli.runner import (
 )
 from vbcli.stage import Stage
 from vbcli.stages.extract import Extract
-from vbcli.stages.scan import Probe, scan_videos
+from vbcli.stages.scan import Probe, Scan, scan_videos
 from vbcli.storage import copy_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class RunOptions:
         is_retry: also redo the items that failed before.
         part: (i, n) makes part i of n of the shards, from 1; the others are for other machines.
         limit: plan no more than so many videos of a folder; None plans all.
+        language: of the subtitles beside videos; None takes the first.
         is_dry: write nothing, and count what would be done.
         on_note: called with sentences for the user.
         on_progress: called when shards are done.
@@ -78,6 +79,7 @@ class RunOptions:
     media: MediaOptions = field(default_factory=MediaOptions)
     part: tuple[int, int] = (1, 1)
     limit: int | None = None
+    language: str | None = None
     is_dry: bool = False
     on_note: Callable[[str], None] = field(default=_ignore_note, compare=False)
     on_progress: Progress = field(default=no_progress, compare=False)
@@ -135,6 +137,21 @@ def _note_truncated(dataset_dir: Path, time_column: str, step_s: float, options:
         options.on_note(f"{len(short)} videos end long before their containers say, first {short[0]}: what there is of them is used")
 
 
+def _scan(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], options: RunOptions) -> Scan:
+    scan = scan_videos(
+        videos_dir,
+        dataset_dir,
+        caption_files,
+        limit=options.limit,
+        is_dry=options.is_dry,
+        follows_links=options.media.follows_links,
+        language=options.language,
+    )
+    for sentence in scan.notes:
+        options.on_note(sentence)
+    return scan
+
+
 def scan_folder(
     videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, executor: Executor, options: RunOptions
 ) -> frozenset[str]:
@@ -144,9 +161,7 @@ def scan_folder(
         The planned videos that are gone from the folder.
     """
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
-    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, follows_links=options.media.follows_links)
-    for sentence in scan.notes:
-        options.on_note(sentence)
+    scan = _scan(videos_dir, dataset_dir, caption_files, options)
     run_stage(Probe(options.media), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor)
     return scan.gone
 
@@ -154,9 +169,7 @@ def scan_folder(
 def dry_inputs(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, options: RunOptions) -> list[ShardInput]:
     """The shards of a folder of videos as they would be planned."""
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
-    scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, is_dry=True, follows_links=options.media.follows_links)
-    for sentence in scan.notes:
-        options.on_note(sentence)
+    scan = _scan(videos_dir, dataset_dir, caption_files, options)
     planned = []
     for shard in scan.inputs:
         assert not isinstance(shard.source, Path)  # a dry scan writes nothing
@@ -260,6 +273,8 @@ def encode_dataset(
             return report
         if caption_files:
             raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
+        if options.language:
+            raise VbcliError("--language goes with videos, not with a frames dataset", hint="give it to vbcli extract")
         note_missing(source_dir, options)
         inputs = dataset_inputs(source_dir, stage)
         if options.is_dry:

@@ -203,6 +203,16 @@ def test_captions_of_other_videos_are_refused_before_anything_is_written(video_f
     assert not (tmp_path / "out").exists()
 
 
+def test_captions_with_halves_of_characters_are_mended_and_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(
+        '{"video": "a.mp4", "caption": "Nice \\ud83d"}\n{"video": "b.mp4", "caption": "Nice \\ud83d\\ude00"}\n'
+    )
+    scanned = scan_videos(folder, tmp_path / "out", [tmp_path / "c.jsonl"])
+    captions = {row["video_id"]: row["captions"] for row in rows_of(scanned)[0]}
+    assert [captions[name][0]["text"] for name in ("a.mp4", "b.mp4")] == ["Nice \ufffd", "Nice \U0001f600"]
+    assert scanned.notes == [f"{tmp_path}/c.jsonl holds 1 captions with damaged characters, first of 'a.mp4'"]
+
+
 def test_subtitles_that_cannot_be_read_cost_the_transcript_alone(folder: Path, tmp_path: Path) -> None:
     (folder / "a.srt").write_bytes(b"\x00\x01\x02 no subtitles")
     (folder / "b.en.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nHello.\n")
@@ -212,6 +222,44 @@ def test_subtitles_that_cannot_be_read_cost_the_transcript_alone(folder: Path, t
     assert set(map(len, transcripts.values())) == {0}
     (note,) = scanned.notes
     assert str(folder / "a.srt") in note
+
+
+def said(scanned: Scan) -> dict[str, list[str]]:
+    return {row["video_id"]: [segment["text"] for segment in row["transcript"]] for rows in rows_of(scanned) for row in rows}
+
+
+def write_cue(path: Path, text: str) -> None:
+    path.write_text(f"1\n00:00:00,000 --> 00:00:01,000\n{text}\n")
+
+
+def test_the_next_subtitles_are_read_where_the_first_cannot_be(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.srt").write_text("no subtitles")
+    (folder / "a.json3").write_text("{")
+    write_cue(folder / "a.en.srt", "Hello.")
+    (folder / "b.json").write_text('{"events": []}')
+    write_cue(folder / "b.en.srt", "There.")
+    write_cue(tmp_path / "secret.srt", "Secret.")
+    (folder / "B.srt").symlink_to(tmp_path / "secret.srt")
+    write_cue(folder / "B.en.srt", "Open.")
+    scanned = scan_videos(folder, tmp_path / "out")
+    assert {name: texts for name, texts in said(scanned).items() if texts} == {"a.mp4": ["Hello."], "b.mp4": ["There."], "B.mp4": ["Open."]}
+    assert [note.partition(" ")[0] for note in scanned.notes] == [str(folder / name) for name in ("B.srt", "a.srt", "a.json3")]
+    assert [note.rpartition("; ")[2] for note in scanned.notes] == [f"{name}.en.srt is read instead" for name in ("B", "a", "a")]
+
+
+def test_subtitles_in_several_languages_are_told_and_chosen(folder: Path, tmp_path: Path) -> None:
+    write_cue(folder / "a.de.srt", "Hallo.")
+    write_cue(folder / "a.en.srt", "Hello.")
+    write_cue(folder / "b.de.srt", "Da.")
+    unasked = scan_videos(folder, tmp_path / "out")
+    assert {name: texts for name, texts in said(unasked).items() if texts} == {"a.mp4": ["Hallo."], "b.mp4": ["Da."]}
+    (note,) = unasked.notes
+    assert note.startswith(f"1 videos have subtitles in several languages, first {folder}/a.de.srt was read")
+    english = scan_videos(folder, tmp_path / "out", language="en")
+    assert {name: texts for name, texts in said(english).items() if texts} == {"a.mp4": ["Hello."]}
+    assert english.notes == [f"1 videos have subtitles in other languages than en alone, first {folder}/b.de.srt"]
+    german = scan_videos(folder, tmp_path / "out", language="de")
+    assert (said(german), german.notes) == (said(unasked), [])
 
 
 def test_subtitles_of_names_outside_utf8_are_found(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +120,31 @@ def test_coco(tmp_path: Path) -> None:
     assert rows == [row("five.mp4", 1, caption="five one"), row("four.mp4", 2, caption="four"), row("five.mp4", 3, caption="five two")]
 
 
+def test_coco_of_evaluation_kits_names_videos_by_their_id(tmp_path: Path) -> None:
+    """As the kits for MSR-VTT and MSVD have it."""
+    content = {
+        "info": {},
+        "type": "captions",
+        "images": [{"id": "video7010"}, {"id": 12, "file_name": None}],
+        "annotations": [{"image_id": "video7010", "id": 0, "caption": "a girl sings"}, {"image_id": 12, "id": 1, "caption": "a man"}],
+    }
+    rows = read_caption_file(write(tmp_path / "coco.json", json.dumps(content)))
+    assert rows == [row("video7010", 1, caption="a girl sings"), row("12", 2, caption="a man")]
+
+
+def test_vatex(tmp_path: Path) -> None:
+    content = [
+        {"videoID": "Ptf_2VRj-V0_000122_000132", "enCap": ["A man claps.", "Hands are clapped."], "chCap": ["一个人在拍手。"]},
+        {"videoID": "G9zN5TTuGO4_000179_000189"},
+    ]
+    rows = read_caption_file(write(tmp_path / "vatex.json", json.dumps(content)))
+    assert rows == [
+        row("Ptf_2VRj-V0_000122_000132", 1, caption="A man claps."),
+        row("Ptf_2VRj-V0_000122_000132", 1, caption="Hands are clapped."),
+        row("G9zN5TTuGO4_000179_000189", 2),
+    ]
+
+
 def test_youcook2(tmp_path: Path) -> None:
     content = {
         "database": {
@@ -162,6 +189,26 @@ def test_rows_in_json_are_those_of_json_lines(tmp_path: Path) -> None:
     assert read_caption_file(write(tmp_path / "lines.json", "\n".join(map(json.dumps, objects)))) == wanted
 
 
+def test_a_list_of_captions_is_a_row_each(tmp_path: Path) -> None:
+    said = {"video": "a.mp4", "caption": ["one", " two "], "split": "val", "question": "q?", "answer": "yes"}
+    wanted = [row("a.mp4", 1, caption="one", split="val", question="q?", answer="yes"), row("a.mp4", 1, caption="two", split="val")]
+    none = {"video": "b.mp4", "caption": [], "label": "x"}
+    assert read_caption_file(write(tmp_path / "a.json", json.dumps([said, none]))) == [*wanted, row("b.mp4", 2, label="x")]
+    assert read_caption_file(write(tmp_path / "a.jsonl", json.dumps(said))) == wanted
+    pd.DataFrame([said]).to_parquet(tmp_path / "a.parquet")
+    assert read_caption_file(tmp_path / "a.parquet") == wanted
+    # Asked once, the question has one answer.
+    assert match_rows(wanted, ["a.mp4"], "a.json").texts["a.mp4"].questions == [("q?", ["yes"], [])]
+
+
+def test_halves_of_characters_are_replaced_but_in_names(tmp_path: Path) -> None:
+    names = ("caption", "split", "label", "question", "answer")
+    fields = ", ".join(f'"{name}": "{name} \\ud83d"' for name in names)
+    path = write(tmp_path / "a.jsonl", f'{{"video": "caf\\udce9", "candidates": ["x \\ud83d"], {fields}}}')
+    expected = {name: f"{name} \ufffd" for name in names}
+    assert read_caption_file(path) == [row("caf\udce9", 1, candidates=("x \ufffd",), **expected)]
+
+
 @pytest.mark.skipif(not YOUCOOK2.exists(), reason=f"{YOUCOOK2} is not there")
 def test_the_annotations_of_youcook2_as_published() -> None:
     rows = read_caption_file(YOUCOOK2)
@@ -196,7 +243,23 @@ def test_the_annotations_of_youcook2_as_published() -> None:
         ("a.jsonl", '{"video": "a"}\n{"caption": "x", "id": 1}\n', r"a\.jsonl, line 2: no field 'video' \(found: caption, id\)"),
         ("a.jsonl", '{"video": "a"}\n\n{"video": }\n', r"a\.jsonl, line 3: not valid JSON"),
         ("a.jsonl", "[1]\n", r"a\.jsonl, line 1: not a JSON object"),
-        ("a.jsonl", '{"video": "a", "caption": ["x"]}\n', r"a\.jsonl, line 1: field 'caption' is not text but list"),
+        ("a.jsonl", '{"video": "a", "caption": {}}\n', r"a\.jsonl, line 1: field 'caption' is not text but dict"),
+        ("a.jsonl", '{"video": "a"}\n{"video": "a", "caption": ["x", ["y"]]}\n', r"a\.jsonl, line 2: field 'caption' is not text but list"),
+        (
+            "a.jsonl",
+            '{"video": "a", "start_s": 1' + "0" * 400 + ', "end_s": 1}\n',
+            r"a\.jsonl, line 1: field 'start_s' is 10*, not a number",
+        ),
+        (
+            "a.csv",
+            'video,question,candidates\na,q,"' + "[" * 100_000 + '"\n',
+            r"a\.csv, line 2: column 'candidates' is not a valid JSON list",
+        ),
+        (
+            "a.csv",
+            'video,question,candidates\na,q,"[' + "1" * 5000 + ']"\n',
+            r"a\.csv, line 2: column 'candidates' is not a valid JSON list",
+        ),
         ("a.jsonl", '{"video": "a", "start_s": true, "end_s": 1}\n', r"a\.jsonl, line 1: field 'start_s' is True, not a number"),
         ("a.jsonl", '{"video": null}\n', r"a\.jsonl, line 1: field 'video' is empty"),
         ("a.json", '{"videos": [],\n "sentences": [}', r"a\.json, line 2: not valid JSON"),
@@ -226,6 +289,14 @@ def test_the_annotations_of_youcook2_as_published() -> None:
             '{"v_1": {"timestamps": [[0, true]], "sentences": ["x"]}}',
             r"video 'v_1': field 'timestamps, entry 1' is not a pair of seconds",
         ),
+        *(
+            (
+                "a.json",
+                f'{{"v_1": {{"timestamps": [[0, 1], {span}], "sentences": ["x", "y"]}}}}',
+                r"a\.json, video 'v_1': field 'timestamps, entry 2' is not a pair of seconds from 0 on",
+            )
+            for span in ("[NaN, 1]", "[0, Infinity]", "[-1, 1]", "[NaN, NaN]", "[1e999, 2]")
+        ),
         ("a.json", '{"v_1": {"timestamps": [[0, 1]], "sentences": [7]}}', r"video 'v_1': field 'sentences', entry 1 is not text"),
         ("a.json", '{"videos": {}, "sentences": []}', r"a\.json: 'videos' is not a list"),
         ("a.json", '{"videos": [], "sentences": []}', r"a\.json holds no rows"),
@@ -235,6 +306,14 @@ def test_the_annotations_of_youcook2_as_published() -> None:
             '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}',
             r"entry 1 of 'annotations': image_id 1 is not among",
         ),
+        ("a.json", '{"images": [{"file_name": "x"}], "annotations": []}', r"a\.json, entry 1 of 'images': field 'id' is missing"),
+        ("a.json", '{"images": [{"id": 1, "file_name": []}], "annotations": []}', r"entry 1 of 'images': field 'file_name' is not text"),
+        ("a.json", '{"videos": [{"video_id": "v", "split": []}], "sentences": []}', r"entry 1 of 'videos': field 'split' is not text"),
+        ("a.json", '{"videos": [{"video_id": true}], "sentences": []}', r"entry 1 of 'videos': field 'video_id' is not text"),
+        ("a.json", '{"database": {"v": {"subset": {}}}}', r"a\.json, 'database', video 'v': field 'subset' is not text"),
+        ("a.json", '[{"videoID": "v"}, {"enCap": []}]', r"a\.json, entry 2: field 'videoID' is missing"),
+        ("a.json", '[{"videoID": "v", "enCap": "x"}]', r"a\.json, entry 1: field 'enCap' is not a list of texts"),
+        ("a.json", '[{"videoID": "v"}, 3]', r"a\.json, entry 2: not an object"),
         ("a.json", '{"images": [3], "annotations": []}', r"a\.json, entry 1 of 'images': not an object"),
         ("a.parquet", "not Parquet at all", r"a\.parquet is not a readable Parquet file"),
         ("a.txt", "video\n", r"a\.txt is not a kind of caption file"),
@@ -256,6 +335,10 @@ def test_messages_about_parquet_and_missing_files(tmp_path: Path) -> None:
     pd.DataFrame({"video": ["a"] * 70_000 + [""]}).to_parquet(path)  # more than one batch
     with pytest.raises(VbcliError, match=r"a\.parquet, row 70001: column 'video' is empty"):
         read_caption_file(path)
+    damaged = pa.Array.from_buffers(pa.string(), 2, pa.array([b"fine", b"\xff"]).buffers())
+    pq.write_table(pa.table({"video": ["a", "b"], "caption": damaged}), path)
+    with pytest.raises(VbcliError, match=r"a\.parquet, row 2: column 'caption' holds a character that is not UTF-8"):
+        read_caption_file(path)
     with pytest.raises(VbcliError, match=r"none\.csv does not exist"):
         read_caption_file(tmp_path / "none.csv")
     (tmp_path / "dir.csv").mkdir()
@@ -271,13 +354,17 @@ NAMES = IDS | PARTS | st.builds(lambda a, b: f"{a}/{b}", PARTS, PARTS)
 
 
 @given(st.lists(IDS, max_size=8, unique=True), st.lists(NAMES, max_size=8))
-def test_names_match_by_path_then_name_then_stem(video_ids: list[str], names: list[str]) -> None:
+def test_names_match_by_path_then_name_then_stem_then_without_suffix(video_ids: list[str], names: list[str]) -> None:
     paths = [PurePosixPath(v) for v in video_ids]
     for name in names:
+        bare = name.removesuffix(".mp4")
         by_rank = [
             [str(p) for p in paths if str(p) == name],
             [str(p) for p in paths if p.name == name],
             [str(p) for p in paths if p.stem == name],
+            # Imported features are of videos without a suffix.
+            [str(p) for p in paths if str(p) == bare],
+            [str(p) for p in paths if p.name == bare],
         ]
         expected = next((found for found in by_rank if found), [])
         if len(expected) > 1:

@@ -19,6 +19,7 @@ from vbcli.text.transcripts import (
     assign_segments,
     best_spans,
     find_sidecar,
+    find_sidecars,
     format_srt,
     format_vtt,
     read_transcript,
@@ -38,6 +39,12 @@ TIMES_MS = st.integers(0, 400_000_000)
 def segment_lists(draw: st.DrawFn) -> list[TranscriptSegment]:
     cues = draw(st.lists(st.tuples(TIMES_MS, st.integers(0, 9999), TEXTS), min_size=1, max_size=8))
     return [TranscriptSegment(start / 1000, (start + length) / 1000, text) for start, length, text in cues]
+
+
+def test_arrows_between_times_are_written_as_text() -> None:
+    segments = [TranscriptSegment(1, 2, "first"), TranscriptSegment(3, 4, "00:05 -> 00:06 and 7 -> 8")]
+    for text, is_vtt in ((format_srt(segments), False), (format_vtt(segments), True)):
+        assert parse_cues(text, is_vtt) == [Cue(s.start_s, s.end_s, s.text) for s in segments]
 
 
 @given(segment_lists())
@@ -89,7 +96,27 @@ def test_sidecars(tmp_path: Path, names: list[str], expected: str | None) -> Non
         (tmp_path / name).touch()
     found = find_sidecar(tmp_path / "clip.mp4")
     assert found == (tmp_path / expected if expected else None)
-    assert found == find_sidecar(tmp_path / "clip.mp4", sorted(p.name for p in tmp_path.iterdir()))
+    sidecars = find_sidecars(tmp_path / "clip.mp4")
+    assert [sidecar.path for sidecar in sidecars[:1]] == ([found] if found else [])
+    assert sidecars == find_sidecars(tmp_path / "clip.mp4", sorted(p.name for p in tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        (None, ["clip.srt", "clip.vtt", "clip.de.srt", "clip.pt-BR.srt", "clip.pt_PT.vtt"]),
+        ("de", ["clip.de.srt", "clip.srt", "clip.vtt"]),
+        ("pt", ["clip.pt-BR.srt", "clip.pt_PT.vtt", "clip.srt", "clip.vtt"]),
+        ("PT-pt", ["clip.pt_PT.vtt", "clip.srt", "clip.vtt"]),
+        ("p", ["clip.srt", "clip.vtt"]),
+    ],
+)
+def test_sidecars_of_a_language_come_first_and_those_of_others_not(tmp_path: Path, language: str | None, expected: list[str]) -> None:
+    for name in ("clip.mp4", "clip.de.srt", "clip.pt-BR.srt", "clip.pt_PT.vtt", "clip.srt", "clip.vtt"):
+        (tmp_path / name).touch()
+    found = find_sidecars(tmp_path / "clip.mp4", language=language)
+    assert [sidecar.path.name for sidecar in found] == expected
+    assert [sidecar.language for sidecar in found] == [name.split(".")[1] if name.count(".") == 2 else "" for name in expected]
 
 
 @pytest.mark.parametrize("content", ["", "WEBVTT\n", "just words\n", "1\n00:00:02,000 --> 00:00:01,000\nbackwards\n"])

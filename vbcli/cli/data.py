@@ -21,6 +21,7 @@ from vbcli.cli.options import (
     Ffmpeg,
     Fit,
     FollowLinks,
+    Language,
     Limit,
     MaxFrames,
     MaxPixels,
@@ -35,7 +36,7 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_dry_run, finish_run, parse_part, run_options, show_run
+from vbcli.cli.runs import check_language, finish_dry_run, finish_run, parse_part, run_options, show_run
 from vbcli.errors import UsageError, VbcliError
 from vbcli.workspace import Workspace as Places
 
@@ -69,6 +70,7 @@ def extract(
     max_frames: MaxFrames = 200_000,
     part: Part = "1/1",
     limit: Limit = None,
+    language: Language = None,
     dry_run: DryRun = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
@@ -100,8 +102,9 @@ def extract(
         MediaOptions(ffmpeg, limits, follow_links),
     )
     chosen_part = parse_part(part)
+    check_language(language)
     with run_options("extract", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
-        options = replace(options, part=chosen_part, limit=limit, is_dry=dry_run)
+        options = replace(options, part=chosen_part, limit=limit, language=language, is_dry=dry_run)
         report = extract_videos(videos_dir, target, stage, captions or (), options)
     if dry_run:
         finish_dry_run(report, as_json)
@@ -152,6 +155,7 @@ def encode(
     max_frames: MaxFrames = 200_000,
     part: Part = "1/1",
     limit: Limit = None,
+    language: Language = None,
     dry_run: DryRun = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
@@ -168,6 +172,7 @@ def encode(
         return
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="make frames with: vbcli extract VIDEOS_DIR")
+    check_language(language)
     if respect_shots and shots:
         raise UsageError("--respect-shots and --shots both say what a clip is", hint="give one of them")
     from vbcli.encoders import load_encoder
@@ -179,7 +184,7 @@ def encode(
     is_of_videos = dataset_kind(source) is None
     limits, chosen_part = Limits(timeout_s, memory_mb, max_pixels, max_frames), parse_part(part)
     with run_options("encode", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
-        options = replace(options, part=chosen_part, limit=limit, is_dry=dry_run)
+        options = replace(options, part=chosen_part, limit=limit, language=language, is_dry=dry_run)
         report = encode_dataset(
             source,
             target,
@@ -199,7 +204,7 @@ def encode(
 
 FRAMES_OPTIONS = (
     *("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg"),
-    *("shots", "respect_shots", "detect_shots", "follow_links", "part", "limit", "dry_run"),
+    *("shots", "respect_shots", "detect_shots", "follow_links", "part", "limit", "language", "dry_run"),
 )
 """What `encode` is told of frames and videos alone."""
 

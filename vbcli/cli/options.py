@@ -72,6 +72,10 @@ MaxPixels = Annotated[int, typer.Option(help="Give up a video whose frames have 
 MaxFrames = Annotated[int, typer.Option(help="Give up a video that more frames would be taken of.")]
 Part = Annotated[str, typer.Option(metavar="I/N", help="Make part I of N of the shards; the others are for other machines.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Plan no more than so many videos of the folder.")]
+Language = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="Read the subtitles of this language where videos have several, such as en of clip.en.srt."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of a worker; a part of what makes results equal to the last bit.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]

@@ -75,6 +75,18 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def check_language(code: str | None) -> None:
+    """Refuses what is no code of a language after `--language`.
+
+    Raises:
+        UsageError: no file could have it in its name.
+    """
+    from vbcli.text.transcripts import is_language
+
+    if code is not None and not is_language(code):
+        raise UsageError(f"--language is '{code}'", hint="name a code as the names of subtitles have it: en, eng, pt-BR")
+
+
 def finish_dry_run(report: RunReport, as_json: bool) -> None:
     """Prints what a run would do."""
     counts = {"shards": report.n_shards, "there already": report.n_skipped, "to be made": report.n_planned}

@@ -26,6 +26,7 @@ from vbcli.storage import as_path, is_remote, list_files
 from vbcli.tars import TarVideo, caption_rows, find_in_tar, read_tar, transcript_of
 from vbcli.text import captionfiles, transcripts
 from vbcli.text.speech import Repairs
+from vbcli.text.subtitles import REPLACEMENT
 
 VIDEOS_PER_SHARD = 32
 
@@ -228,6 +229,7 @@ def scan_videos(
     limit: int | None = None,
     is_dry: bool = False,
     follows_links: bool = False,
+    language: str | None = None,
 ) -> Scan:
     """Plans the videos of a folder and joins their text: caption files and subtitles beside the videos.
 
@@ -238,6 +240,7 @@ def scan_videos(
         limit: plan no more than so many videos.
         is_dry: write nothing.
         follows_links: read subtitles that are links out of the folder, too.
+        language: of the subtitles, such as `en`; None takes the first.
     """
     found = scan_folder(root)
     # Before the plan is written: a mistake in the command must not tie the folder to these videos.
@@ -247,7 +250,7 @@ def scan_videos(
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     inputs = []
     no_text = captionfiles.VideoText().as_columns()
-    sidecars = _Sidecars(follows_links)
+    sidecars = _Sidecars(follows_links, language)
     for index, shard in enumerate(planned):
         rows = [{**vars(v), "transcript": sidecars.read(v), **columns.get(v.video_id, no_text)} for v in shard]
         table = pa.Table.from_pylist(rows, schema=VIDEOS)
@@ -280,14 +283,20 @@ def text_columns(
         message = f"{sources} names none of the {len(found)} videos in {root}"
         raise VbcliError(message, hint=f"a video here is called '{found[0].video_id}'")
     notes = [f"{sources} names {len(unmatched)} videos that are not in {root}, first '{unmatched[0]}'"] if unmatched else []
+    damaged = [row.video for row in rows if row.caption and REPLACEMENT in row.caption]
+    if damaged:
+        notes.append(f"{sources} holds {len(damaged)} captions with damaged characters, first of '{damaged[0]}'")
     return {**described, **{video_id: text.as_columns() for video_id, text in texts.items()}}, notes
 
 
 class _Sidecars:
     """Reads the transcripts beside videos, and remembers what had to be mended."""
 
-    def __init__(self, follows_links: bool) -> None:
+    def __init__(self, follows_links: bool, language: str | None) -> None:
         self.follows_links = follows_links
+        self.language = language
+        self.of_several: list[Path] = []
+        self.of_others: list[Path] = []
         self.names_in: dict[Path, list[str]] = {}
         self.notes: list[str] = []
         self.repaired: list[Path] = []
@@ -302,26 +311,43 @@ class _Sidecars:
         folder = path.parent
         if folder not in self.names_in:
             self.names_in[folder] = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        try:
-            sidecar = transcripts.find_sidecar(path, self.names_in[folder])
-            if sidecar is not None and not self.follows_links and leads_out(str(sidecar), video.video_id):
-                self.notes.append(f"{sidecar} is a link that leads out of its folder, and is not read; --follow-links reads it")
-                return []
-            transcript = None if sidecar is None else transcripts.read_transcript(sidecar)
-        except VbcliError as error:
-            # Subtitles that cannot be read cost the video its transcript, not its frames.
-            self.notes.append(error.message)
-            return []
-        if sidecar is None or transcript is None:
-            return []
-        if transcript.repairs:
-            self.repaired.append(sidecar)
-            self.repairs += transcript.repairs
-        return [asdict(segment) for segment in transcript.segments]
+        sidecars = transcripts.find_sidecars(path, self.names_in[folder], self.language)
+        if not sidecars and self.language:
+            self.of_others += [other.path for other in transcripts.find_sidecars(path, self.names_in[folder])[:1]]
+        unread: list[str] = []
+        for sidecar, language in sidecars:
+            if not self.follows_links and leads_out(str(sidecar), video.video_id):
+                unread.append(f"{sidecar} is a link that leads out of its folder, and is not read; --follow-links reads it")
+                continue
+            try:
+                transcript = transcripts.read_transcript(sidecar)
+            except VbcliError as error:
+                # Subtitles that cannot be read cost the video its transcript, not its frames.
+                unread.append(error.message)
+                continue
+            if transcript is None:
+                continue
+            self.notes += [f"{message}; {sidecar.name} is read instead" for message in unread]
+            if language and not self.language and any(other.language not in ("", language) for other in sidecars):
+                self.of_several.append(sidecar)
+            if transcript.repairs:
+                self.repaired.append(sidecar)
+                self.repairs += transcript.repairs
+            return [asdict(segment) for segment in transcript.segments]
+        self.notes += unread
+        return []
 
     def all_notes(self) -> list[str]:
-        mended = [f"{len(self.repaired)} transcripts were mended, first {self.repaired[0]}: {self.repairs}"] if self.repaired else []
-        return [*self.notes, *mended]
+        notes = [*self.notes]
+        several, others, mended = (len(paths) for paths in (self.of_several, self.of_others, self.repaired))
+        if several:
+            chosen = f"first {self.of_several[0]} was read: --language of extract and encode chooses"
+            notes.append(f"{several} videos have subtitles in several languages, {chosen}")
+        if others:
+            notes.append(f"{others} videos have subtitles in other languages than {self.language} alone, first {self.of_others[0]}")
+        if mended:
+            notes.append(f"{mended} transcripts were mended, first {self.repaired[0]}: {self.repairs}")
+        return notes
 
 
 # ---------------------------------------------------------------- probing

@@ -21,6 +21,7 @@ from vbcli.errors import VbcliError
 from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.storage import opened
 from vbcli.text.annotations import iter_annotations
+from vbcli.text.subtitles import without_surrogates
 
 COLUMNS = ("video", "caption", "start_s", "end_s", "split", "label", "category", "question", "answer", "candidates")
 
@@ -165,7 +166,7 @@ def _iter_jsonl(path: Path) -> Iterator[CaptionRow]:
                 raise _error(path, line, "not a JSON object", _AS_ROWS)
             if "video" not in cells:
                 raise _error(path, line, f"no field 'video' (found: {', '.join(cells)})", _AS_ROWS)
-            yield build_row(cells, path, line)
+            yield from _build_rows(cells, path, line)
 
 
 def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
@@ -175,11 +176,29 @@ def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
             _check_columns(path, names)
             first = 1
             for batch in file.iter_batches(columns=[name for name in COLUMNS if name in names]):
-                for line, cells in enumerate(batch.to_pylist(), start=first):
-                    yield build_row(cells, path, line)
+                for line, cells in enumerate(_cells_of(batch, path, first), start=first):
+                    yield from _build_rows(cells, path, line)
                 first += batch.num_rows
     except pa.ArrowException as error:
         raise VbcliError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _cells_of(batch: pa.RecordBatch, path: Path, first: int) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        line, name = next(
+            (i, name) for i in range(batch.num_rows) for name in batch.schema.names if not _is_decodable(batch.column(name)[i])
+        )
+        raise cell_error(path, first + line, name, "holds a character that is not UTF-8") from None
+
+
+def _is_decodable(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _iter_json(path: Path) -> Iterator[CaptionRow]:
@@ -195,7 +214,7 @@ def _iter_json(path: Path) -> Iterator[CaptionRow]:
         )
         raise VbcliError(f"{path}{where}", hint="it is damaged: copy it again, or write the captions as .csv") from None
     for entry, cells in iter_annotations(data, path):
-        yield build_row(cells, path, entry)
+        yield from _build_rows(cells, path, entry)
 
 
 def _read_text(path: Path) -> str:
@@ -224,6 +243,17 @@ def cell_error(path: Path, line: int, name: str, message: str, hint: str | None 
     return _error(path, line, f"{_WORDS[path.suffix.lower()][1]} '{name}' {message}", hint)
 
 
+def _build_rows(cells: Mapping[str, Any], path: Path, line: int) -> Iterator[CaptionRow]:
+    """A row of values by column, or of a list of captions one each, the first with the question."""
+    captions = cells.get("caption")
+    if not isinstance(captions, list):
+        yield build_row(cells, path, line)
+        return
+    for i, caption in enumerate(captions or [None]):
+        said = cells if i == 0 else {name: value for name, value in cells.items() if name not in ("question", "answer", "candidates")}
+        yield build_row({**said, "caption": caption}, path, line)
+
+
 def build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
     """A row of values by column.
 
@@ -233,7 +263,7 @@ def build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
 
     def text(name: str) -> str | None:
         value = cells.get(name)
-        return (value.strip() or None) if type(value) is str else _as_text(value, path, line, name)
+        return (without_surrogates(value).strip() or None) if type(value) is str else _as_text(value, path, line, name)
 
     # Not stripped: spaces at the ends of a file name are part of it, and `match_rows` forgives them.
     video = cells["video"] if isinstance(cells["video"], str) else text("video")
@@ -258,7 +288,7 @@ def _as_text(value: object, path: Path, line: int, name: str) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
-        return value.strip() or None
+        return without_surrogates(value).strip() or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         # A table library turns the classes 3 and "none" into 3.0 and NaN.
         return str(value) if isinstance(value, int) else f"{value:.15g}"
@@ -270,7 +300,7 @@ def _as_seconds(value: object, path: Path, line: int, name: str) -> float | None
         return None
     try:
         seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise cell_error(path, line, name, f"is {value!r}, not a number of seconds from 0 on")
@@ -281,8 +311,9 @@ def _as_candidates(value: object, path: Path, line: int) -> tuple[str, ...] | No
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise cell_error(path, line, "candidates", f"is not a valid JSON list: {error.msg}") from None
+        except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
+            cause = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise cell_error(path, line, "candidates", f"is not a valid JSON list: {cause}") from None
     elif isinstance(value, str):
         value = value.split("|")
     if value is None:

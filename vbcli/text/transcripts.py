@@ -8,8 +8,10 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from vbcli.errors import VbcliError
 from vbcli.text.speech import Transcript, TranscriptSegment, repair_cues
@@ -25,48 +27,69 @@ def read_transcript(path: Path) -> Transcript | None:
     Raises:
         VbcliError: the file cannot be read, or no cue in it can.
     """
-    cues = read_cues(path)
-    if cues is None:
+    found = read_cues(path)
+    if found is None:
         return None
-    transcript = repair_cues(cues)
+    transcript = repair_cues(found.cues)
     if not transcript.segments:
         raise VbcliError(
             f"{path} holds no readable subtitle",
             hint="a cue is a line such as 00:00:01,000 --> 00:00:02,500 with its text below; remove the file to go on without it",
         )
-    return transcript
+    return transcript._replace(repairs=replace(transcript.repairs, n_guessed=int(found.is_guessed)))
 
 
-def find_sidecar(video_path: Path, names: Sequence[str] | None = None) -> Path | None:
-    """Finds the subtitle file that lies beside a video.
+class Sidecar(NamedTuple):
+    """A subtitle file beside a video, and the language in its name; empty where there is none."""
 
-    For `clip.mp4` the first of: `clip.srt`, `clip.vtt` and so on as in `SUBTITLE_SUFFIXES`, then with a language (`clip.en.srt`,
-    `clip.pt-BR.srt`) all `.srt` before all `.vtt` and so on, each in alphabetical order. JSON of something else is passed over.
+    path: Path
+    language: str
+
+
+def find_sidecars(video_path: Path, names: Sequence[str] | None = None, language: str | None = None) -> list[Sidecar]:
+    """Finds the subtitle files that lie beside a video, those that are to be read before others first.
+
+    For `clip.mp4`: `clip.srt`, `clip.vtt` and so on as in `SUBTITLE_SUFFIXES`, then with a language (`clip.en.srt`, `clip.pt-BR.srt`)
+    all `.srt` before all `.vtt` and so on, each in alphabetical order. What a `.json` holds is not looked at.
 
     Args:
         video_path: the video.
         names: the sorted names in its folder, where the caller has them: a folder of many videos is then listed once only.
-
-    Returns:
-        The path of the subtitle file, or None.
+        language: files of this language (`pt` is `pt-BR`, too) come first, and those of others are left out.
     """
     folder, prefix = video_path.parent, f"{video_path.stem}."
     if names is None:
         names = sorted(path.name for path in folder.iterdir())
-    found: list[tuple[bool, int, str]] = []
+    found: list[tuple[bool, int, str, str]] = []
     for i in range(bisect_left(names, prefix), len(names)):
         name = names[i]
         if not name.startswith(prefix):
             break
-        language, suffix = os.path.splitext(name[len(prefix) - 1 :])
+        code, suffix = os.path.splitext(name[len(prefix) - 1 :])
         if not suffix:  # `.srt` alone is a name without suffix
-            language, suffix = "", language
-        is_language = _LANGUAGE.fullmatch(language[1:]) is not None
-        if suffix.lower() in SUBTITLE_SUFFIXES and (not language or is_language) and (folder / name).is_file():
-            found.append((is_language, SUBTITLE_SUFFIXES.index(suffix.lower()), name))
-    for _, _, name in sorted(found):
-        if not name.lower().endswith(".json") or read_cues(folder / name) is not None:
-            return folder / name
+            code, suffix = "", code
+        is_wanted = not code or (is_language(code[1:]) and (language is None or _is_of_language(code[1:], language)))
+        if suffix.lower() in SUBTITLE_SUFFIXES and is_wanted and (folder / name).is_file():
+            comes_later = bool(code) if language is None else not code
+            found.append((comes_later, SUBTITLE_SUFFIXES.index(suffix.lower()), name, code[1:]))
+    return [Sidecar(folder / name, code) for _, _, name, code in sorted(found)]
+
+
+def is_language(code: str) -> bool:
+    """Whether a text is a code of a language, such as `en`, `pt-BR` or `zh_Hans`."""
+    return _LANGUAGE.fullmatch(code) is not None
+
+
+def _is_of_language(code: str, language: str) -> bool:
+    code, language = (text.lower().replace("_", "-") for text in (code, language))
+    return code == language or code.startswith(f"{language}-")
+
+
+def find_sidecar(video_path: Path) -> Path | None:
+    """The first subtitle file that lies beside a video; JSON of something else is passed over."""
+    for path, _ in find_sidecars(video_path):
+        if path.suffix.lower() != ".json" or read_cues(path) is not None:
+            return path
     return None
 
 
@@ -77,7 +100,7 @@ def format_srt(segments: Iterable[TranscriptSegment]) -> str:
     """
     blocks = []
     for number, (start, end, text) in enumerate(_rounded(segments), start=1):
-        safe = text if plain_text(text) == text and "-->" not in text else _escape(text).replace("{", "&#123;")
+        safe = text if plain_text(text) == text and "->" not in text else _escape(text).replace("{", "&#123;")
         blocks.append(f"{number}\n{_stamp(start, ',')} --> {_stamp(end, ',')}\n{safe}\n")
     return "\n".join(blocks)
 
