@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import run_ffmpeg
 from vbcli import shards
+from vbcli.curation.exports import export_dataset
 from vbcli.curation.filtering import filter_dataset
 from vbcli.curation.quality import score_quality
 from vbcli.duplicates import feature_neighbours, group_pairs, hash_neighbours
@@ -21,6 +22,7 @@ from vbcli.encoders import load_encoder
 from vbcli.errors import UsageError, VbcliError
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.stages.extract import Extract
+from vbcli.validation import validate
 
 SERIAL = RunOptions("serial")
 
@@ -128,14 +130,44 @@ def test_a_filter_keeps_what_is_true_and_counts_the_rest(place: Path) -> None:
         ("sharpnes > 1", "is not understood"),
         ("width_px >", "is not understood"),
         ("1; drop table joined", "is not understood"),
-        ("(select count(*) from read_csv('/etc/passwd')) > 0", "is not understood"),
+        ("width_px > 'wide'", "is not understood"),
+        # Another run would find other rows, and the counts would be untrue.
+        ("(select count(*) from read_csv('/etc/passwd')) > 0", "looks at other rows than its own"),
+        ("pts_s < (select avg(pts_s) from joined)", "looks at other rows than its own"),
+        ("pts_s > 1) is not true union select 99 where (true", "looks at other rows than its own"),
+        ("random() < 0.5", "is not the same in each run, by random"),
+        ("RANDOM() < pts_s or pts_s > 1", "is not the same in each run, by random"),
+        ("current_date > date '2020-01-01'", "is not the same in each run, by current_date"),
+        ("now() > make_timestamp(mtime_ns // 1000)", "is not the same in each run, by now"),
     ],
 )
-def test_what_is_no_expression_is_refused_and_writes_nothing(place: Path, tmp_path: Path, expression: str, message: str) -> None:
+def test_what_is_no_expression_of_a_row_is_refused_and_writes_nothing(place: Path, tmp_path: Path, expression: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        filter_dataset(place / "frames", tmp_path / "out", [expression], options=SERIAL)
-    assert "duration_s" in str(caught.value.hint)
+        filter_dataset(place / "frames", tmp_path / "out", ["pts_s < 1", expression], options=SERIAL)
+    assert ("duration_s" if "understood" in message else "values") in str(caught.value.hint)
     assert not (tmp_path / "out").exists()
+
+
+def test_videos_are_filtered_as_any_dataset(place: Path, tmp_path: Path) -> None:
+    where = ["duration_s > 0 and n_captions = 1", "video_id like '%m%' or brightness < 0.05"]
+    report, counts = filter_dataset(place / "frames" / "videos", tmp_path / "out", where, place / "quality", SERIAL)
+    assert [row["video_id"] for row in shards.read_rows(tmp_path / "out")] == sorted(quality(place))
+    assert (report.n_rows, counts) == (6, dict.fromkeys(where, 0))
+    where = ["contains(video_id, 'o')", "duplicate_of is null"]
+    report, counts = filter_dataset(place / "frames" / "videos", tmp_path / "fewer", where, place / "quality", SERIAL)
+    assert [row["video_id"] for row in shards.read_rows(tmp_path / "fewer")] == ["moving.mp4", "other.mp4"]
+    assert counts == {where[0]: 3, where[1]: 1}
+    assert list(validate(tmp_path / "fewer", reads_data=True)) == []
+    assert export_dataset(tmp_path / "fewer", tmp_path / "tars", "webdataset") == []
+
+
+def test_a_row_is_seen_by_itself_in_the_count_and_in_what_is_written(place: Path, tmp_path: Path) -> None:
+    """Several shards, and a number of the row within what is looked at."""
+    report, counts = filter_dataset(place / "frames", tmp_path / "out", ["_row < 2"], options=SERIAL)
+    kept = shards.read_rows(tmp_path / "out", ["video_id", "frame_index"])
+    assert kept == [{"video_id": v, "frame_index": i} for v in sorted(quality(place)) for i in (0, 1)]
+    assert (report.n_rows, counts["_row < 2"]) == (12, 6 * 13)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["n_kept"] == 12
 
 
 def test_null_is_not_true(place: Path, tmp_path: Path) -> None:
