@@ -77,7 +77,7 @@ def bits(number: int) -> np.ndarray:
 
 def hash_of(picture: Image.Image) -> int:
     small = picture.convert("L").resize((pixels.HASH_SIDE, pixels.HASH_SIDE), Image.Resampling.LANCZOS)
-    return pixels.perceptual_hash(np.asarray(small))
+    return pixels.perceptual_hash(np.asarray(small) / 255)
 
 
 def test_the_hash_is_that_of_its_definition() -> None:
@@ -103,6 +103,13 @@ def test_what_looks_the_same_has_nearly_the_same_hash() -> None:
         assert (bits(hash_of(picture)) != bits(hash_of(other))).sum() <= 5
     different = [(bits(hash_of(photo(i))) != bits(hash_of(photo(i + 50)))).sum() for i in range(20)]
     assert min(different) > 12
+
+
+def test_a_plain_picture_has_no_hash_and_a_faint_one_has() -> None:
+    for value in (0, 16, 128, 255):
+        plain = np.clip(value + np.random.default_rng(0).normal(0, 2, (180, 240, 1)), 0, 255)
+        assert hash_of(Image.fromarray(np.repeat(plain, 3, 2).astype(np.uint8))) == 0
+    assert hash_of(ImageEnhance.Contrast(photo(1)).enhance(0.3)) != 0
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, [0] * 5), (5, [0, 1, 2, 3, 4]), (10, [1, 3, 5, 7, 9]), (3, [0, 0, 1, 2, 2])])

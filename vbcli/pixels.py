@@ -15,6 +15,8 @@ BLACK, BLACK_PEAK = 0.08, 0.12
 FROZEN = 0.002
 """Two frames are the same whose mean difference in luma is less: what coding alone changes."""
 HASH_SIDE, HASH_BITS = 32, 64
+PLAIN = 0.016
+"""A picture has no structure to be recognised by whose luma, HASH_SIDE pixels wide, has a smaller standard deviation: 4 of 255."""
 N_HASHES = 5
 """Frames of a video that are hashed, from its beginning to its end."""
 
@@ -69,13 +71,15 @@ def text_share(picture: np.ndarray) -> float:
 
 
 def perceptual_hash(picture: np.ndarray) -> int:
-    """64 bits that pictures of the same look share: the signs of the lowest frequencies against their median.
+    """64 bits that pictures of the same look share: the signs of the lowest frequencies against their median. 0 of a plain picture.
 
     Args:
         picture: float (HASH_SIDE, HASH_SIDE), luma.
 
     Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1.
     """
+    if picture.std() < PLAIN:
+        return 0
     low = np.asarray(fft.dctn(picture.astype(np.float64), norm="ortho"))[:8, :8].ravel()
     bits = low > np.median(low[1:])
     return int(np.packbits(bits).view(">u8")[0])

@@ -17,7 +17,9 @@ from webdataset.compat import WebDataset
 from tests.e2e.commands import vbcli
 from vbcli import shards
 from vbcli.curation.exports import export_dataset, sample_keys
+from vbcli.curation.filtering import filter_dataset
 from vbcli.encoders import load_encoder
+from vbcli.errors import VbcliError
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.stages.extract import Extract
 from vbcli.vocab.build import feature_matrix
@@ -88,9 +90,50 @@ def test_a_video_that_is_gone_is_told_and_the_others_are_written(place: Path, tm
     (note,) = export_dataset(tmp_path / "frames" / "videos", tmp_path / "wds", "webdataset")
     assert "b.mkv cannot be read: No such file" in note
     assert set(samples(tmp_path / "wds")) == {"a", "a_b", "c", "more/d"}
+    # A later run has it where it can be read again.
+    shutil.copy(place / "videos" / "b.mkv", tmp_path / "videos")
+    assert export_dataset(tmp_path / "frames" / "videos", tmp_path / "wds", "webdataset") == []
+    assert set(samples(tmp_path / "wds")) == {"a", "a_b", "b", "c", "more/d"}
     before = (tmp_path / "wds" / "shard-00000.tar").stat().st_mtime_ns
-    export_dataset(tmp_path / "frames" / "videos", tmp_path / "wds", "webdataset")
+    assert export_dataset(tmp_path / "frames" / "videos", tmp_path / "wds", "webdataset") == []
     assert (tmp_path / "wds" / "shard-00000.tar").stat().st_mtime_ns == before
+
+
+def test_a_folder_keeps_to_the_dataset_that_it_was_made_of(place: Path, tmp_path: Path) -> None:
+    export_dataset(place / "frames", tmp_path / "x", "jsonl")
+    lines = (tmp_path / "x" / "shard-00000.jsonl").read_bytes()
+    filter_dataset(place / "frames", tmp_path / "late", ["pts_s >= 0.5"], options=SERIAL)
+    filter_dataset(place / "frames", tmp_path / "later", ["pts_s >= 1"], options=SERIAL)
+    extract_videos(place / "videos" / "more", tmp_path / "more", Extract(size_px=32), options=SERIAL)
+    for other, form in (("late", "jsonl"), ("more", "jsonl")):
+        with pytest.raises(VbcliError, match=f"holds jsonl of {place}/frames, and not {form} of the dataset {tmp_path}/{other}"):
+            export_dataset(tmp_path / other, tmp_path / "x", form)  # type: ignore[arg-type]
+    with pytest.raises(VbcliError, match=r"holds jsonl of .*, and not csv of"):
+        export_dataset(place / "frames", tmp_path / "x", "csv")
+    assert (tmp_path / "x" / "shard-00000.jsonl").read_bytes() == lines
+    export_dataset(tmp_path / "late", tmp_path / "y", "jsonl")
+    with pytest.raises(VbcliError, match="holds jsonl of"):
+        export_dataset(tmp_path / "later", tmp_path / "y", "jsonl")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "webdataset"])
+def test_files_of_a_dataset_that_changed_are_made_again(place: Path, tmp_path: Path, form: str) -> None:
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    extract_videos(tmp_path / "videos", tmp_path / "frames", Extract(size_px=32), options=SERIAL)
+    suffix = "tar" if form == "webdataset" else form
+
+    def export() -> bytes:
+        assert export_dataset(tmp_path / "frames", tmp_path / "x", form) == []  # type: ignore[arg-type]
+        return (tmp_path / "x" / f"shard-00000.{suffix}").read_bytes()
+
+    before = export()
+    shutil.copy(place / "videos" / "c.mp4", tmp_path / "videos" / "a.mp4")
+    shutil.copy(place / "videos" / "c.mp4", tmp_path / "videos" / "new.mp4")
+    extract_videos(tmp_path / "videos", tmp_path / "frames", Extract(size_px=32), options=SERIAL)
+    after = export()
+    export_dataset(tmp_path / "frames", tmp_path / "fresh", form)  # type: ignore[arg-type]
+    assert after == (tmp_path / "fresh" / f"shard-00000.{suffix}").read_bytes() != before
+    assert (tmp_path / "x" / f"shard-00001.{suffix}").is_file()
 
 
 def test_keys_have_no_dots_and_are_their_own() -> None:

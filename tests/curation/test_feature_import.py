@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import h5py
@@ -13,8 +15,10 @@ from tests.e2e.commands import rows, vbcli
 from vbcli import shards
 from vbcli.curation.feature_import import FeatureTimes, import_features
 from vbcli.encoders import load_encoder
-from vbcli.errors import UsageError, VbcliError
+from vbcli.errors import MediaError, UsageError, VbcliError
+from vbcli.featurefiles import find_feature_files, read_features
 from vbcli.pipeline import RunOptions
+from vbcli.storage import as_path, remove_folder
 from vbcli.vocab.build import feature_matrix
 
 SERIAL = RunOptions("serial")
@@ -105,6 +109,175 @@ def test_what_cannot_be_read_costs_its_video(tmp_path: Path, arrays: dict[str, n
     assert "of 9 numbers, and the others of 6" in failed["wider"]
     assert "no finite numbers" in failed["infinite"]
     assert (report.n_failed, report.exit_status) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((1, 5, 6), (0,)),
+        ((5, 1, 6), (1,)),
+        ((5, 6, 1), (2,)),
+        ((5, 6, 1, 1), (2, 3)),
+        ((1, 1, 6), (0,)),
+        ((5, 6, 2, 3), (2, 3)),
+        ((5, 2, 3, 6), (1, 2)),
+    ],
+)
+def test_dimensions_of_length_1_and_maps(tmp_path: Path, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    np.save(tmp_path / "a.npy", values)
+    features, _ = read_features(str(tmp_path / "a.npy"), "a", None)
+    assert features == pytest.approx(values.mean(axes).reshape(-1, 6), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (2, 5, 6, 6), (2, 6, 5, 6), (2, 3, 4, 5, 6)])
+def test_other_shapes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape))
+    with pytest.raises(MediaError, match=re.escape(f"a.npy holds features of the shape {shape}")):
+        read_features(str(tmp_path / "a.npy"), "a", None)
+
+
+def test_columns_that_say_where_a_feature_is_are_no_part_of_it(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    values = arrays["video4"]
+    named = pd.DataFrame(values, columns=[f"f{i}" for i in range(6)])
+    numbered = pd.DataFrame(values)
+    when = np.arange(len(values)) + 0.5
+    forms = {
+        "when": named.assign(when=when),
+        "spans": named.assign(start=when, End=when + 1, Frame_Index=range(len(values)), when=when),
+        "numbered": numbered.assign(when=when),
+    }
+    for name, table in forms.items():
+        table.columns = table.columns.astype(str)
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        table.to_csv(tmp_path / f"{name}-indexed.csv")
+        table.to_parquet(tmp_path / f"{name}.parquet")
+        for path in (f"{name}.csv", f"{name}-indexed.csv", f"{name}.parquet"):
+            features, times = read_features(str(tmp_path / path), Path(path).stem, "when")
+            assert features == pytest.approx(values, abs=1e-6)
+            assert times is not None
+            assert times.tolist() == when.tolist()
+    numbered.to_csv(tmp_path / "plain.csv", index=False)
+    assert read_features(str(tmp_path / "plain.csv"), "plain", None)[0] == pytest.approx(values, abs=1e-6)
+    named.assign(video_id=["a"] * 6 + ["b"]).to_parquet(tmp_path / "two.parquet")
+    np.savez(tmp_path / "several.npz", rgb=values, flow=np.zeros((7, 900)))
+    for path, message in (
+        ("two.parquet", "rows of several videos, by its column video_id"),
+        ("several.npz", r"several tables \(rgb, flow\)"),
+    ):
+        with pytest.raises(MediaError, match=message):
+            read_features(str(tmp_path / path), Path(path).stem, None)
+
+
+def test_entries_of_an_hdf5_file_are_found_in_its_groups(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        for name, place in (
+            ("video0", "train/v0"),
+            ("video1", "train/v1"),
+            ("video2", "val/v2/features"),
+            ("video3", "val/v3/feats"),
+            ("video4", "v4"),
+        ):
+            file[place] = arrays[name]
+        file["val/v2/fps"] = 25.0
+    import_features(tmp_path / "all.h5", tmp_path / "out", "x", FeatureTimes(rate=1), options=SERIAL)
+    found = features_of(tmp_path / "out")
+    assert set(found) == {"train/v0", "train/v1", "val/v2", "val/v3", "v4"}
+    for i, name in enumerate(("train/v0", "train/v1", "val/v2", "val/v3", "v4")):
+        assert np.array_equal(found[name], arrays[f"video{i}"])
+    # As the C3D features of ActivityNet.
+    with h5py.File(tmp_path / "c3d.hdf5", "w") as file:
+        for name in arrays:
+            file[f"v_{name}/c3d"] = arrays[name]
+    assert [v.video_id for v in find_feature_files(tmp_path / "c3d.hdf5")] == [f"v_{name}" for name in sorted(arrays)]
+
+
+def test_hdf5_files_that_are_one_table_or_lie_in_other_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with h5py.File(tmp_path / "table.h5", "w") as file:
+        file["features"], file["video_ids"] = np.zeros((2, 3, 6)), [b"a", b"b"]
+    with pytest.raises(VbcliError, match=r"table.h5 has no entry a video: at its top are features, video_ids"):
+        find_feature_files(tmp_path / "table.h5")
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file["a"], file["b"] = arrays["video0"], h5py.ExternalLink("table.h5", "/features")
+    with pytest.raises(VbcliError, match=r"linked.h5 has a link to another file, 'b'"):
+        find_feature_files(tmp_path / "linked.h5")
+    (tmp_path / "secret").write_bytes(bytes(48))
+    (tmp_path / "source").mkdir()
+    with h5py.File(tmp_path / "source" / "c.h5", "w") as file:
+        file.create_dataset("features", (2, 6), np.float32, external=[(str(tmp_path / "secret"), 0, 48)])
+    (tmp_path / "source" / "damaged.h5").write_bytes((tmp_path / "table.h5").read_bytes()[:300])
+    np.save(tmp_path / "source" / "good.npy", arrays["video0"])
+    import_features(tmp_path / "source", tmp_path / "out", "x", FeatureTimes(rate=1), options=SERIAL)
+    assert set(features_of(tmp_path / "out")) == {"good"}
+    failed = {failure.video_id: failure.message for failure in shards.read_failures(tmp_path / "out")}
+    assert "'features' lies in another file" in failed["c"]
+    assert "damaged.h5 cannot be read as features" in failed["damaged"]
+
+
+def test_two_files_of_one_video_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.d.npy", "a.npy"):
+        (tmp_path / name).touch()
+    with pytest.raises(VbcliError, match=r"several files in .* are of the video 'a'"):
+        find_feature_files(tmp_path)
+
+
+def test_links_out_of_the_folder_are_read_if_that_is_said(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    (tmp_path / "s3d" / "sub").mkdir(parents=True)
+    np.save(tmp_path / "secret.npy", arrays["video0"])
+    np.save(tmp_path / "s3d" / "own.npy", arrays["video1"])
+    (tmp_path / "s3d" / "sub" / "within.npy").symlink_to(tmp_path / "s3d" / "own.npy")
+    (tmp_path / "s3d" / "sub" / "out.npy").symlink_to(tmp_path / "secret.npy")
+    (tmp_path / "s3d" / "gone.npy").symlink_to(tmp_path / "nothing.npy")
+    np.save(tmp_path / "s3d" / ".hidden.npy", arrays["video1"])
+    report = vbcli("import-features", "s3d", "plain", "--rate", "1", cwd=tmp_path, status=3)
+    assert set(features_of(tmp_path / "plain")) == {"own", "sub/within"}
+    failed = {failure.video_id: failure.message for failure in shards.read_failures(tmp_path / "plain")}
+    assert "out.npy is a link that leads out of its folder: --follow-links takes such files" in failed["sub/out"]
+    assert set(failed) == {"sub/out", "gone"}
+    vbcli("import-features", "s3d", "followed", "--rate", "1", "--follow-links", cwd=tmp_path, status=3)
+    assert np.array_equal(features_of(tmp_path / "followed")["sub/out"], arrays["video0"])
+    # Whether links are followed is no part of what the features are.
+    vbcli("import-features", "s3d", "plain", "--rate", "1", "--follow-links", "--retry-failed", cwd=tmp_path, status=3)
+    assert set(features_of(tmp_path / "plain")) == {"own", "sub/within", "sub/out"}
+    assert "Traceback" not in report.stderr
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    source = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(source)
+    folder = Path(os.fsdecode(source))
+    np.save(tmp_path / "array.npy", arrays["video0"])
+    (tmp_path / "array.npy").rename(folder / os.fsdecode(b"caf\xe9.npy"))
+    pd.DataFrame(arrays["video1"], columns=list("abcdef")).to_parquet(tmp_path / "table.parquet")
+    (tmp_path / "table.parquet").rename(folder / os.fsdecode(b"th\xe9.parquet"))
+    with h5py.File(folder / os.fsdecode(b"mat\xe9.h5"), "w") as file:
+        file["features"] = arrays["video2"]
+    (folder / os.fsdecode(b"d\xe9fait.npy")).write_bytes(b"nothing")
+    vbcli("import-features", folder, "out", "--rate", "1", cwd=tmp_path, status=3)
+    found = features_of(tmp_path / "out")
+    assert set(found) == {"caf%E9", "th%E9", "mat%E9"}
+    for name, video in (("caf%E9", "video0"), ("th%E9", "video1"), ("mat%E9", "video2")):
+        assert np.array_equal(found[name], arrays[video])
+    (failure,) = shards.read_failures(tmp_path / "out")
+    assert "caf%E9/d%E9fait.npy cannot be read as features" in failure.message
+
+
+def test_addresses_of_stores(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    source = as_path("memory://features-of-others")
+    for name in ("video0", "sub/video1"):
+        with (source / f"{name}.npy").open("wb") as file:
+            np.save(file, arrays[name.removeprefix("sub/")])
+    with (tmp_path / "all.h5").open("wb") as local, h5py.File(local, "w") as file:
+        file["train/video2"] = arrays["video2"]
+    (source / "entries" / "all.h5").write_bytes((tmp_path / "all.h5").read_bytes())
+    vbcli("import-features", "memory://features-of-others/entries/all.h5", "one", "--rate", "1", cwd=tmp_path)
+    assert np.array_equal(features_of(tmp_path / "one")["train/video2"], arrays["video2"])
+    remove_folder(source / "entries")
+    vbcli("import-features", "memory://features-of-others", "out", "--rate", "1", cwd=tmp_path)
+    found = features_of(tmp_path / "out")
+    assert set(found) == {"video0", "sub/video1"}
+    assert np.array_equal(found["sub/video1"], arrays["video1"])
+    remove_folder(source)
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_damaged_tar_files_features_and_shards_are_read_or_named(tmp_path: Path)
                     list(caption_rows(video, "a", path))
                     transcript_of(video)
             else:
-                features, _ = read_features(path, "a", "times" if suffix == ".npz" else None)
+                features, _ = read_features(str(path), "a", "times" if suffix == ".npz" else None)
                 assert np.isfinite(features).all()
         if suffix == ".parquet":
             with naming(path):

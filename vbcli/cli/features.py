@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +25,18 @@ def import_features(
     executor: Executor = ExecutorName.serial,
     workers: Workers = 0,
     retry_failed: RetryFailed = False,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also take files that are links out of the folder.")] = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
     """Take features that were computed elsewhere: build-vocab, tokenize and train go on from there. Videos are named by their files."""
     from vbcli.curation.feature_import import FeatureTimes
     from vbcli.curation.feature_import import import_features as run_import
+    from vbcli.files import escape_name
 
     when = FeatureTimes(rate, times)
     target = features_dir or Places(workspace).features_dir
     with run_options("import-features", executor, workers, retry_failed, "bundled") as options:
-        report = run_import(source, target, name or source.stem, when, captions or (), options)
+        named = name or escape_name(os.fsencode(source.stem))
+        report = run_import(source, target, named, when, captions or (), options, follows_links=follow_links)
     finish_run(report, "features", as_json)

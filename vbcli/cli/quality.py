@@ -17,6 +17,13 @@ def measure(
     frames_dir: Annotated[Path | None, typer.Argument(help="The workspace's frames/ if left out.")] = None,
     quality_dir: Annotated[Path | None, typer.Argument(help="Output; the workspace's quality/ if left out.")] = None,
     features: Annotated[Path | None, typer.Option(help="Features of the same videos, to find those that show the same.")] = None,
+    hash_distance: Annotated[
+        float, typer.Option(min=0, max=1, help="Near-duplicates differ in no larger share of the bits of their hashes.")
+    ] = 0.2,
+    similarity: Annotated[
+        float,
+        typer.Option(min=-1, max=1, help="Near-duplicates have no smaller cosine of their mean features; other encoders want another."),
+    ] = 0.9,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -31,7 +38,9 @@ def measure(
     places = Places(workspace)
     target = quality_dir or places.root / "quality"
     with run_options("measure", executor, workers, False, "bundled") as options:
-        report = score_quality(frames_dir or places.frames_dir, target, features, options)
+        report = score_quality(
+            frames_dir or places.frames_dir, target, features, options, hash_distance=hash_distance, similarity=similarity
+        )
     finish_run(report, "videos", as_json)
 
 

@@ -16,14 +16,18 @@ import numpy as np
 import pyarrow as pa
 
 from vbcli import shards
+from vbcli.config import config_hash
 from vbcli.errors import MediaError, VbcliError
-from vbcli.files import check_free, not_written, remove_temporary, temporary_path, write_atomic
+from vbcli.files import check_free, not_written, read_json, remove_temporary, temporary_path, write_atomic, write_json
 from vbcli.media.containers import open_path, split_member
 from vbcli.runner import read_videos
+from vbcli.storage import is_remote
 
 ExportForm = Literal["webdataset", "jsonl", "csv"]
 BINARY = ("image", "feature", "features", "fused")
 """Columns that tables of text leave out, and that are files of their own in WebDataset."""
+RECORD_NAME = ".vbcli-export.json"
+"""Beside the files, what they were made of; hidden, as readers of JSON lines take every `*.json` of a folder."""
 
 
 def export_dataset(dataset_dir: Path, out_dir: Path, form: ExportForm) -> list[str]:
@@ -33,30 +37,75 @@ def export_dataset(dataset_dir: Path, out_dir: Path, form: ExportForm) -> list[s
                 the frames (`KEY.0000.jpg`, ...), the features (`KEY.npy`) or, of other datasets, the video itself (`KEY.mp4`)
     jsonl, csv  a line for each row, without frames and features; lists in CSV are JSON
 
+    A file that is there is made again where its shard, or what is known of its videos, changed, and where videos could not be read.
+
     Returns:
         Sentences on videos that could not be read, and are in no tar.
 
     Raises:
-        VbcliError: there is no such dataset, or `out_dir` holds something else.
+        VbcliError: there is no such dataset, or `out_dir` holds something else, such as the export of another one.
     """
     manifest = shards.read_manifest(dataset_dir)
     paths = shards.list_shards(dataset_dir)
     if not paths:
         raise VbcliError(f"{dataset_dir} has no shards", hint="run the command that makes it")
     suffix = "tar" if form == "webdataset" else form
-    check_free(out_dir, tuple(f"{path.stem}.{suffix}" for path in paths))
+    targets = {path: out_dir / f"{path.stem}.{suffix}" for path in paths}
+    videos_dir = dataset_dir if manifest.kind == "videos" else dataset_dir / "videos"
+    made_of = _claim(out_dir, [target.name for target in targets.values()], _identity(dataset_dir, manifest, videos_dir, form))
     videos = {row["video_id"]: row for row in _video_rows(dataset_dir, manifest.kind)}
     keys = sample_keys(videos)
     notes: list[str] = []
-    for path in paths:
-        target = out_dir / f"{path.stem}.{suffix}"
-        if target.exists():
+    for path, target in targets.items():
+        digest = config_hash([shards.read_footer(p)["content_sha256"] for p in (path, videos_dir / path.name)])
+        if target.exists() and made_of["files"].get(target.name) == digest:
             continue
+        n_before = len(notes)
         if form == "webdataset":
             _write_tar(target, shards.iter_videos(path), videos, keys, notes)
         else:
             _write_text(target, shards.iter_videos(path), form)
+        # What lacks a video is not what its digest promises: the next run tries again.
+        made_of["files"][target.name] = digest if len(notes) == n_before else None
+        write_json(out_dir / RECORD_NAME, made_of)
     return notes
+
+
+def _identity(dataset_dir: Path, manifest: shards.Manifest, videos_dir: Path, form: ExportForm) -> dict[str, Any]:
+    """What stays the same of a dataset when its videos change: how it was made, and with which video each shard begins."""
+    made = [[m["kind"], m["stage"], m["version"], m["config"]] for m in (manifest.as_dict(), *manifest.parents)]
+    first = {path.stem: _first_video(path) for path in shards.list_shards(videos_dir)}
+    path = str(dataset_dir if is_remote(dataset_dir) else dataset_dir.absolute())
+    return {"dataset": path, "form": form, "made": config_hash(made), "first_videos": first, "files": {}}
+
+
+def _first_video(path: Path) -> str | None:
+    return next((table.column("video_id")[0].as_py() for table in shards.iter_videos(path, ["video_id"])), None)
+
+
+def _claim(out_dir: Path, names: list[str], identity: dict[str, Any]) -> dict[str, Any]:
+    """The record of what the files in a folder were made of; a folder that is free gets one.
+
+    Raises:
+        VbcliError: the folder holds something else.
+    """
+    record = out_dir / RECORD_NAME
+    if not record.is_file():
+        check_free(out_dir)
+        write_json(record, identity)
+        return identity
+    there = read_json(record)
+    if not isinstance(there, dict) or there.keys() != identity.keys():
+        raise VbcliError(f"{record} is no record of an export", hint=f"it is damaged: delete {out_dir}, and export again")
+    first, mine = there["first_videos"], identity["first_videos"]
+    is_same = (there["form"], there["made"]) == (identity["form"], identity["made"])
+    if not is_same or any(mine.get(name) != video_id for name, video_id in first.items()):
+        raise VbcliError(
+            f"{out_dir} holds {there['form']} of {there['dataset']}, and not {identity['form']} of the dataset {identity['dataset']}",
+            hint="name a new folder, or delete this one",
+        )
+    check_free(out_dir, (RECORD_NAME, *names))
+    return {**identity, "files": there["files"]}
 
 
 def _video_rows(dataset_dir: Path, kind: str) -> list[dict[str, Any]]:

@@ -42,20 +42,28 @@ class FeatureTimes:
 
 
 def import_features(
-    source: Path, features_dir: Path, name: str, times: FeatureTimes, caption_files: Sequence[Path] = (), options: RunOptions | None = None
+    source: Path,
+    features_dir: Path,
+    name: str,
+    times: FeatureTimes,
+    caption_files: Sequence[Path] = (),
+    options: RunOptions | None = None,
+    *,
+    follows_links: bool = False,
 ) -> RunReport:
     """Reads features of a folder or an HDF5 file into a dataset.
 
     Args:
         name: of what made them; features of other names cannot be mixed with them.
+        follows_links: also read files that are links out of their folder.
 
     Raises:
         VbcliError: there are none, none can be read, or `features_dir` holds something else.
     """
     options = options or RunOptions()
-    found = find_feature_files(source)
-    dim, rate = _first_readable(found, times)
-    stage = ImportFeatures(imported_encoder(name, dim, rate), times.name)
+    found = find_feature_files(source, times.name)
+    dim, rate = _first_readable(found, times, follows_links)
+    stage = ImportFeatures(imported_encoder(name, dim, rate), times.name, follows_links)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
     columns, notes = text_columns(source, found, features_dir, caption_files)
     planned, plan_notes = update_plan(features_dir, found)
@@ -74,12 +82,12 @@ def import_features(
         return run_noted(stage, inputs, features_dir, executor, options, parents=parents_of(features_dir / "videos"))
 
 
-def _first_readable(found: Sequence[ScannedVideo], times: FeatureTimes) -> tuple[int, float]:
+def _first_readable(found: Sequence[ScannedVideo], times: FeatureTimes, follows_links: bool) -> tuple[int, float]:
     """Numbers of a feature, and features a second, of the first file that can be read."""
     reason = ""
     for video in found:
         try:
-            features, at_s = read_features(Path(video.path), video.video_id, times.name)
+            features, at_s = read_features(video.path, video.video_id, times.name, follows_links=follows_links)
         except MediaError as error:
             reason = reason or error.message
             continue

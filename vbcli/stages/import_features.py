@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,18 +38,23 @@ class ImportFeatures(Stage):
     Args:
         encoder: what made the features, as `imported_encoder` describes it.
         times: name of the times in a file; None: features follow each other at the encoder's rate.
+        follows_links: also read files that are links out of their folder.
     """
 
     encoder: EncoderSpec
     times: str | None = None
+    follows_links: bool = False
 
     name: ClassVar[str] = "import-features"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "features"
     input_columns: ClassVar[list[str] | None] = VIDEO_IDENTITY
 
     def output_schema(self) -> pa.Schema:
         return features_schema(self.encoder.width, pa.float32())
+
+    def identity(self) -> dict[str, Any]:
+        return {"encoder": self.encoder.as_dict(), "times": self.times}
 
     def facts(self) -> dict[str, Any]:
         return {"encoder": self.encoder.as_dict(), "clip_s": self.encoder.clip_s}
@@ -63,14 +67,14 @@ class ImportFeatures(Stage):
                     continue
                 (video,) = table.select(["video_id", "path"]).to_pylist()
                 try:
-                    yield self._features(video["video_id"], Path(video["path"]))
+                    yield self._features(video["video_id"], video["path"])
                 except MediaError as error:
                     yield ItemFailure(video["video_id"], self.name, type(error).__name__, error.message)
 
         return process
 
-    def _features(self, video_id: str, path: Path) -> pa.Table:
-        features, times = read_features(path, video_id, self.times)
+    def _features(self, video_id: str, path: str) -> pa.Table:
+        features, times = read_features(path, video_id, self.times, follows_links=self.follows_links)
         n, width = features.shape
         if width != self.encoder.width:
             raise MediaError(f"{path} has features of {width} numbers, and the others of {self.encoder.width}")

@@ -22,7 +22,7 @@ class Measure(Stage):
     """Measures of the stored frames of each video."""
 
     name: ClassVar[str] = "measure"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "measures"
 
     def output_schema(self) -> pa.Schema:
@@ -64,7 +64,7 @@ def measure_frames(table: pa.Table) -> dict[str, Any]:
             motion.append(pixels.motion(before, shown))
         if i in hashed:
             small = picture.convert("L").resize((pixels.HASH_SIDE, pixels.HASH_SIDE), Image.Resampling.LANCZOS)
-            hashes[i] = pixels.perceptual_hash(np.asarray(small))
+            hashes[i] = pixels.perceptual_hash(np.asarray(small, np.float32) / 255)
         before = shown
     return {
         "n_frames": len(brightness),
