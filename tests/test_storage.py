@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
@@ -20,7 +22,7 @@ from vbcli.errors import ItemFailure, VbcliError
 from vbcli.files import write_atomic, write_json
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
 from vbcli.stages.extract import Extract
-from vbcli.storage import as_path, copy_folder, is_remote, local_output
+from vbcli.storage import MAX_FETCHED, as_path, copy_folder, fetch, is_remote, local_output, upload
 from vbcli.validation import validate
 from vbcli.vocab.build import build_vocabulary
 from vbcli.vocab.config import VocabConfig
@@ -74,6 +76,8 @@ def test_what_is_an_address_and_what_is_none(tmp_path: Path, monkeypatch: pytest
     assert as_path("memory:/own") == Path("memory:/own")
     with pytest.raises(VbcliError, match="nosuch:// is not known here"):
         as_path("nosuch://a/b")
+    for address in ("file:///a/b c.mp4", Path("file:///a/b c.mp4"), "local:///a/b c.mp4"):
+        assert as_path(address) == Path("/a/b c.mp4")
 
 
 def test_files_appear_whole_and_once(memory: Path) -> None:
@@ -90,6 +94,82 @@ def test_a_shard_that_is_not_finished_is_not_there(memory: Path, video_folder: P
         writer.write(table)
         raise RuntimeError
     assert not (memory / "shard-00000.parquet").exists()
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, name: str, n_bytes: int, error: BaseException) -> None:
+    """Has the copying of a file end by an error after so many bytes."""
+    copy = shutil.copyfileobj
+
+    def copy_part(read: Any, write: Any, size: int) -> None:
+        # A file of fsspec's has no name; it has a path.
+        if Path(getattr(read, "path", None) or read.name).name != name:
+            copy(read, write, size)
+            return
+        for _ in range(0, n_bytes, 1 << 20):
+            write.write(bytes(min(n_bytes, 1 << 20)))
+        raise error
+
+    monkeypatch.setattr("vbcli.storage.shutil.copyfileobj", copy_part)
+
+
+# s3fs begins an upload in parts at 50 MB.
+@pytest.mark.parametrize(("n_bytes", "error"), [(1000, KeyboardInterrupt()), (60 << 20, OSError("no such sector"))])
+@pytest.mark.parametrize("place", ["memory", "bucket"])
+def test_an_upload_that_breaks_off_leaves_nothing(
+    place: str, n_bytes: int, error: BaseException, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root: Path = request.getfixturevalue(place)
+    write_atomic(root / "other", b"other")
+    (tmp_path / "new").write_bytes(b"")
+    break_off(monkeypatch, "new", n_bytes, error)
+    with pytest.raises(type(error)):
+        upload(tmp_path / "new", root / "new")
+    gc.collect()
+    assert [path.name for path in root.iterdir()] == ["other"]
+    if place == "bucket":
+        assert s3fs.S3FileSystem().list_multipart_uploads(root.parts[0].strip("/")) == []
+        write_atomic(root / "new", b"as it was")
+        with pytest.raises(type(error)):
+            upload(tmp_path / "new", root / "new")
+        gc.collect()
+        assert (root / "new").read_bytes() == b"as it was"
+
+
+def test_a_folder_whose_copying_breaks_off_has_whole_files_alone(bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "from" / name).write_text(name)
+    break_off(monkeypatch, "b", 1000, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        copy_folder(tmp_path / "from", bucket / "to")
+    gc.collect()
+    assert {path.name: path.read_bytes() for path in (bucket / "to").iterdir()} == {"a": b"a"}
+
+
+def test_a_model_that_arrived_in_part_is_fetched_again(memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("a", "b"):
+        write_atomic(memory / "model" / name, name.encode())
+    with monkeypatch.context() as patched:
+        break_off(patched, "b", 1000, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt), local_output(memory / "model"):
+            pass
+    with local_output(memory / "model") as folder:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a": b"a", "b": b"b"}
+
+
+def test_each_of_many_remote_videos_is_fetched_as_itself(memory: Path) -> None:
+    names = [f"{i // 10}/{i % 10}.mp4" for i in range(MAX_FETCHED + 20)]
+    for name in names:
+        write_atomic(memory / name, name.encode())
+    # The second time those come first that were asked for last.
+    for name in (*names, *reversed(names)):
+        copy = Path(fetch(str(memory / name)))
+        assert (copy.name.endswith(Path(name).name), copy.read_bytes()) == (True, name.encode())
+    # A copy that somebody removed is no reason to stop.
+    copy.unlink()
+    for name in reversed(names[1:]):
+        assert Path(fetch(str(memory / name))).read_bytes() == name.encode()
 
 
 def chain(videos: Path, root: Path) -> dict[str, list]:

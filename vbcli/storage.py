@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +22,7 @@ from vbcli.errors import MediaError, VbcliError
 
 # A command line turns `s3://bucket` into a path, which has one slash left.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)(.*)", re.DOTALL)
+_LOCAL_URL = re.compile(r"(?:file|local):/{1,3}(?!/)(.*)", re.DOTALL)
 MAX_FETCHED = 32
 """Copies of videos that a process keeps: as many as one video is rendered from."""
 
@@ -32,8 +33,13 @@ def as_path(text: str | Path) -> Path:
     Raises:
         VbcliError: the package for that kind of address is not installed.
     """
+    if os.path.lexists(str(text)):
+        return Path(text)
+    local = _LOCAL_URL.fullmatch(str(text))
+    if local is not None:
+        return Path("/", local[1])
     found = _URL.fullmatch(str(text))
-    if found is None or os.path.lexists(str(text)):
+    if found is None:
         return Path(text)
     from upath import UPath
 
@@ -54,7 +60,7 @@ def is_remote(path: object) -> bool:
 def write_remote(path: Path, data: bytes, *, is_exclusive: bool) -> bool:
     """Writes an object whole; see `files.write_atomic`."""
     try:
-        with path.open("xb" if is_exclusive else "wb") as file:
+        with _appearing(path, "xb" if is_exclusive else "wb") as file:
             file.write(data)
     except FileExistsError:
         return False
@@ -63,7 +69,7 @@ def write_remote(path: Path, data: bytes, *, is_exclusive: bool) -> bool:
 
 def upload(source: Path, target: Path) -> None:
     """Writes a file of this machine to a store, in parts."""
-    with source.open("rb") as read, target.open("wb") as write:
+    with source.open("rb") as read, _appearing(target) as write:
         shutil.copyfileobj(read, write, 8 << 20)
 
 
@@ -75,6 +81,32 @@ def opened(path: Path) -> Iterator[Any]:
         return
     with path.open("rb") as file:
         yield file
+
+
+@contextmanager
+def _appearing(path: Path, mode: str = "wb") -> Iterator[Any]:
+    """An object of a store to write to, which is there when the block has ended well, and not before."""
+    file: Any = path.open(mode)
+    try:
+        yield file
+        file.close()
+    except BaseException:
+        # Whatever it was, an interrupt, too: to close it, or to have it collected, would publish what has arrived.
+        _discard(file, path)
+        raise
+
+
+def _discard(file: Any, path: Path) -> None:
+    from fsspec.spec import AbstractBufferedFile
+
+    if isinstance(file, AbstractBufferedFile):
+        # What cannot be taken back now is no object, and does not hide the error.
+        with suppress(OSError):
+            file.discard()
+        file.closed = True
+    else:
+        file.close()
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,7 +134,10 @@ def local_output(path: Path) -> Iterator[Path]:
     copy = cache / hashlib.sha256(str(path).encode()).hexdigest()[:16] / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     if not copy.exists() and path.exists():
-        copy_folder(path, copy)
+        # Under another name until it is whole: of a part the next run would make the whole folder's end.
+        part = copy.with_name(f"{path.name}.part")
+        copy_folder(path, part)
+        part.rename(copy)
     yield copy
     if copy.exists():
         copy_folder(copy, path)
@@ -134,7 +169,7 @@ def copy_folder(source: Path, target: Path, *, without: tuple[str, ...] = ()) ->
         if path.is_file() and relative.parts[0] not in without:
             copy = target.joinpath(*relative.parts)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("rb") as read, copy.open("wb") as write:
+            with path.open("rb") as read, _appearing(copy) if is_remote(copy) else copy.open("wb") as write:
                 shutil.copyfileobj(read, write, 8 << 20)
 
 
@@ -153,6 +188,7 @@ class _Fetched:
         self.folder = tempfile.mkdtemp(prefix="vbcli-")
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.copies: OrderedDict[str, str] = OrderedDict()
+        self.n_fetched = 0
 
     def get(self, url: str) -> str:
         if url in self.copies:
@@ -160,11 +196,14 @@ class _Fetched:
             return self.copies[url]
         while len(self.copies) >= MAX_FETCHED:
             _, old = self.copies.popitem(last=False)
-            os.unlink(old)
-        target = os.path.join(self.folder, f"{len(os.listdir(self.folder))}-{PurePosixPath(url).name}")
+            Path(old).unlink(missing_ok=True)
+        # Never a name that was there before: who has it still reads what was asked for.
+        self.n_fetched += 1
+        target = os.path.join(self.folder, f"{self.n_fetched}-{PurePosixPath(url).name}")
         try:
             _download(as_path(url), Path(target))
         except VbcliError as error:
+            Path(target).unlink(missing_ok=True)
             raise MediaError(error.message) from error
         self.copies[url] = target
         return target
