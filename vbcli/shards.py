@@ -39,6 +39,10 @@ FOOTER_KEY = b"vbcli"
 ROW_GROUP_BYTES = 8 << 20
 
 
+class DamagedShardError(VbcliError):
+    """A file with the name of a shard that is no Parquet, or no longer: cut off, written over, copied in part."""
+
+
 # ---------------------------------------------------------------- shards
 
 
@@ -177,7 +181,10 @@ def read_rows(dataset_dir: Path, columns: list[str] | None = None) -> list[dict[
 
 
 def _damaged(path: Path, error: Exception) -> VbcliError:
-    return VbcliError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the run that made it makes it again")
+    # Arrow's errors about what stands in a file have no number.
+    if isinstance(error, OSError) and error.errno is not None:
+        return VbcliError(f"{path} cannot be read: {os.strerror(error.errno)}", hint="look at its permissions, and at the disk or network")
+    return DamagedShardError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the run that made it makes it again")
 
 
 def input_digest(path: Path, columns: list[str] | None) -> str:
