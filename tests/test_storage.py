@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +18,14 @@ from upath import UPath
 
 from tests.e2e.commands import vbcli
 from vbcli import shards
+from vbcli.curation.exports import export_dataset
 from vbcli.encoders import load_encoder
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.files import write_atomic, write_json
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
 from vbcli.stages.extract import Extract
 from vbcli.storage import MAX_FETCHED, as_path, copy_folder, fetch, is_remote, local_output, upload
+from vbcli.text.captionfiles import read_caption_file
 from vbcli.validation import validate
 from vbcli.vocab.build import build_vocabulary
 from vbcli.vocab.config import VocabConfig
@@ -167,7 +170,7 @@ def test_each_of_many_remote_videos_is_fetched_as_itself(memory: Path) -> None:
         copy = Path(fetch(str(memory / name)))
         assert (copy.name.endswith(Path(name).name), copy.read_bytes()) == (True, name.encode())
     # A copy that somebody removed is no reason to stop.
-    copy.unlink()
+    Path(fetch(str(memory / names[0]))).unlink()
     for name in reversed(names[1:]):
         assert Path(fetch(str(memory / name))).read_bytes() == name.encode()
 
@@ -205,6 +208,41 @@ def test_the_chain_on_another_machine_is_that_on_this(
     videos = {row["video_id"]: row for row in shards.read_rows(root / "frames" / "videos")}
     assert videos["a.mp4"]["transcript"][0]["text"] == "The bars move."
     assert videos["a.mp4"]["path"] == f"{root}/videos/a.mp4"
+
+
+def test_videos_in_tars_of_a_store_are_those_of_tars_here(bucket: Path, video_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with tarfile.open(tmp_path / "videos" / "x.tar", "w") as tar:
+        for name in ("a.mp4", "a.srt", "c.mp4"):
+            tar.add(video_folder / name, f"sub/{name}")
+        (tmp_path / "said.json").write_text('{"caption": "said"}')
+        tar.add(tmp_path / "said.json", "sub/c.json")
+    (tmp_path / "videos" / "broken.tar").write_bytes(b"no tar" * 200)
+    copy_folder(tmp_path / "videos", bucket / "videos")
+    made = []
+    for root, out in ((tmp_path / "videos", tmp_path / "here"), (bucket / "videos", tmp_path / "there")):
+        notes: list[str] = []
+        options = RunOptions("serial", on_note=notes.append)
+        assert extract_videos(root, out, Extract(size_px=32), options=options).n_failed == 0
+        assert [note.startswith(f"{root}/broken.tar cannot be read as a tar file") for note in notes] == [True]
+        said = [[row["captions"], row["transcript"], row["duration_s"]] for row in shards.read_rows(out / "videos")]
+        made.append((said, shards.read_rows(out, ["video_id", "pts_s", "image"])))
+    assert made[0] == made[1]
+    assert {row["video_id"] for row in made[0][1]} == {"x/sub/a.mp4", "x/sub/c.mp4"}
+    # As files of their own, too, and by the address of the tar file alone.
+    extract_videos(bucket / "videos" / "x.tar", tmp_path / "one", Extract(size_px=32), options=SERIAL)
+    assert shards.read_rows(tmp_path / "one", ["video_id", "pts_s", "image"]) == made[0][1]
+    export_dataset(tmp_path / "there" / "videos", tmp_path / "wds", "webdataset")
+    with tarfile.open(tmp_path / "wds" / "shard-00000.tar") as tar:
+        file = tar.extractfile("x/sub/c.mp4")
+        assert file is not None
+        assert file.read() == (video_folder / "c.mp4").read_bytes()
+
+
+def test_a_mistake_in_a_caption_file_of_a_store_is_named(memory: Path) -> None:
+    write_atomic(memory / "c.csv", b"video,caption\n,nothing\n")
+    with pytest.raises(VbcliError, match=f"{memory}/c.csv, line 2: column 'video' is empty"):
+        read_caption_file(memory / "c.csv")
 
 
 def test_commands_take_addresses(bucket: Path, video_folder: Path, tmp_path: Path) -> None:

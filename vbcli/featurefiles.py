@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vbcli.errors import MediaError, VbcliError
-from vbcli.stages.scan import ScannedVideo
+from vbcli.listing import ScannedVideo
 
 if TYPE_CHECKING:
     import h5py

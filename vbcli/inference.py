@@ -19,6 +19,7 @@ from vbcli.encoderfolders import carried_encoder
 from vbcli.encoders import EncoderSpec
 from vbcli.errors import VbcliError, with_article
 from vbcli.files import check_free, write_json
+from vbcli.listing import list_videos
 from vbcli.media.decode import MediaOptions
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.models.teachers import Teacher
@@ -32,7 +33,6 @@ from vbcli.stages.embed_frames import EmbedFrames
 from vbcli.stages.encode import Encode
 from vbcli.stages.fuse import Fuse
 from vbcli.stages.model import ModelStage
-from vbcli.stages.scan import scan_folder as list_videos
 from vbcli.stages.teach import TeacherCaption
 from vbcli.stages.tokenize import Tokenize, tokenize_inputs
 from vbcli.storage import as_path, copy_folder
@@ -265,7 +265,7 @@ def videos_of(source: Path) -> set[str]:
         VbcliError: there is no such folder, or no video in it.
     """
     if dataset_kind(source) is None:
-        return {video.video_id for video in list_videos(source)}
+        return {video.video_id for video in list_videos(source).videos}
     return {row["video_id"] for row in shards.read_rows(source, ["video_id"])}
 
 

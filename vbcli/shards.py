@@ -7,6 +7,7 @@ A dataset is a folder:
     videos/                    the dataset of the videos it came from (text, labels and splits are there)
     encoder/                   the encoder that made the features, where it was trained by vbcli
     _plan/0000.json            which videos are in which shard (only where a folder of videos was scanned)
+    _plan/given.jsonl          what caption files said of videos (where some were given)
     _errors/shard-00000.jsonl  failed items
     _runs/*.json               a record of each run: times, host, versions
 

@@ -23,6 +23,7 @@ from vbcli.errors import MediaError, VbcliError
 # A command line turns `s3://bucket` into a path, which has one slash left.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)(.*)", re.DOTALL)
 _LOCAL_URL = re.compile(r"(?:file|local):/{1,3}(?!/)(.*)", re.DOTALL)
+_MEMBER = re.compile(r"(.*)#(\d+)\+(\d+)", re.DOTALL)
 MAX_FETCHED = 32
 """Copies of videos that a process keeps: as many as one video is rendered from."""
 
@@ -55,6 +56,19 @@ def as_path(text: str | Path) -> Path:
 def is_remote(path: object) -> bool:
     """Whether a path is of another machine."""
     return not isinstance(path, str | os.PathLike) or (isinstance(path, str) and _URL.fullmatch(path) is not None and "://" in path)
+
+
+def member_path(tar_path: str, offset: int, size: int) -> str:
+    """The path of a video within a tar file: `x.tar#OFFSET+SIZE`, in bytes."""
+    return f"{tar_path}#{offset}+{size}"
+
+
+def split_member(path: str) -> tuple[str, int, int] | None:
+    """The tar file, offset and size of a path of `member_path`; None of a file of its own."""
+    found = _MEMBER.fullmatch(path)
+    if found is None or os.path.lexists(os.fsencode(path)):
+        return None
+    return found[1], int(found[2]), int(found[3])
 
 
 def write_remote(path: Path, data: bytes, *, is_exclusive: bool) -> bool:
@@ -173,10 +187,17 @@ def copy_folder(source: Path, target: Path, *, without: tuple[str, ...] = ()) ->
                 shutil.copyfileobj(read, write, 8 << 20)
 
 
-def _download(path: Path, target: Path) -> None:
+def _download(path: Path, target: Path, part: tuple[int, int] | None = None) -> None:
+    """Copies an object to this machine, or from an offset on so many bytes of it."""
     try:
         with path.open("rb") as read, target.open("wb") as write:
-            shutil.copyfileobj(read, write, 8 << 20)
+            if part is None:
+                shutil.copyfileobj(read, write, 8 << 20)
+                return
+            read.seek(part[0])
+            left = part[1]
+            while left and (data := read.read(min(left, 8 << 20))):
+                left -= write.write(data)
     except OSError as error:
         raise VbcliError(f"{path} cannot be read: {error.strerror or error}", hint="look at the address, and at who may read it") from error
 
@@ -200,8 +221,9 @@ class _Fetched:
         # Never a name that was there before: who has it still reads what was asked for.
         self.n_fetched += 1
         target = os.path.join(self.folder, f"{self.n_fetched}-{PurePosixPath(url).name}")
+        address, *part = split_member(url) or (url,)
         try:
-            _download(as_path(url), Path(target))
+            _download(as_path(address), Path(target), (part[0], part[1]) if part else None)
         except VbcliError as error:
             Path(target).unlink(missing_ok=True)
             raise MediaError(error.message) from error
@@ -213,7 +235,7 @@ _fetched: dict[int, _Fetched] = {}
 
 
 def fetch(url: str) -> str:
-    """A copy of a remote video on this machine; those asked for last are kept for a while.
+    """A copy of a remote video on this machine; those asked for last are kept for a while. Of one in a tar file it is alone.
 
     Raises:
         MediaError: it cannot be read.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import write_atomic
-from vbcli.media.containers import open_path, split_member
+from vbcli.listing import file_of, list_videos
 from vbcli.media.decode import Decoder
-from vbcli.stages.scan import scan_folder
+from vbcli.storage import split_member
 from vbcli.text.speech import TranscriptSegment
 from vbcli.text.transcripts import find_sidecar, format_vtt
 
@@ -77,12 +76,12 @@ def transcribe_folder(
         VbcliError: there are no videos, or nothing can be written beside them.
     """
     report = TranscribeReport()
-    found = [video for video in scan_folder(videos_dir) if split_member(video.path) is None]
+    found = [video for video in list_videos(videos_dir, follows_links=decoder.follows_links).videos if split_member(video.path) is None]
     if not found:
         raise VbcliError(f"{videos_dir} holds videos in tar files alone", hint="unpack them: subtitles are written beside videos")
     for done, video in enumerate(found):
         on_progress(done, len(found), video.video_id)
-        path = Path(os.fsdecode(open_path(video.path)))
+        path = file_of(video)
         if find_sidecar(path) is not None:
             report.n_there += 1
             continue

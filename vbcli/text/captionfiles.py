@@ -216,7 +216,7 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
 
 
 def _error(path: Path | str, line: int, message: str, hint: str | None = None) -> VbcliError:
-    return VbcliError(f"{path}, {_WORDS.get(Path(path).suffix.lower(), ('line', ''))[0]} {line}: {message}", hint)
+    return VbcliError(f"{path}, {_WORDS.get(Path(str(path)).suffix.lower(), ('line', ''))[0]} {line}: {message}", hint)
 
 
 def cell_error(path: Path, line: int, name: str, message: str, hint: str | None = None) -> VbcliError:
