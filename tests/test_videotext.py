@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,6 +190,18 @@ def test_a_video_that_was_moved_has_the_captions_of_its_name(tmp_path: Path) -> 
         "y/b.mp4": ["of b"],
     }
     assert moved.inputs[0].digest == scan_videos(folder, out).inputs[0].digest
+
+
+def test_of_two_caption_files_the_one_with_the_mistake_is_named(folder: Path, tmp_path: Path) -> None:
+    one = captions_file(tmp_path / "one.csv", "video,split", "b.mp4,train", "a.mp4,val")
+    two = captions_file(tmp_path / "two.jsonl", '{"video": "y.avi"}', '{"video": "a.mp4", "split": "train"}')
+    message = f"{tmp_path}/two.jsonl, line 2: video 'a.mp4' is in split 'train', but in 'val' in {tmp_path}/one.csv"
+    with pytest.raises(VbcliError, match=f"^{re.escape(message)}$"):
+        scan_videos(folder, tmp_path / "out", [*one, *two])
+    (folder / "a" / "z.mp4").write_text("")
+    three = captions_file(tmp_path / "three.csv", "video,caption", "z,which?")
+    with pytest.raises(VbcliError, match=re.escape(f"{tmp_path}/three.csv, line 2: 'z' names 2 videos")):
+        scan_videos(folder, tmp_path / "out", [*three, *one])
 
 
 def test_a_record_of_captions_that_is_damaged_is_named(folder: Path, tmp_path: Path) -> None:
