@@ -260,19 +260,28 @@ def test_commands_take_addresses(bucket: Path, video_folder: Path, tmp_path: Pat
 
 def test_models_and_videos_go_to_the_store(bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    vbcli("demo-data", "world", "--n-videos", "8", cwd=tmp_path)
-    copy_folder(tmp_path / "world" / "videos", bucket / "videos")
     at = f"{bucket}/"
+    vbcli("demo-data", at + "world", "--n-videos", "8", cwd=tmp_path)
+    said = vbcli("demo-data", at + "world", "--n-videos", "8", cwd=tmp_path, status=1).stderr
+    assert f"{bucket}/world exists and is not an empty folder" in " ".join(said.split())
+    copy_folder(bucket / "world", tmp_path / "world")
+    assert (tmp_path / "world" / "README.txt").read_text().startswith("A made video world")
+    copy_folder(tmp_path / "world" / "videos", bucket / "videos")
     small = ("--encoder", "timm:test_convnext/random", "--pool", "mean", "--executor", "serial")
-    vbcli("encode", at + "videos", at + "features", "--captions", "world/captions.csv", *small, cwd=tmp_path)
+    vbcli("encode", at + "videos", at + "features", "--captions", at + "world/captions.csv", *small, cwd=tmp_path)
     vbcli("build-vocab", at + "features", at + "vocab", "--codebooks", "1", "--whiten", "0", cwd=tmp_path)
     vbcli("tokenize", at + "features", at + "tokens", "--vocab", at + "vocab", cwd=tmp_path)
     train = ("train", at + "tokens", at + "model", "--task", "caption", "--max-steps", "2", "--model", "videobert-tiny")
     vbcli(*train, cwd=tmp_path)
     assert "trained already" in " ".join(vbcli(*train, cwd=tmp_path).stderr.split())
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    further = ("--task", "pretrain", "--init", at + "model", "--text", at + "world/captions.csv", "--max-steps", "2")
+    vbcli("train", at + "tokens", at + "further", *further, cwd=tmp_path)
+    assert (bucket / "further" / "config.json").is_file()
     vbcli("caption", at + "videos", at + "captions", "--checkpoint", at + "model", "--executor", "serial", cwd=tmp_path)
     assert len(shards.read_rows(bucket / "captions")) == 8
+    also = ("--also", f"same={at}captions", "--split", "train", "--lexicon", at + "world/lexicon.json")
+    assert "same" in vbcli("evaluate", at + "captions", at + "world/captions.csv", *also, cwd=tmp_path).stdout
     vbcli("summarize", at + "videos", at + "short", "--checkpoint", at + "model", "--executor", "serial", cwd=tmp_path)
     assert len([path for path in (bucket / "short").rglob("*") if path.name == "summary.mp4"]) == 8
     first, second = sorted(path.name for path in (tmp_path / "world" / "videos").glob("*.mp4"))[:2]

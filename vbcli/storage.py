@@ -160,7 +160,10 @@ def local_output(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_file(path: Path) -> Iterator[Path]:
-    """A file on this machine to write: itself, or one that is uploaded, with what was written beside it, when the block ends well."""
+    """A file or folder on this machine to write: itself, or one that is uploaded when the block ends well, with what was written beside it.
+
+    Unlike with `local_output` nothing is there at first, and nothing is kept of a block that ends early.
+    """
     if not is_remote(path):
         yield path
         return
@@ -185,6 +188,24 @@ def copy_folder(source: Path, target: Path, *, without: tuple[str, ...] = ()) ->
             copy.parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as read, _appearing(copy) if is_remote(copy) else copy.open("wb") as write:
                 shutil.copyfileobj(read, write, 8 << 20)
+
+
+def fetch_folder(path: Path) -> Path:
+    """A copy of a remote folder on this machine, for as long as this process runs.
+
+    Raises:
+        VbcliError: it is not there, or cannot be read.
+    """
+    hint = "look at the address, and at who may read it"
+    if not path.is_dir():
+        raise VbcliError(f"{path} does not exist", hint=hint)
+    place = Path(tempfile.mkdtemp(prefix="vbcli-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    try:
+        copy_folder(path, place / path.name)
+    except OSError as error:
+        raise VbcliError(f"{path} cannot be read: {error.strerror or error}", hint=hint) from error
+    return place / path.name
 
 
 def _download(path: Path, target: Path, part: tuple[int, int] | None = None) -> None:

@@ -22,7 +22,7 @@ from vbcli.errors import MediaError, VbcliError
 from vbcli.files import write_atomic
 from vbcli.media.decode import Decoder
 from vbcli.media.program import find_ffmpeg
-from vbcli.storage import as_path
+from vbcli.storage import as_path, copy_folder
 from vbcli.text.transcripts import read_transcript
 
 LANGUAGES = ("en", "de", "fr")
@@ -103,6 +103,19 @@ def test_subtitles_are_written_beside_videos_that_have_none(model: Path, videos:
     again = json.loads(vbcli("transcribe", "videos", "--model", model, "--language", "en", "--json", cwd=tmp_path, status=3).stdout)
     assert again["written"] == {}
     assert again["n_there"] == 1 + len(heard)
+
+
+def test_a_model_in_a_store_hears_what_the_one_here_does(model: Path, tmp_path: Path) -> None:
+    there = as_path(f"memory://{tmp_path.name}/model")
+    copy_folder(model, there)
+    sound = np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
+    heard = [
+        [segment.tokens for segment in load_recogniser(str(path), 1).transcribe(sound, "en", temperature=0)[0]] for path in (model, there)
+    ]
+    assert heard[0] == heard[1] != []
+    there.parent.rmdir(recursive=True)  # type: ignore[call-arg]
+    with pytest.raises(VbcliError, match=f"{there} does not exist"):
+        load_recogniser(str(there), 1)
 
 
 class Stub:
