@@ -358,12 +358,12 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_file_name_will_do(tmp_path: Path, video_folder: Path, name: bytes) -> None:
-    from vbcli.stages.scan import scan_folder
+    from vbcli.listing import list_videos
 
     raw = os.path.join(os.fsencode(tmp_path), name)
     shutil.copy(os.fsencode(video_folder / "a.mp4"), raw)
     # What `escape_name` would make of other files must not hide this one.
-    (found,) = scan_folder(tmp_path)
+    (found,) = list_videos(tmp_path).videos
     assert found.video_id.isprintable() or b"\n" in name
     assert open_path(found.path) == raw
     assert np.array_equal(images_of(found.path), images_of(video_folder / "a.mp4"))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from vbcli.config import config_hash
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.executors import SerialExecutor, open_executor
 from vbcli.media.decode import MediaOptions
-from vbcli.runner import RunReport, ShardInput, dataset_inputs, run_stage
+from vbcli.runner import RunReport, ShardInput, carry_videos, count_jobs, dataset_inputs, run_stage
 from vbcli.stage import Chain, Process, Rows, Stage
 from vbcli.stages.extract import Extract
 
@@ -168,6 +168,35 @@ def test_the_same_run_again_does_nothing(texts: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "_runs").iterdir())) == 1
 
 
+@pytest.mark.parametrize("n_bytes", [0, 100, -1])
+def test_a_shard_that_is_no_parquet_is_made_again(texts: Path, tmp_path: Path, n_bytes: int) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    made = data_of(tmp_path / "out")
+    path = tmp_path / "out" / "shard-00001.parquet"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    inputs = inputs_of(texts)
+    assert count_jobs(ReadLines(), inputs, tmp_path / "out", is_retry=False).n_planned == 1
+    report = run(ReadLines(), inputs, tmp_path / "out", is_retry=True)
+    assert (report.n_done, report.n_skipped, SEEN) == (1, 2, ["3.txt", "4.txt", "5.txt"])
+    (note,) = report.notes
+    assert note.startswith(f"{path} cannot be read as Parquet: ")
+    assert note.endswith("; it is made again")
+    assert data_of(tmp_path / "out") == made
+    # Of a video that is gone nothing is left.
+    path.write_bytes(b"")
+    (note,) = run(ReadLines(), [replace(shard, gone=frozenset({"4.txt", "8.txt"})) for shard in inputs], tmp_path / "out").notes
+    assert note.endswith("; it is made again without 1 videos that are gone, first 4.txt")
+    assert {row["video_id"] for row in shards.read_rows(tmp_path / "out")} == {f"{i}.txt" for i in range(9) if i != 4}
+
+
+def test_a_damaged_copy_of_the_videos_is_made_anew(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "from" / "videos")
+    carry_videos(tmp_path / "from" / "videos", tmp_path / "to" / "videos")
+    (tmp_path / "to" / "videos" / "shard-00002.parquet").write_bytes(b"PAR1")
+    carry_videos(tmp_path / "from" / "videos", tmp_path / "to" / "videos")
+    assert lines_in(tmp_path / "to" / "videos") == lines_in(tmp_path / "from" / "videos")
+
+
 def test_failures_are_recorded_and_a_shard_of_failures_is_called_out(texts: Path, tmp_path: Path) -> None:
     for i in (0, 6, 7, 8):
         (texts / f"{i}.txt").unlink()
@@ -282,19 +311,6 @@ def test_a_bug_stops_the_run_and_leaves_no_shard(texts: Path, tmp_path: Path) ->
     report = run(stage, inputs_of(texts), tmp_path / "out")
     assert (report.n_done, report.n_skipped) == (2, 1)
     assert stamps(tmp_path / "out")["shard-00000.parquet"] == before["shard-00000.parquet"]
-
-
-def test_a_damaged_output_shard_is_an_error_that_says_what_to_do(texts: Path, tmp_path: Path) -> None:
-    run(ReadLines(), inputs_of(texts), tmp_path / "out")
-    made = data_of(tmp_path / "out")
-    path = tmp_path / "out" / "shard-00001.parquet"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(VbcliError, match=str(path)) as caught:
-        run(ReadLines(), inputs_of(texts), tmp_path / "out")
-    assert "remove it" in str(caught.value.hint)
-    path.unlink()
-    run(ReadLines(), inputs_of(texts), tmp_path / "out")
-    assert data_of(tmp_path / "out") == made
 
 
 def test_the_videos_dataset_is_carried_along(texts: Path, tmp_path: Path) -> None:

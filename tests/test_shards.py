@@ -321,6 +321,12 @@ def test_a_damaged_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
         shards.read_footer(path)
 
 
+def test_a_shard_that_cannot_be_reached_is_not_damaged(tmp_path: Path) -> None:
+    with pytest.raises(VbcliError, match=r"none\.parquet cannot be read: No such file or directory") as caught:
+        shards.read_footer(tmp_path / "none.parquet")
+    assert not isinstance(caught.value, shards.DamagedShardError)
+
+
 # ---------------------------------------------------------------- failures and manifests
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
@@ -15,12 +18,14 @@ from upath import UPath
 
 from tests.e2e.commands import vbcli
 from vbcli import shards
+from vbcli.curation.exports import export_dataset
 from vbcli.encoders import load_encoder
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.files import write_atomic, write_json
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
 from vbcli.stages.extract import Extract
-from vbcli.storage import as_path, copy_folder, is_remote, local_output
+from vbcli.storage import MAX_FETCHED, as_path, copy_folder, fetch, is_remote, local_output, upload
+from vbcli.text.captionfiles import read_caption_file
 from vbcli.validation import validate
 from vbcli.vocab.build import build_vocabulary
 from vbcli.vocab.config import VocabConfig
@@ -74,6 +79,8 @@ def test_what_is_an_address_and_what_is_none(tmp_path: Path, monkeypatch: pytest
     assert as_path("memory:/own") == Path("memory:/own")
     with pytest.raises(VbcliError, match="nosuch:// is not known here"):
         as_path("nosuch://a/b")
+    for address in ("file:///a/b c.mp4", Path("file:///a/b c.mp4"), "local:///a/b c.mp4"):
+        assert as_path(address) == Path("/a/b c.mp4")
 
 
 def test_files_appear_whole_and_once(memory: Path) -> None:
@@ -90,6 +97,82 @@ def test_a_shard_that_is_not_finished_is_not_there(memory: Path, video_folder: P
         writer.write(table)
         raise RuntimeError
     assert not (memory / "shard-00000.parquet").exists()
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, name: str, n_bytes: int, error: BaseException) -> None:
+    """Has the copying of a file end by an error after so many bytes."""
+    copy = shutil.copyfileobj
+
+    def copy_part(read: Any, write: Any, size: int) -> None:
+        # A file of fsspec's has no name; it has a path.
+        if Path(getattr(read, "path", None) or read.name).name != name:
+            copy(read, write, size)
+            return
+        for _ in range(0, n_bytes, 1 << 20):
+            write.write(bytes(min(n_bytes, 1 << 20)))
+        raise error
+
+    monkeypatch.setattr("vbcli.storage.shutil.copyfileobj", copy_part)
+
+
+# s3fs begins an upload in parts at 50 MB.
+@pytest.mark.parametrize(("n_bytes", "error"), [(1000, KeyboardInterrupt()), (60 << 20, OSError("no such sector"))])
+@pytest.mark.parametrize("place", ["memory", "bucket"])
+def test_an_upload_that_breaks_off_leaves_nothing(
+    place: str, n_bytes: int, error: BaseException, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root: Path = request.getfixturevalue(place)
+    write_atomic(root / "other", b"other")
+    (tmp_path / "new").write_bytes(b"")
+    break_off(monkeypatch, "new", n_bytes, error)
+    with pytest.raises(type(error)):
+        upload(tmp_path / "new", root / "new")
+    gc.collect()
+    assert [path.name for path in root.iterdir()] == ["other"]
+    if place == "bucket":
+        assert s3fs.S3FileSystem().list_multipart_uploads(root.parts[0].strip("/")) == []
+        write_atomic(root / "new", b"as it was")
+        with pytest.raises(type(error)):
+            upload(tmp_path / "new", root / "new")
+        gc.collect()
+        assert (root / "new").read_bytes() == b"as it was"
+
+
+def test_a_folder_whose_copying_breaks_off_has_whole_files_alone(bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "from" / name).write_text(name)
+    break_off(monkeypatch, "b", 1000, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        copy_folder(tmp_path / "from", bucket / "to")
+    gc.collect()
+    assert {path.name: path.read_bytes() for path in (bucket / "to").iterdir()} == {"a": b"a"}
+
+
+def test_a_model_that_arrived_in_part_is_fetched_again(memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("a", "b"):
+        write_atomic(memory / "model" / name, name.encode())
+    with monkeypatch.context() as patched:
+        break_off(patched, "b", 1000, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt), local_output(memory / "model"):
+            pass
+    with local_output(memory / "model") as folder:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a": b"a", "b": b"b"}
+
+
+def test_each_of_many_remote_videos_is_fetched_as_itself(memory: Path) -> None:
+    names = [f"{i // 10}/{i % 10}.mp4" for i in range(MAX_FETCHED + 20)]
+    for name in names:
+        write_atomic(memory / name, name.encode())
+    # The second time those come first that were asked for last.
+    for name in (*names, *reversed(names)):
+        copy = Path(fetch(str(memory / name)))
+        assert (copy.name.endswith(Path(name).name), copy.read_bytes()) == (True, name.encode())
+    # A copy that somebody removed is no reason to stop.
+    Path(fetch(str(memory / names[0]))).unlink()
+    for name in reversed(names[1:]):
+        assert Path(fetch(str(memory / name))).read_bytes() == name.encode()
 
 
 def chain(videos: Path, root: Path) -> dict[str, list]:
@@ -127,6 +210,41 @@ def test_the_chain_on_another_machine_is_that_on_this(
     assert videos["a.mp4"]["path"] == f"{root}/videos/a.mp4"
 
 
+def test_videos_in_tars_of_a_store_are_those_of_tars_here(bucket: Path, video_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with tarfile.open(tmp_path / "videos" / "x.tar", "w") as tar:
+        for name in ("a.mp4", "a.srt", "c.mp4"):
+            tar.add(video_folder / name, f"sub/{name}")
+        (tmp_path / "said.json").write_text('{"caption": "said"}')
+        tar.add(tmp_path / "said.json", "sub/c.json")
+    (tmp_path / "videos" / "broken.tar").write_bytes(b"no tar" * 200)
+    copy_folder(tmp_path / "videos", bucket / "videos")
+    made = []
+    for root, out in ((tmp_path / "videos", tmp_path / "here"), (bucket / "videos", tmp_path / "there")):
+        notes: list[str] = []
+        options = RunOptions("serial", on_note=notes.append)
+        assert extract_videos(root, out, Extract(size_px=32), options=options).n_failed == 0
+        assert [note.startswith(f"{root}/broken.tar cannot be read as a tar file") for note in notes] == [True]
+        said = [[row["captions"], row["transcript"], row["duration_s"]] for row in shards.read_rows(out / "videos")]
+        made.append((said, shards.read_rows(out, ["video_id", "pts_s", "image"])))
+    assert made[0] == made[1]
+    assert {row["video_id"] for row in made[0][1]} == {"x/sub/a.mp4", "x/sub/c.mp4"}
+    # As files of their own, too, and by the address of the tar file alone.
+    extract_videos(bucket / "videos" / "x.tar", tmp_path / "one", Extract(size_px=32), options=SERIAL)
+    assert shards.read_rows(tmp_path / "one", ["video_id", "pts_s", "image"]) == made[0][1]
+    export_dataset(tmp_path / "there" / "videos", tmp_path / "wds", "webdataset")
+    with tarfile.open(tmp_path / "wds" / "shard-00000.tar") as tar:
+        file = tar.extractfile("x/sub/c.mp4")
+        assert file is not None
+        assert file.read() == (video_folder / "c.mp4").read_bytes()
+
+
+def test_a_mistake_in_a_caption_file_of_a_store_is_named(memory: Path) -> None:
+    write_atomic(memory / "c.csv", b"video,caption\n,nothing\n")
+    with pytest.raises(VbcliError, match=f"{memory}/c.csv, line 2: column 'video' is empty"):
+        read_caption_file(memory / "c.csv")
+
+
 def test_commands_take_addresses(bucket: Path, video_folder: Path, tmp_path: Path) -> None:
     copy_folder(video_folder, bucket / "videos")
     address = str(bucket)
@@ -142,19 +260,28 @@ def test_commands_take_addresses(bucket: Path, video_folder: Path, tmp_path: Pat
 
 def test_models_and_videos_go_to_the_store(bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    vbcli("demo-data", "world", "--n-videos", "8", cwd=tmp_path)
-    copy_folder(tmp_path / "world" / "videos", bucket / "videos")
     at = f"{bucket}/"
+    vbcli("demo-data", at + "world", "--n-videos", "8", cwd=tmp_path)
+    said = vbcli("demo-data", at + "world", "--n-videos", "8", cwd=tmp_path, status=1).stderr
+    assert f"{bucket}/world exists and is not an empty folder" in " ".join(said.split())
+    copy_folder(bucket / "world", tmp_path / "world")
+    assert (tmp_path / "world" / "README.txt").read_text().startswith("A made video world")
+    copy_folder(tmp_path / "world" / "videos", bucket / "videos")
     small = ("--encoder", "timm:test_convnext/random", "--pool", "mean", "--executor", "serial")
-    vbcli("encode", at + "videos", at + "features", "--captions", "world/captions.csv", *small, cwd=tmp_path)
+    vbcli("encode", at + "videos", at + "features", "--captions", at + "world/captions.csv", *small, cwd=tmp_path)
     vbcli("build-vocab", at + "features", at + "vocab", "--codebooks", "1", "--whiten", "0", cwd=tmp_path)
     vbcli("tokenize", at + "features", at + "tokens", "--vocab", at + "vocab", cwd=tmp_path)
     train = ("train", at + "tokens", at + "model", "--task", "caption", "--max-steps", "2", "--model", "videobert-tiny")
     vbcli(*train, cwd=tmp_path)
     assert "trained already" in " ".join(vbcli(*train, cwd=tmp_path).stderr.split())
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    further = ("--task", "pretrain", "--init", at + "model", "--text", at + "world/captions.csv", "--max-steps", "2")
+    vbcli("train", at + "tokens", at + "further", *further, cwd=tmp_path)
+    assert (bucket / "further" / "config.json").is_file()
     vbcli("caption", at + "videos", at + "captions", "--checkpoint", at + "model", "--executor", "serial", cwd=tmp_path)
     assert len(shards.read_rows(bucket / "captions")) == 8
+    also = ("--also", f"same={at}captions", "--split", "train", "--lexicon", at + "world/lexicon.json")
+    assert "same" in vbcli("evaluate", at + "captions", at + "world/captions.csv", *also, cwd=tmp_path).stdout
     vbcli("summarize", at + "videos", at + "short", "--checkpoint", at + "model", "--executor", "serial", cwd=tmp_path)
     assert len([path for path in (bucket / "short").rglob("*") if path.name == "summary.mp4"]) == 8
     first, second = sorted(path.name for path in (tmp_path / "world" / "videos").glob("*.mp4"))[:2]

@@ -27,6 +27,7 @@ from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha25
 from vbcli.models.folding import fold_batch_norms
 from vbcli.models.naming import ClassNames, imagenet_names
 from vbcli.models.weights import read_weights
+from vbcli.storage import as_path, is_remote
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
 IMPORTED = "imported"
@@ -186,7 +187,8 @@ def load_encoder(
     keep_freed_memory()
     if clip_s is not None and not 0 < clip_s < math.inf:
         raise UsageError(f"--clip-s {clip_s:g} is not above 0 and finite", hint="leave it out for what the encoder declares")
-    folder = Path(name) if Path(name).is_dir() else None
+    place = as_path(name)
+    folder = place if place.is_dir() else None
     with torch.random.fork_rng(devices=[]):
         # Random weights, where they are asked for, are the same in every process.
         torch.manual_seed(0)
@@ -237,6 +239,8 @@ def _load_named(name: str) -> _Backbone:
         names = f"{DEFAULT_ENCODER}, open_clip:ViT-B-32/PATH_OR_TAG, torchvision:s3d/PATH, or the folder of a trained encoder"
         raise VbcliError(f"unknown encoder '{name}'", hint=f"names look like {names}")
     architecture, _, weights = rest.partition("/")
+    if is_remote(weights):
+        raise VbcliError(f"the weights {weights} are not on this machine", hint=f"copy them, and name {library}:{architecture}/PATH")
     return _LOADERS[library](architecture, weights)
 
 

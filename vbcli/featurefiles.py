@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from vbcli.errors import MediaError, VbcliError
 from vbcli.files import escape_name
+from vbcli.listing import ScannedVideo
 from vbcli.media.containers import leads_out, open_path
-from vbcli.stages.scan import ScannedVideo
 from vbcli.storage import is_remote, list_files
 
 if TYPE_CHECKING:

@@ -133,6 +133,10 @@ def _kept_videos(job: ShardJob) -> frozenset[str]:
     """Of the videos that are gone, those that the shard has rows of."""
     if not job.gone or not job.output_path.exists():
         return frozenset()
+    try:
+        shards.read_footer(job.output_path)
+    except shards.DamagedShardError:
+        return frozenset()  # made again for that very reason: nothing in it can be read
     return job.gone & video_ids(job.output_path)
 
 

@@ -20,7 +20,7 @@ from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import VbcliError
 from vbcli.files import escape_name, read_json, write_atomic, write_json
-from vbcli.jobs import ShardJob, ShardResult, video_ids
+from vbcli.jobs import ShardJob, ShardResult, iter_items, video_ids
 from vbcli.stage import Stage
 
 
@@ -149,7 +149,14 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
         if not job.output_path.exists():
             jobs.append(job)
             continue
-        footer = shards.read_footer(job.output_path)
+        try:
+            footer = shards.read_footer(job.output_path)
+        except shards.DamagedShardError as error:
+            lost = [video_id for video_id, _ in iter_items(job) if video_id in shard.gone] if shard.gone else []
+            without = f" without {len(lost)} videos that are gone, first {lost[0]}" if lost else ""
+            report.notes.append(f"{error.message}; it is made again{without}")
+            jobs.append(job)
+            continue
         if footer["key"] != key:
             report.notes.append(f"{job.output_path} is made again: its input changed")
             jobs.append(job)
@@ -190,7 +197,10 @@ def check_same_videos(source: Path, target: Path) -> None:
         VbcliError: it does not.
     """
     for path in shards.list_shards(target):
-        origin, found = source / path.name, video_ids(path)
+        try:
+            origin, found = source / path.name, video_ids(path)
+        except shards.DamagedShardError:
+            continue  # told where it is read, or made anew
         if not origin.exists() or (found and found.isdisjoint(video_ids(origin))):
             raise VbcliError(
                 f"{target.parent} holds other videos than {source.parent}", hint="name another output folder, or remove this one"

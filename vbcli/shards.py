@@ -7,6 +7,7 @@ A dataset is a folder:
     videos/                    the dataset of the videos it came from (text, labels and splits are there)
     encoder/                   the encoder that made the features, where it was trained by vbcli
     _plan/0000.json            which videos are in which shard (only where a folder of videos was scanned)
+    _plan/given.jsonl          what caption files said of videos (where some were given)
     _errors/shard-00000.jsonl  failed items
     _runs/*.json               a record of each run: times, host, versions
 
@@ -37,6 +38,10 @@ from vbcli.files import escape_name, is_free, not_free, not_written, read_json, 
 FOOTER_KEY = b"vbcli"
 # Rows are gathered into row groups of about this size, by content alone, so that bytes do not depend on who wrote them.
 ROW_GROUP_BYTES = 8 << 20
+
+
+class DamagedShardError(VbcliError):
+    """A file with the name of a shard that is no Parquet, or no longer: cut off, written over, copied in part."""
 
 
 # ---------------------------------------------------------------- shards
@@ -177,7 +182,10 @@ def read_rows(dataset_dir: Path, columns: list[str] | None = None) -> list[dict[
 
 
 def _damaged(path: Path, error: Exception) -> VbcliError:
-    return VbcliError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the run that made it makes it again")
+    # Arrow's errors about what stands in a file have no number.
+    if isinstance(error, OSError) and error.errno is not None:
+        return VbcliError(f"{path} cannot be read: {os.strerror(error.errno)}", hint="look at its permissions, and at the disk or network")
+    return DamagedShardError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the run that made it makes it again")
 
 
 def input_digest(path: Path, columns: list[str] | None) -> str:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +22,8 @@ from vbcli.errors import MediaError, VbcliError
 
 # A command line turns `s3://bucket` into a path, which has one slash left.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)(.*)", re.DOTALL)
+_LOCAL_URL = re.compile(r"(?:file|local):/{1,3}(?!/)(.*)", re.DOTALL)
+_MEMBER = re.compile(r"(.*)#(\d+)\+(\d+)", re.DOTALL)
 MAX_FETCHED = 32
 """Copies of videos that a process keeps: as many as one video is rendered from."""
 
@@ -32,8 +34,13 @@ def as_path(text: str | Path) -> Path:
     Raises:
         VbcliError: the package for that kind of address is not installed.
     """
+    if os.path.lexists(str(text)):
+        return Path(text)
+    local = _LOCAL_URL.fullmatch(str(text))
+    if local is not None:
+        return Path("/", local[1])
     found = _URL.fullmatch(str(text))
-    if found is None or os.path.lexists(str(text)):
+    if found is None:
         return Path(text)
     from upath import UPath
 
@@ -51,10 +58,23 @@ def is_remote(path: object) -> bool:
     return not isinstance(path, str | os.PathLike) or (isinstance(path, str) and _URL.fullmatch(path) is not None and "://" in path)
 
 
+def member_path(tar_path: str, offset: int, size: int) -> str:
+    """The path of a video within a tar file: `x.tar#OFFSET+SIZE`, in bytes."""
+    return f"{tar_path}#{offset}+{size}"
+
+
+def split_member(path: str) -> tuple[str, int, int] | None:
+    """The tar file, offset and size of a path of `member_path`; None of a file of its own."""
+    found = _MEMBER.fullmatch(path)
+    if found is None or os.path.lexists(os.fsencode(path)):
+        return None
+    return found[1], int(found[2]), int(found[3])
+
+
 def write_remote(path: Path, data: bytes, *, is_exclusive: bool) -> bool:
     """Writes an object whole; see `files.write_atomic`."""
     try:
-        with path.open("xb" if is_exclusive else "wb") as file:
+        with _appearing(path, "xb" if is_exclusive else "wb") as file:
             file.write(data)
     except FileExistsError:
         return False
@@ -63,7 +83,7 @@ def write_remote(path: Path, data: bytes, *, is_exclusive: bool) -> bool:
 
 def upload(source: Path, target: Path) -> None:
     """Writes a file of this machine to a store, in parts."""
-    with source.open("rb") as read, target.open("wb") as write:
+    with source.open("rb") as read, _appearing(target) as write:
         shutil.copyfileobj(read, write, 8 << 20)
 
 
@@ -75,6 +95,32 @@ def opened(path: Path) -> Iterator[Any]:
         return
     with path.open("rb") as file:
         yield file
+
+
+@contextmanager
+def _appearing(path: Path, mode: str = "wb") -> Iterator[Any]:
+    """An object of a store to write to, which is there when the block has ended well, and not before."""
+    file: Any = path.open(mode)
+    try:
+        yield file
+        file.close()
+    except BaseException:
+        # Whatever it was, an interrupt, too: to close it, or to have it collected, would publish what has arrived.
+        _discard(file, path)
+        raise
+
+
+def _discard(file: Any, path: Path) -> None:
+    from fsspec.spec import AbstractBufferedFile
+
+    if isinstance(file, AbstractBufferedFile):
+        # What cannot be taken back now is no object, and does not hide the error.
+        with suppress(OSError):
+            file.discard()
+        file.closed = True
+    else:
+        file.close()
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,7 +148,10 @@ def local_output(path: Path) -> Iterator[Path]:
     copy = cache / hashlib.sha256(str(path).encode()).hexdigest()[:16] / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     if not copy.exists() and path.exists():
-        copy_folder(path, copy)
+        # Under another name until it is whole: of a part the next run would make the whole folder's end.
+        part = copy.with_name(f"{path.name}.part")
+        copy_folder(path, part)
+        part.rename(copy)
     yield copy
     if copy.exists():
         copy_folder(copy, path)
@@ -111,7 +160,10 @@ def local_output(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_file(path: Path) -> Iterator[Path]:
-    """A file on this machine to write: itself, or one that is uploaded, with what was written beside it, when the block ends well."""
+    """A file or folder on this machine to write: itself, or one that is uploaded when the block ends well, with what was written beside it.
+
+    Unlike with `local_output` nothing is there at first, and nothing is kept of a block that ends early.
+    """
     if not is_remote(path):
         yield path
         return
@@ -134,14 +186,39 @@ def copy_folder(source: Path, target: Path, *, without: tuple[str, ...] = ()) ->
         if path.is_file() and relative.parts[0] not in without:
             copy = target.joinpath(*relative.parts)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("rb") as read, copy.open("wb") as write:
+            with path.open("rb") as read, _appearing(copy) if is_remote(copy) else copy.open("wb") as write:
                 shutil.copyfileobj(read, write, 8 << 20)
 
 
-def _download(path: Path, target: Path) -> None:
+def fetch_folder(path: Path) -> Path:
+    """A copy of a remote folder on this machine, for as long as this process runs.
+
+    Raises:
+        VbcliError: it is not there, or cannot be read.
+    """
+    hint = "look at the address, and at who may read it"
+    if not path.is_dir():
+        raise VbcliError(f"{path} does not exist", hint=hint)
+    place = Path(tempfile.mkdtemp(prefix="vbcli-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    try:
+        copy_folder(path, place / path.name)
+    except OSError as error:
+        raise VbcliError(f"{path} cannot be read: {error.strerror or error}", hint=hint) from error
+    return place / path.name
+
+
+def _download(path: Path, target: Path, part: tuple[int, int] | None = None) -> None:
+    """Copies an object to this machine, or from an offset on so many bytes of it."""
     try:
         with path.open("rb") as read, target.open("wb") as write:
-            shutil.copyfileobj(read, write, 8 << 20)
+            if part is None:
+                shutil.copyfileobj(read, write, 8 << 20)
+                return
+            read.seek(part[0])
+            left = part[1]
+            while left and (data := read.read(min(left, 8 << 20))):
+                left -= write.write(data)
     except OSError as error:
         raise VbcliError(f"{path} cannot be read: {error.strerror or error}", hint="look at the address, and at who may read it") from error
 
@@ -153,6 +230,7 @@ class _Fetched:
         self.folder = tempfile.mkdtemp(prefix="vbcli-")
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.copies: OrderedDict[str, str] = OrderedDict()
+        self.n_fetched = 0
 
     def get(self, url: str) -> str:
         if url in self.copies:
@@ -160,11 +238,15 @@ class _Fetched:
             return self.copies[url]
         while len(self.copies) >= MAX_FETCHED:
             _, old = self.copies.popitem(last=False)
-            os.unlink(old)
-        target = os.path.join(self.folder, f"{len(os.listdir(self.folder))}-{PurePosixPath(url).name}")
+            Path(old).unlink(missing_ok=True)
+        # Never a name that was there before: who has it still reads what was asked for.
+        self.n_fetched += 1
+        target = os.path.join(self.folder, f"{self.n_fetched}-{PurePosixPath(url).name}")
+        address, *part = split_member(url) or (url,)
         try:
-            _download(as_path(url), Path(target))
+            _download(as_path(address), Path(target), (part[0], part[1]) if part else None)
         except VbcliError as error:
+            Path(target).unlink(missing_ok=True)
             raise MediaError(error.message) from error
         self.copies[url] = target
         return target
@@ -174,7 +256,7 @@ _fetched: dict[int, _Fetched] = {}
 
 
 def fetch(url: str) -> str:
-    """A copy of a remote video on this machine; those asked for last are kept for a while.
+    """A copy of a remote video on this machine; those asked for last are kept for a while. Of one in a tar file it is alone.
 
     Raises:
         MediaError: it cannot be read.

@@ -19,8 +19,10 @@ from tests.conftest import MakeVideo, run_ffmpeg
 from tests.e2e.commands import vbcli
 from vbcli.curation.transcription import SAMPLE_RATE, load_recogniser, transcribe_folder
 from vbcli.errors import MediaError, VbcliError
+from vbcli.files import write_atomic
 from vbcli.media.decode import Decoder
 from vbcli.media.program import find_ffmpeg
+from vbcli.storage import as_path, copy_folder
 from vbcli.text.transcripts import read_transcript
 
 LANGUAGES = ("en", "de", "fr")
@@ -103,6 +105,19 @@ def test_subtitles_are_written_beside_videos_that_have_none(model: Path, videos:
     assert again["n_there"] == 1 + len(heard)
 
 
+def test_a_model_in_a_store_hears_what_the_one_here_does(model: Path, tmp_path: Path) -> None:
+    there = as_path(f"memory://{tmp_path.name}/model")
+    copy_folder(model, there)
+    sound = np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
+    heard = [
+        [segment.tokens for segment in load_recogniser(str(path), 1).transcribe(sound, "en", temperature=0)[0]] for path in (model, there)
+    ]
+    assert heard[0] == heard[1] != []
+    there.parent.rmdir(recursive=True)  # type: ignore[call-arg]
+    with pytest.raises(VbcliError, match=f"{there} does not exist"):
+        load_recogniser(str(there), 1)
+
+
 class Stub:
     """Stands for a recogniser that hears something for certain: what is asked of it is real sound."""
 
@@ -120,6 +135,21 @@ def test_what_is_heard_is_what_stands_in_the_file(videos: Path, tmp_path: Path) 
     (segment,) = read_transcript(tmp_path / "spoken.fr.vtt").segments  # type: ignore[union-attr]
     assert (segment.start_s, segment.text) == (0.25, "two words")
     assert segment.end_s == pytest.approx(2, abs=0.1)
+
+
+def test_subtitles_of_videos_in_a_store_go_to_the_store(videos: Path, tmp_path: Path) -> None:
+    folder = as_path(f"memory://{tmp_path.name}")
+    for name in ("spoken.mp4", "told.mp4", "told.srt"):
+        write_atomic(folder / "sub" / name, (videos / name).read_bytes())
+    report = transcribe_folder(folder, Stub(), Decoder(find_ffmpeg()))
+    assert report.written == {"sub/spoken.mp4": f"{folder}/sub/spoken.fr.vtt"}
+    assert (report.n_there, report.failures) == (1, [])
+    transcript = read_transcript(folder / "sub" / "spoken.fr.vtt")
+    assert transcript is not None
+    assert [s.text for s in transcript.segments] == ["two words"]
+    # The next run finds them where they are.
+    assert transcribe_folder(folder, Stub(), Decoder(find_ffmpeg())).n_there == 2
+    folder.rmdir(recursive=True)  # type: ignore[call-arg]
 
 
 def test_sound_is_mixed_and_begins_with_its_container(tmp_path: Path, ffmpeg_exe: str) -> None:

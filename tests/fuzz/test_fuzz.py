@@ -29,7 +29,7 @@ from vbcli.media.decode import AtRate, Decoder, Geometry, uniform_times
 from vbcli.media.limits import Limits
 from vbcli.media.program import find_ffmpeg
 from vbcli.shards import read_shard
-from vbcli.tars import caption_rows, read_tar, transcript_of
+from vbcli.tars import describe, described_transcript, read_tar
 from vbcli.text.captionfiles import match_rows, read_caption_file
 from vbcli.text.transcripts import read_transcript
 
@@ -158,9 +158,13 @@ def test_damaged_tar_files_features_and_shards_are_read_or_named(tmp_path: Path)
         path.write_bytes(mutated(whole[suffix], case))
         with naming(path):
             if suffix == ".tar":
-                for video in read_tar(path):
-                    list(caption_rows(video, "a", path))
-                    transcript_of(video)
+                videos, notes = read_tar(path)
+                for video in videos:
+                    notes += describe(video, "a").problems
+                    for sidecar, _ in video.sidecars():
+                        read_transcript(sidecar)
+                    described_transcript(video)
+                assert all(str(path) in note for note in notes)
             else:
                 features, _ = read_features(str(path), "a", "times" if suffix == ".npz" else None)
                 assert np.isfinite(features).all()

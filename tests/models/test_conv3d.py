@@ -16,6 +16,7 @@ from vbcli.encoders import EncoderSpec, load_encoder
 from vbcli.errors import VbcliError
 from vbcli.models.conv3d import Conv3dClassifier, Conv3dEncoder, SplitConv
 from vbcli.models.encoder_checkpoint import EncoderCheckpoint, load_encoder_checkpoint, save_encoder
+from vbcli.storage import as_path, copy_folder
 
 SMALL = Conv3dConfig(n_frames=4, size_px=32, widths=(8, 16), time_strides=(1, 2))
 
@@ -147,6 +148,21 @@ def test_an_encoder_is_the_same_wherever_it_lies(encoder_dir: Path, tmp_path: Pa
         load_encoder(spec.name)
     assert carried_encoder(tmp_path) is None
     assert carry_encoder(None, tmp_path) is None
+
+
+def test_an_encoder_in_a_store_is_the_one_here(encoder_dir: Path, tmp_path: Path) -> None:
+    there = as_path(f"memory://{tmp_path.name}/encoder")
+    copy_folder(encoder_dir, there)
+    loaded, here = load_encoder(str(there)), load_encoder(str(encoder_dir))
+    assert loaded.spec == here.spec
+    assert carry_encoder(loaded.folder, tmp_path) == tmp_path / "encoder"
+    assert load_encoder(str(tmp_path / "encoder")).spec == here.spec
+    there.parent.rmdir(recursive=True)  # type: ignore[call-arg]
+    with pytest.raises(VbcliError, match=f"unknown encoder '{there}'"):
+        load_encoder(str(there))
+    with pytest.raises(VbcliError, match=r"the weights memory://a/w\.pth are not on this machine") as caught:
+        load_encoder("timm:test_convnext/memory://a/w.pth")
+    assert caught.value.hint == "copy them, and name timm:test_convnext/PATH"
 
 
 def test_what_is_no_encoder_is_refused(encoder_dir: Path, tmp_path: Path) -> None:

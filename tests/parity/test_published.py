@@ -21,7 +21,10 @@ from vbcli.models.checkpoint import load_checkpoint, save_checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
 from vbcli.models.exchange import export_transformers
 from vbcli.models.published import captioner_from_bart, encoder_config_of_bart, find_published, import_published
+from vbcli.storage import as_path, copy_folder
 from vbcli.textvocab import BART_SPECIAL_TOKENS, SPECIAL_TOKENS, read_published_vocabulary
+from vbcli.training.build import find_init, init_digest
+from vbcli.training.options import FitOptions
 
 SENTENCES = [
     "Now let me show you how to peel the Café's potatoes, quickly!",
@@ -108,6 +111,21 @@ def reload(folder: Path, cls):
 def assert_close(result: torch.Tensor | None, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
     assert result is not None
     assert (result - expected).abs().max() <= tolerance * max(1.0, float(expected.abs().max()))
+
+
+def test_a_bert_in_a_store_is_the_one_here(tmp_path: Path) -> None:
+    bert_folder(tmp_path / "bert", BERT_SHAPES[2])
+    there = as_path(f"memory://{tmp_path.name}/bert")
+    copy_folder(tmp_path / "bert", there)
+    here, copied = (import_published(find_published(str(path)), pytest.fail) for path in (tmp_path / "bert", there))
+    assert_same_bits(here.encoder, copied.encoder)
+    options = FitOptions(task="pretrain", init=str(there))
+    init = find_init(options, pytest.fail)
+    assert init is not None
+    assert init_digest(init) == init_digest(tmp_path / "bert")
+    there.parent.rmdir(recursive=True)  # type: ignore[call-arg]
+    with pytest.raises(VbcliError, match=f"{there} does not exist"):
+        find_init(options, pytest.fail)
 
 
 @pytest.mark.parametrize("shape", BERT_SHAPES)

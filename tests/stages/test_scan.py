@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.executors import SerialExecutor
-from vbcli.files import escape_name
-from vbcli.media.containers import open_path
 from vbcli.runner import run_stage
 from vbcli.schemas import VIDEOS
 from vbcli.stages import scan
-from vbcli.stages.scan import Probe, Scan, scan_folder, scan_videos
+from vbcli.stages.scan import Probe, Scan, scan_videos
 
 
 @pytest.fixture
@@ -54,56 +48,6 @@ def rows_of(scanned: Scan) -> list[list[dict[str, Any]]]:
 
 def ids_of(scanned: Scan) -> list[list[str]]:
     return [[row["video_id"] for row in rows] for rows in rows_of(scanned)]
-
-
-# ---------------------------------------------------------------- finding
-
-
-def test_videos_are_found_by_suffix_below_the_folder(folder: Path) -> None:
-    for name in ("notes.txt", ".hidden.mp4", ".hidden/x.mp4", "a/mp4", "x.mp4.part"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("")
-    (folder / "folder.mp4").mkdir()
-    found = scan_folder(folder)
-    assert [v.video_id for v in found] == ["B.mp4", "a.mp4", "a/y.avi", "a/z.MKV", "b.mp4", "c d.webm"]
-    for video in found:
-        status = (folder / video.video_id).stat()
-        assert (video.path, video.bytes, video.mtime_ns) == (str(folder / video.video_id), len(video.video_id), status.st_mtime_ns)
-    (one,) = scan_folder(folder / "a" / "y.avi")
-    assert (one.video_id, one.path) == ("y.avi", str(folder / "a" / "y.avi"))
-
-
-def test_a_link_to_nothing_stays_and_what_is_no_file_does_not(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "gone.mp4").symlink_to(tmp_path / "not fetched yet.mp4")
-    (tmp_path / "elsewhere").write_text("elsewhere")
-    (folder / "linked.mp4").symlink_to(tmp_path / "elsewhere")
-    os.mkfifo(folder / "pipe.mp4")
-    monkeypatch.chdir(folder)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind("socket.mp4")
-    found = {v.video_id: v for v in scan_folder(folder)}
-    assert {"gone.mp4", "linked.mp4"} < set(found)
-    assert not {"pipe.mp4", "socket.mp4"} & set(found)
-    assert found["linked.mp4"].bytes == len("elsewhere")
-
-
-def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VbcliError, match=f"{tmp_path}/none does not exist"):
-        scan_folder(tmp_path / "none")
-    with pytest.raises(VbcliError, match=f"{tmp_path} holds no videos") as caught:
-        scan_folder(tmp_path)
-    assert ".mp4" in str(caught.value.hint)
-
-
-@given(st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & {0, ord("/")}))
-def test_names_are_text_and_lead_back_to_their_file(name: bytes) -> None:
-    escaped = escape_name(name)
-    assert escaped.encode()  # no lone surrogate
-    try:
-        assert escaped == name.decode()
-    except UnicodeDecodeError:
-        assert "%" in escaped
-        assert open_path("/nowhere/" + escaped) == b"/nowhere/" + name
 
 
 # ---------------------------------------------------------------- plans
@@ -166,110 +110,6 @@ def test_a_plan_of_other_videos_is_refused(folder: Path, tmp_path: Path) -> None
     (tmp_path / "other" / "x.mp4").write_text("")
     with pytest.raises(VbcliError, match=f"{tmp_path}/out holds other videos"):
         scan_videos(tmp_path / "other", tmp_path / "out")
-
-
-# ---------------------------------------------------------------- text
-
-
-def test_captions_and_subtitles_are_joined(video_folder: Path, tmp_path: Path) -> None:
-    scanned = scan_videos(video_folder, tmp_path / "out", [video_folder / "captions.csv"])
-    rows = {row["video_id"]: row for row in rows_of(scanned)[0]}
-    assert rows["a.mp4"]["captions"] == [{"text": "A picture of bars.", "start_s": None, "end_s": None}]
-    assert rows["a.mp4"]["transcript"] == [{"start_s": 0.0, "end_s": 0.8, "text": "The bars move."}]
-    assert {v: (row["split"], len(row["captions"]), len(row["transcript"])) for v, row in rows.items()} == {
-        "a.mp4": ("train", 1, 1),
-        "b.mkv": ("val", 1, 0),
-        "c.mp4": (None, 0, 0),
-        "more/d.mp4": ("train", 1, 0),
-    }
-
-
-def test_captions_stay_when_the_command_is_repeated_without_them(video_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    given_once = scan_videos(video_folder, out, [video_folder / "captions.csv"])
-    run_stage(Probe(), given_once.inputs, out / "videos", SerialExecutor())
-    assert scan_videos(video_folder, out).inputs[0].digest == given_once.inputs[0].digest
-    (tmp_path / "other.csv").write_text("video,caption\nc,Other words.\nnobody,Nothing.\n")
-    other = scan_videos(video_folder, out, [tmp_path / "other.csv"])
-    assert [[c["text"] for c in row["captions"]] for row in rows_of(other)[0]] == [[], [], ["Other words."], []]
-    assert other.notes == [f"{tmp_path}/other.csv names 1 videos that are not in {video_folder}, first 'nobody'"]
-
-
-def test_captions_of_other_videos_are_refused_before_anything_is_written(video_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "captions.csv").write_text("video,caption\nx.mp4,Nothing here.\n")
-    with pytest.raises(VbcliError, match=r"captions\.csv names none of the 4 videos") as caught:
-        scan_videos(video_folder, tmp_path / "out", [tmp_path / "captions.csv"])
-    assert caught.value.hint == "a video here is called 'a.mp4'"
-    assert not (tmp_path / "out").exists()
-
-
-def test_captions_with_halves_of_characters_are_mended_and_told(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.jsonl").write_text(
-        '{"video": "a.mp4", "caption": "Nice \\ud83d"}\n{"video": "b.mp4", "caption": "Nice \\ud83d\\ude00"}\n'
-    )
-    scanned = scan_videos(folder, tmp_path / "out", [tmp_path / "c.jsonl"])
-    captions = {row["video_id"]: row["captions"] for row in rows_of(scanned)[0]}
-    assert [captions[name][0]["text"] for name in ("a.mp4", "b.mp4")] == ["Nice \ufffd", "Nice \U0001f600"]
-    assert scanned.notes == [f"{tmp_path}/c.jsonl holds 1 captions with damaged characters, first of 'a.mp4'"]
-
-
-def test_subtitles_that_cannot_be_read_cost_the_transcript_alone(folder: Path, tmp_path: Path) -> None:
-    (folder / "a.srt").write_bytes(b"\x00\x01\x02 no subtitles")
-    (folder / "b.en.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nHello.\n")
-    scanned = scan_videos(folder, tmp_path / "out")
-    transcripts = {row["video_id"]: row["transcript"] for row in rows_of(scanned)[0]}
-    assert transcripts.pop("b.mp4") == [{"start_s": 1.0, "end_s": 2.0, "text": "Hello."}]
-    assert set(map(len, transcripts.values())) == {0}
-    (note,) = scanned.notes
-    assert str(folder / "a.srt") in note
-
-
-def said(scanned: Scan) -> dict[str, list[str]]:
-    return {row["video_id"]: [segment["text"] for segment in row["transcript"]] for rows in rows_of(scanned) for row in rows}
-
-
-def write_cue(path: Path, text: str) -> None:
-    path.write_text(f"1\n00:00:00,000 --> 00:00:01,000\n{text}\n")
-
-
-def test_the_next_subtitles_are_read_where_the_first_cannot_be(folder: Path, tmp_path: Path) -> None:
-    (folder / "a.srt").write_text("no subtitles")
-    (folder / "a.json3").write_text("{")
-    write_cue(folder / "a.en.srt", "Hello.")
-    (folder / "b.json").write_text('{"events": []}')
-    write_cue(folder / "b.en.srt", "There.")
-    write_cue(tmp_path / "secret.srt", "Secret.")
-    (folder / "B.srt").symlink_to(tmp_path / "secret.srt")
-    write_cue(folder / "B.en.srt", "Open.")
-    scanned = scan_videos(folder, tmp_path / "out")
-    assert {name: texts for name, texts in said(scanned).items() if texts} == {"a.mp4": ["Hello."], "b.mp4": ["There."], "B.mp4": ["Open."]}
-    assert [note.partition(" ")[0] for note in scanned.notes] == [str(folder / name) for name in ("B.srt", "a.srt", "a.json3")]
-    assert [note.rpartition("; ")[2] for note in scanned.notes] == [f"{name}.en.srt is read instead" for name in ("B", "a", "a")]
-
-
-def test_subtitles_in_several_languages_are_told_and_chosen(folder: Path, tmp_path: Path) -> None:
-    write_cue(folder / "a.de.srt", "Hallo.")
-    write_cue(folder / "a.en.srt", "Hello.")
-    write_cue(folder / "b.de.srt", "Da.")
-    unasked = scan_videos(folder, tmp_path / "out")
-    assert {name: texts for name, texts in said(unasked).items() if texts} == {"a.mp4": ["Hallo."], "b.mp4": ["Da."]}
-    (note,) = unasked.notes
-    assert note.startswith(f"1 videos have subtitles in several languages, first {folder}/a.de.srt was read")
-    english = scan_videos(folder, tmp_path / "out", language="en")
-    assert {name: texts for name, texts in said(english).items() if texts} == {"a.mp4": ["Hello."]}
-    assert english.notes == [f"1 videos have subtitles in other languages than en alone, first {folder}/b.de.srt"]
-    german = scan_videos(folder, tmp_path / "out", language="de")
-    assert (said(german), german.notes) == (said(unasked), [])
-
-
-def test_subtitles_of_names_outside_utf8_are_found(tmp_path: Path) -> None:
-    root = os.fsencode(tmp_path / "videos")
-    os.mkdir(root)
-    for name in (b"\xff.mp4", b"\xff.srt"):
-        with open(os.path.join(root, name), "wb") as file:
-            file.write(b"1\n00:00:00,000 --> 00:00:01,000\nHello.\n")
-    (row,) = rows_of(scan_videos(tmp_path / "videos", tmp_path / "out"))[0]
-    assert (row["video_id"], row["transcript"][0]["text"]) == ("%FF.mp4", "Hello.")
 
 
 def test_a_large_folder_is_scanned_in_little_time(tmp_path: Path) -> None:

@@ -374,8 +374,12 @@ def demo_data(
 ) -> None:
     """Make a small narrated video world: clips, captions, subtitles, labels, questions and answers."""
     from vbcli.demo import write_demo_data
+    from vbcli.files import check_free
+    from vbcli.storage import local_file
 
-    summary = write_demo_data(out_dir, n_videos, seed)
+    check_free(out_dir)
+    with local_file(out_dir) as local:
+        summary = write_demo_data(local, n_videos, seed)
     if as_json:
         console.print_json(vars(summary))
     else:

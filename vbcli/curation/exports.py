@@ -19,9 +19,9 @@ from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import MediaError, VbcliError
 from vbcli.files import check_free, not_written, read_json, remove_temporary, temporary_path, write_atomic, write_json
-from vbcli.media.containers import open_path, split_member
+from vbcli.media.containers import open_path
 from vbcli.runner import read_videos
-from vbcli.storage import is_remote
+from vbcli.storage import is_remote, split_member
 
 ExportForm = Literal["webdataset", "jsonl", "csv"]
 BINARY = ("image", "feature", "features", "fused")
@@ -173,13 +173,14 @@ def _binary_files(key: str, table: pa.Table, video_id: str, path: str) -> Iterat
         yield f"{key}.npy", _as_npy(np.array(values, np.float32))
         return
     member = split_member(path)
+    suffix = os.path.splitext(path if member is None else video_id)[1].lower()
     try:
         with open(open_path(path), "rb") as file:
-            if member is None:
-                yield f"{key}{os.path.splitext(path)[1].lower()}", file
+            if member is None or is_remote(path):
+                yield f"{key}{suffix}", file  # of a tar file in a store the video was fetched alone
             else:
                 file.seek(member[1])
-                yield f"{key}{os.path.splitext(video_id)[1].lower()}", file.read(member[2])
+                yield f"{key}{suffix}", file.read(member[2])
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -14,12 +14,13 @@ from vbcli.digests import table_digest
 from vbcli.encoders import imported_encoder
 from vbcli.errors import MediaError, UsageError, VbcliError
 from vbcli.featurefiles import find_feature_files, read_features
+from vbcli.listing import ScannedVideo
 from vbcli.pipeline import RunOptions, parents_of, run_noted
 from vbcli.runner import RunReport, ShardInput, dataset_inputs, run_stage
 from vbcli.schemas import VIDEOS
 from vbcli.stages.import_features import ImportFeatures, ListVideos
-from vbcli.stages.scan import ScannedVideo, text_columns, update_plan
-from vbcli.text import captionfiles
+from vbcli.stages.scan import update_plan
+from vbcli.videotext import gather_text, keep_given
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,15 @@ def import_features(
     dim, rate = _first_readable(found, times, follows_links)
     stage = ImportFeatures(imported_encoder(name, dim, rate), times.name, follows_links)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
-    columns, notes = text_columns(source, found, features_dir, caption_files)
+    text = gather_text(source, found, features_dir, caption_files)
     planned, plan_notes = update_plan(features_dir, found)
-    for sentence in (*notes, *plan_notes):
+    if caption_files:
+        keep_given(features_dir, text)
+    for sentence in (*text.notes, *plan_notes):
         options.on_note(sentence)
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
-    no_text = captionfiles.VideoText().as_columns()
     tables = [
-        pa.Table.from_pylist([{**vars(v), "transcript": [], **columns.get(v.video_id, no_text)} for v in shard], schema=VIDEOS)
-        for shard in planned
+        pa.Table.from_pylist([{**vars(v), "transcript": [], **text.of(v.video_id)} for v in shard], schema=VIDEOS) for shard in planned
     ]
     with options.open() as executor:
         listed = [ShardInput(i, table, table_digest(table), gone) for i, table in enumerate(tables)]

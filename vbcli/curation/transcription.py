@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import write_atomic
-from vbcli.media.containers import open_path, split_member
+from vbcli.listing import file_of, list_videos
 from vbcli.media.decode import Decoder
-from vbcli.stages.scan import scan_folder
+from vbcli.storage import as_path, fetch_folder, is_remote, split_member
 from vbcli.text.speech import TranscriptSegment
 from vbcli.text.transcripts import find_sidecar, format_vtt
 
@@ -36,7 +35,7 @@ def load_recogniser(name: str, threads: int) -> WhisperModel:
     """Loads a Whisper model in the format of CTranslate2.
 
     Args:
-        name: a folder, or a name such as `small` or `Systran/faster-whisper-small`, which is downloaded.
+        name: a folder, here or in a store, or a name such as `small` or `Systran/faster-whisper-small`, which is downloaded.
 
     Raises:
         VbcliError: the package is missing, or the model cannot be loaded.
@@ -45,13 +44,15 @@ def load_recogniser(name: str, threads: int) -> WhisperModel:
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise VbcliError("vbcli transcribe needs the package faster-whisper", hint="pip install 'vbcli[asr]'") from error
-    folder = Path(name)
+    place = as_path(name)
+    folder = fetch_folder(place) if is_remote(place) else place
     if folder.is_dir() and not (folder / "model.bin").is_file():
         raise VbcliError(f"{name} is no Whisper model of CTranslate2: it has no model.bin", hint="convert it: ct2-transformers-converter")
     if not folder.is_dir() and name.startswith((".", "/")):
         raise VbcliError(f"{name} does not exist", hint="name a folder with a Whisper model of CTranslate2, or a model's name")
     try:
-        return WhisperModel(name, device="cpu", compute_type="default", cpu_threads=threads, local_files_only=folder.is_dir())
+        source = str(folder) if folder.is_dir() else name
+        return WhisperModel(source, device="cpu", compute_type="default", cpu_threads=threads, local_files_only=folder.is_dir())
     except (OSError, RuntimeError, ValueError) as error:
         cause = str(error).partition("\n")[0]
         raise VbcliError(
@@ -77,12 +78,12 @@ def transcribe_folder(
         VbcliError: there are no videos, or nothing can be written beside them.
     """
     report = TranscribeReport()
-    found = [video for video in scan_folder(videos_dir) if split_member(video.path) is None]
+    found = [video for video in list_videos(videos_dir, follows_links=decoder.follows_links).videos if split_member(video.path) is None]
     if not found:
         raise VbcliError(f"{videos_dir} holds videos in tar files alone", hint="unpack them: subtitles are written beside videos")
     for done, video in enumerate(found):
         on_progress(done, len(found), video.video_id)
-        path = Path(os.fsdecode(open_path(video.path)))
+        path = file_of(video)
         if find_sidecar(path) is not None:
             report.n_there += 1
             continue

@@ -18,6 +18,7 @@ from vbcli.metrics.bootstrap import Gain, paired_gain
 from vbcli.metrics.captions import score_captions
 from vbcli.metrics.mentions import Lexicon, score_mentions
 from vbcli.runner import read_videos
+from vbcli.storage import as_path
 from vbcli.text import captionfiles
 from vbcli.training.batches import VideoTokens, read_tokens
 
@@ -213,7 +214,7 @@ def name_systems(given: Sequence[str], rows: Sequence[str] = ROWS) -> dict[str, 
 def _name_and_path(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     # A path may hold an equals sign, too.
-    return (name, Path(path)) if separator and not Path(text).exists() else ("", Path(text))
+    return (name, as_path(path)) if separator and not Path(text).exists() else ("", as_path(text))
 
 
 def read_captions(path: Path, references: Path) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -18,22 +18,7 @@ from av.video.stream import VideoStream
 
 from vbcli.errors import MediaError
 from vbcli.media.formats import FORMATS, PROTOCOLS, SEEKABLE
-from vbcli.storage import fetch, is_remote
-
-_MEMBER = re.compile(r"(.*)#(\d+)\+(\d+)", re.DOTALL)
-
-
-def member_path(tar_path: str, offset: int, size: int) -> str:
-    """The path of a video within a tar file: `x.tar#OFFSET+SIZE`, in bytes."""
-    return f"{tar_path}#{offset}+{size}"
-
-
-def split_member(path: str) -> tuple[str, int, int] | None:
-    """The tar file, offset and size of a path of `member_path`; None of a file of its own."""
-    found = _MEMBER.fullmatch(path)
-    if found is None or os.path.lexists(os.fsencode(path)):
-        return None
-    return found[1], int(found[2]), int(found[3])
+from vbcli.storage import fetch, is_remote, split_member
 
 
 def media_url(path: str) -> bytes:
@@ -51,17 +36,27 @@ def leads_out(path: str, video_id: str) -> bool:
     """Whether a video, or a file beside it, is a link to something outside of the folder that was scanned.
 
     Args:
-        path: of a file as deep in that folder as `video_id`, its path relative to it.
+        path: of a file as deep in that folder as `video_id`, its path relative to it; of a video in a tar file, that is asked about.
     """
     if is_remote(path):
         return False
     plain = open_path(path)
     root = plain
-    # The name of a tar file is a folder in the names of its videos.
-    for _ in range(video_id.count("/") + (split_member(path) is None)):
+    for _ in range(_depth(path, video_id) + 1):
         root = os.path.dirname(root)
     real_root = os.path.realpath(root)
     return os.path.commonpath([os.path.realpath(plain), real_root]) != real_root
+
+
+def _depth(path: str, video_id: str) -> int:
+    """How many folders below the one that was scanned a file lies."""
+    member = split_member(path)
+    if member is None:
+        return video_id.count("/")
+    # Its name without suffix begins the names of its videos; where several beginnings fit, the shortest lets a link lead least far.
+    stem = os.path.splitext(member[0])[0]
+    beginnings = itertools.accumulate(video_id.split("/"), "{}/{}".format)
+    return next((depth for depth, beginning in enumerate(beginnings) if stem.endswith(f"/{beginning}")), 0)
 
 
 @dataclass(frozen=True)

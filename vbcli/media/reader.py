@@ -15,6 +15,9 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
+# What PyAV loads only when it opens a file: under the limit of memory there may be no room for it.
+import av.subtitles.stream  # noqa: F401
+
 from vbcli.errors import MediaError
 from vbcli.media.containers import read_info, read_packets
 

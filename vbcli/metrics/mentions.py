@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vbcli.errors import VbcliError
 from vbcli.metrics.captions import check_ids
+from vbcli.storage import as_path
 
 Lexicon = Mapping[str, Mapping[str, Sequence[str]]]
 """Slot ("object") to value ("red ball") to the surface forms that name the value in a caption."""
@@ -45,7 +46,7 @@ def load_lexicon(path: Path | str) -> dict[str, dict[str, list[str]]]:
     """
     hint = 'write {"slot": {"value": ["form", "another form"]}}'
     try:
-        lexicon = json.loads(Path(path).read_text(encoding="utf-8"))
+        lexicon = json.loads(as_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise VbcliError(f"cannot read the lexicon {path}: {error.strerror}", hint="look at the name") from error
     except ValueError as error:

@@ -20,13 +20,15 @@ from vbcli.models.bart import LAYER_NORM_EPS, POSITION_OFFSET, Bart, BartDecoder
 from vbcli.models.checkpoint import IMPORTED, Checkpoint
 from vbcli.models.videobert import N_TOKEN_TYPES, VideoBert, check_has_one_stream, load_bert_state, to_bert_state
 from vbcli.models.weights import WEIGHT_NAMES, read_folder_weights
+from vbcli.storage import as_path, fetch_folder, is_remote
 from vbcli.textvocab import TextVocabulary, read_published_vocabulary
 
 VOCABULARY_NAMES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
 
 
 def find_published(source: str, more: tuple[str, ...] = ()) -> Path:
-    """The folder of a published model: a path, or a name on the Hugging Face hub, which is downloaded unless it was before.
+    """The folder of a published model on this machine: a path, an address of a store, or a name on the Hugging Face hub, which is
+    downloaded unless it was before.
 
     Args:
         more: names of further files that are wanted.
@@ -34,7 +36,9 @@ def find_published(source: str, more: tuple[str, ...] = ()) -> Path:
     Raises:
         VbcliError: it is neither.
     """
-    path = Path(source)
+    path = as_path(source)
+    if is_remote(path):
+        return fetch_folder(path)
     if path.exists():
         return path
     # A name on the hub is one word, or an owner and a word.

@@ -1,44 +1,26 @@
-"""Scanning a folder of videos: which videos are in which shard, the text that belongs to each, and what probing says."""
+"""Scanning a folder of videos: which videos are in which shard, with the text that belongs to each, and what probing says."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from vbcli import shards
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
-from vbcli.files import escape_name, read_json, write_json
-from vbcli.media.containers import leads_out, member_path, open_path, split_member
+from vbcli.files import read_json, write_json
+from vbcli.listing import ScannedVideo, list_videos
 from vbcli.media.decode import Decoder, MediaOptions
-from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.runner import ShardInput
-from vbcli.schemas import TEXT_FIELDS, VIDEOS
+from vbcli.schemas import VIDEOS
 from vbcli.stage import Process, Rows, Stage
-from vbcli.storage import as_path, is_remote, list_files
-from vbcli.tars import TarVideo, caption_rows, find_in_tar, read_tar, transcript_of
-from vbcli.text import captionfiles, transcripts
-from vbcli.text.speech import Repairs
-from vbcli.text.subtitles import REPLACEMENT
+from vbcli.videotext import Sidecars, gather_text, keep_given
 
 VIDEOS_PER_SHARD = 32
-
-
-@dataclass(frozen=True)
-class ScannedVideo:
-    """A video file found in a folder."""
-
-    video_id: str
-    path: str
-    bytes: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -48,109 +30,6 @@ class Scan:
     inputs: list[ShardInput]
     notes: list[str]
     gone: frozenset[str]
-
-
-def scan_folder(root: Path) -> list[ScannedVideo]:
-    """Finds the videos below a folder by suffix, sorted by `video_id`; hidden files and folders are passed over.
-
-    Args:
-        root: a folder, or one video.
-
-    Raises:
-        VbcliError: the folder does not exist, cannot be read or holds no video, or two names would be one `video_id`.
-    """
-    if not root.exists():
-        raise VbcliError(f"{root} does not exist", hint="name a folder of videos, or one video")
-    hint = f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}"
-    if is_remote(root):
-        found = _scan_remote(root)
-    elif root.is_file() and root.suffix.lower() == ".tar":
-        found = _scanned_at(os.fsencode(root.parent.resolve()), os.fsencode(root.name))
-    elif root.is_file():
-        if not _is_video_name(os.fsencode(root.name)):
-            raise VbcliError(f"{root} is no video by its name", hint=hint)
-        # What is named itself is followed, wherever it leads.
-        real = os.path.realpath(os.fsencode(root))
-        found = [replace(_scanned(os.path.dirname(real), os.path.basename(real)), video_id=escape_name(os.fsencode(root.name)))]
-    else:
-        base = os.fsencode(root.resolve())
-        found = [video for path in _walk(base) for video in _scanned_at(base, os.path.relpath(path, base))]
-    if not found:
-        raise VbcliError(f"{root} holds no videos", hint=hint)
-    found.sort(key=lambda v: v.video_id)
-    for one, other in itertools.pairwise(found):
-        if one.video_id == other.video_id:
-            raise VbcliError(f"two files in {root} would both be called {one.video_id}", hint="rename the one whose name is not UTF-8")
-    return found
-
-
-def _scan_remote(root: Path) -> list[ScannedVideo]:
-    """The videos below an address of a store, or the one that is there."""
-    paths = [root] if root.is_file() else list_files(root)
-    base = root.parent if root.is_file() else root
-    found = []
-    for path in paths:
-        relative = str(path).removeprefix(str(base)).lstrip("/")
-        if _is_video_name(os.fsencode(path.name)) and not _is_hidden(relative):
-            status = path.stat()
-            found.append(ScannedVideo(relative, str(path), status.st_size, round(status.st_mtime * 1e9)))
-    return found
-
-
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith(".") for part in relative.split("/"))
-
-
-def _walk(base: bytes) -> Iterator[bytes]:
-    def refuse(error: OSError) -> None:
-        raise VbcliError(
-            f"{os.fsdecode(error.filename)} cannot be read: {error.strerror}", hint="its videos would be left out: mend its permissions"
-        )
-
-    for folder, folders, names in os.walk(base, onerror=refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith(b"."))
-        for name in names:
-            path = os.path.join(folder, name)
-            is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
-            if is_file and (_is_video_name(name) or _is_tar_name(name)):
-                yield path
-
-
-def _is_video_name(name: bytes) -> bool:
-    return not name.startswith(b".") and os.path.splitext(name)[1].decode("latin-1").lower() in VIDEO_SUFFIXES
-
-
-def _is_tar_name(name: bytes) -> bool:
-    return not name.startswith(b".") and name.lower().endswith(b".tar")
-
-
-def _scanned_at(base: bytes, relative: bytes) -> list[ScannedVideo]:
-    """A video, or those of a tar file, whose name is then their folder."""
-    if not _is_tar_name(os.path.basename(relative)):
-        return [_scanned(base, relative)]
-    tar = _scanned(base, relative)
-    folder = os.path.splitext(tar.video_id)[0]
-    return [
-        ScannedVideo(f"{folder}/{video.name}", member_path(tar.path, video.offset, video.size), video.size, tar.mtime_ns)
-        for video in read_tar(Path(os.fsdecode(open_path(tar.path))))
-    ]
-
-
-def _tar_of(video: ScannedVideo) -> tuple[Path, TarVideo] | None:
-    """The tar file that a video is in, and what it says of it; None of a file of its own."""
-    member = split_member(video.path)
-    if member is None:
-        return None
-    path = Path(os.fsdecode(open_path(video.path)))
-    found = find_in_tar(path, member[1])
-    return None if found is None else (path, found)
-
-
-def _scanned(base: bytes, relative: bytes) -> ScannedVideo:
-    path = os.path.join(base, relative)
-    # A link to nothing stays a video, one that will fail: what it leads to may only not be fetched yet.
-    status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-    return ScannedVideo(escape_name(relative), escape_name(path), status.st_size, status.st_mtime_ns)
 
 
 # ---------------------------------------------------------------- plan
@@ -218,7 +97,7 @@ def _read_plan(path: Path) -> list[list[dict[str, Any]]]:
     return plan["shards"]
 
 
-# ---------------------------------------------------------------- text
+# ---------------------------------------------------------------- scanning
 
 
 def scan_videos(
@@ -231,123 +110,32 @@ def scan_videos(
     follows_links: bool = False,
     language: str | None = None,
 ) -> Scan:
-    """Plans the videos of a folder and joins their text: caption files and subtitles beside the videos.
+    """Plans the videos of a folder and joins their text: caption files, what tar files say, and subtitles beside the videos.
 
     Args:
-        root: folder of videos, or one video.
+        root: folder of videos, or one video or tar file.
         dataset_dir: where the plan is kept.
-        caption_files: none keeps what the videos dataset there says already.
+        caption_files: none keeps what was given before.
         limit: plan no more than so many videos.
         is_dry: write nothing.
-        follows_links: read subtitles that are links out of the folder, too.
+        follows_links: read subtitles and tar files that are links out of the folder, too.
         language: of the subtitles, such as `en`; None takes the first.
     """
-    found = scan_folder(root)
+    found, notes = list_videos(root, follows_links=follows_links)
     # Before the plan is written: a mistake in the command must not tie the folder to these videos.
-    columns, text_notes = text_columns(root, found, dataset_dir, caption_files)
-    planned, notes = update_plan(dataset_dir, found, limit=limit, is_dry=is_dry)
-    notes += text_notes
+    text = gather_text(root, found, dataset_dir, caption_files)
+    planned, plan_notes = update_plan(dataset_dir, found, limit=limit, is_dry=is_dry)
+    if caption_files and not is_dry:
+        keep_given(dataset_dir, text)
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     inputs = []
-    no_text = captionfiles.VideoText().as_columns()
-    sidecars = _Sidecars(follows_links, language)
+    sidecars = Sidecars(follows_links, language)
     for index, shard in enumerate(planned):
-        rows = [{**vars(v), "transcript": sidecars.read(v), **columns.get(v.video_id, no_text)} for v in shard]
+        rows = [{**vars(v), "transcript": sidecars.read(v), **text.of(v.video_id)} for v in shard]
         table = pa.Table.from_pylist(rows, schema=VIDEOS)
         # With the path: where a folder was moved, later stages must read the videos in their new place.
         inputs.append(ShardInput(index, table, table_digest(table), gone))
-    return Scan(inputs, [*notes, *sidecars.all_notes()], gone)
-
-
-def text_columns(
-    root: Path, found: Sequence[ScannedVideo], dataset_dir: Path, caption_files: Sequence[Path]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Captions, labels, questions and split by `video_id`, and notes."""
-    in_tars = [(v.video_id, tar) for v in found if (tar := _tar_of(v))]
-    own = captionfiles.match_rows(
-        (row for video_id, (path, video) in in_tars for row in caption_rows(video, video_id, path)), [v for v, _ in in_tars], str(root)
-    ).texts
-    described = {video_id: text.as_columns() for video_id, text in own.items()}
-    if not caption_files:
-        # What was given before stays when the command is repeated without it, to retry what failed.
-        names = [field.name for field in TEXT_FIELDS]
-        shard_paths = shards.list_shards(dataset_dir / "videos")
-        known = [row for path in shard_paths for row in shards.read_shard(path, ["video_id", *names]).to_pylist()]
-        given = {row["video_id"]: {name: row[name] for name in names} for row in known if any(row[name] for name in names)}
-        return {**described, **given}, []
-    planned = [v["video_id"] for shard in _read_plans(dataset_dir / "_plan") for v in shard]
-    rows = [row for path in caption_files for row in captionfiles.read_caption_file(path)]
-    sources = ", ".join(str(p) for p in caption_files)
-    texts, unmatched = captionfiles.match_rows(rows, [*(v.video_id for v in found), *planned], sources)
-    if not texts:
-        message = f"{sources} names none of the {len(found)} videos in {root}"
-        raise VbcliError(message, hint=f"a video here is called '{found[0].video_id}'")
-    notes = [f"{sources} names {len(unmatched)} videos that are not in {root}, first '{unmatched[0]}'"] if unmatched else []
-    damaged = [row.video for row in rows if row.caption and REPLACEMENT in row.caption]
-    if damaged:
-        notes.append(f"{sources} holds {len(damaged)} captions with damaged characters, first of '{damaged[0]}'")
-    return {**described, **{video_id: text.as_columns() for video_id, text in texts.items()}}, notes
-
-
-class _Sidecars:
-    """Reads the transcripts beside videos, and remembers what had to be mended."""
-
-    def __init__(self, follows_links: bool, language: str | None) -> None:
-        self.follows_links = follows_links
-        self.language = language
-        self.of_several: list[Path] = []
-        self.of_others: list[Path] = []
-        self.names_in: dict[Path, list[str]] = {}
-        self.notes: list[str] = []
-        self.repaired: list[Path] = []
-        self.repairs = Repairs()
-
-    def read(self, video: ScannedVideo) -> list[dict[str, Any]]:
-        """The transcript of a video, as a column of the videos dataset."""
-        in_tar = _tar_of(video)
-        if in_tar is not None:
-            return [asdict(segment) for segment in transcript_of(in_tar[1])]
-        path = as_path(video.path) if is_remote(video.path) else Path(os.fsdecode(open_path(video.path)))
-        folder = path.parent
-        if folder not in self.names_in:
-            self.names_in[folder] = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        sidecars = transcripts.find_sidecars(path, self.names_in[folder], self.language)
-        if not sidecars and self.language:
-            self.of_others += [other.path for other in transcripts.find_sidecars(path, self.names_in[folder])[:1]]
-        unread: list[str] = []
-        for sidecar, language in sidecars:
-            if not self.follows_links and leads_out(str(sidecar), video.video_id):
-                unread.append(f"{sidecar} is a link that leads out of its folder, and is not read; --follow-links reads it")
-                continue
-            try:
-                transcript = transcripts.read_transcript(sidecar)
-            except VbcliError as error:
-                # Subtitles that cannot be read cost the video its transcript, not its frames.
-                unread.append(error.message)
-                continue
-            if transcript is None:
-                continue
-            self.notes += [f"{message}; {sidecar.name} is read instead" for message in unread]
-            if language and not self.language and any(other.language not in ("", language) for other in sidecars):
-                self.of_several.append(sidecar)
-            if transcript.repairs:
-                self.repaired.append(sidecar)
-                self.repairs += transcript.repairs
-            return [asdict(segment) for segment in transcript.segments]
-        self.notes += unread
-        return []
-
-    def all_notes(self) -> list[str]:
-        notes = [*self.notes]
-        several, others, mended = (len(paths) for paths in (self.of_several, self.of_others, self.repaired))
-        if several:
-            chosen = f"first {self.of_several[0]} was read: --language of extract and encode chooses"
-            notes.append(f"{several} videos have subtitles in several languages, {chosen}")
-        if others:
-            notes.append(f"{others} videos have subtitles in other languages than {self.language} alone, first {self.of_others[0]}")
-        if mended:
-            notes.append(f"{mended} transcripts were mended, first {self.repaired[0]}: {self.repairs}")
-        return notes
+    return Scan(inputs, [*notes, *plan_notes, *text.notes, *sidecars.all_notes()], gone)
 
 
 # ---------------------------------------------------------------- probing

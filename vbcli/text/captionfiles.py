@@ -52,6 +52,7 @@ class CaptionRow:
         answer: its answer.
         candidates: the closed set that the answer is chosen from.
         line: where the row begins: line of a text file, row of a Parquet file, entry of a JSON list; from 1.
+        file: which it is in, for messages.
     """
 
     video: str
@@ -64,6 +65,7 @@ class CaptionRow:
     answer: str | None
     candidates: tuple[str, ...] | None
     line: int
+    file: str = field(default="", compare=False)
 
 
 @dataclass
@@ -235,7 +237,7 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
 
 
 def _error(path: Path | str, line: int, message: str, hint: str | None = None) -> VbcliError:
-    return VbcliError(f"{path}, {_WORDS.get(Path(path).suffix.lower(), ('line', ''))[0]} {line}: {message}", hint)
+    return VbcliError(f"{path}, {_WORDS.get(Path(str(path)).suffix.lower(), ('line', ''))[0]} {line}: {message}", hint)
 
 
 def cell_error(path: Path, line: int, name: str, message: str, hint: str | None = None) -> VbcliError:
@@ -281,7 +283,7 @@ def build_row(cells: Mapping[str, Any], path: Path, line: int) -> CaptionRow:
     if question is None and (answer is not None or candidates is not None):
         raise cell_error(path, line, "question", f"is empty where '{'candidates' if answer is None else 'answer'}' is given")
     label = text("label") or text("category")
-    return CaptionRow(video, text("caption"), start_s, end_s, text("split"), label, question, answer, candidates, line)
+    return CaptionRow(video, text("caption"), start_s, end_s, text("split"), label, question, answer, candidates, line, str(path))
 
 
 def _as_text(value: object, path: Path, line: int, name: str) -> str | None:
@@ -331,9 +333,9 @@ def match_rows(rows: Iterable[CaptionRow], video_ids: Sequence[str], source: str
     normal form, since some systems store the accents of file names apart.
 
     Args:
-        rows: of one caption file.
+        rows: of caption files.
         video_ids: POSIX paths relative to the scanned folder, suffix included.
-        source: the caption file, for messages.
+        source: for messages, where a row does not tell its file.
 
     Returns:
         The text of each video that some row names, and the names that fit no video.
@@ -344,9 +346,10 @@ def match_rows(rows: Iterable[CaptionRow], video_ids: Sequence[str], source: str
     resolver = _NameIndex(video_ids, source)
     texts: dict[str, VideoText] = {}
     found: dict[str, str | None] = {}
+    split_in: dict[str, str] = {}
     questions: dict[tuple[str, str], tuple[str, list[str], list[str]]] = {}
     for row in rows:
-        video_id = found[row.video] if row.video in found else found.setdefault(row.video, resolver.find(row.video, row.line))
+        video_id = found[row.video] if row.video in found else found.setdefault(row.video, resolver.find(row))
         if video_id is None:
             continue
         text = texts.get(video_id) or texts.setdefault(video_id, VideoText())
@@ -356,8 +359,10 @@ def match_rows(rows: Iterable[CaptionRow], video_ids: Sequence[str], source: str
             text.labels.append(row.label)
         if row.split is not None and row.split != text.split:
             if text.split is not None:
-                raise _error(source, row.line, f"video '{video_id}' is in split '{row.split}', but in '{text.split}' further up")
-            text.split = row.split
+                where = "further up" if split_in[video_id] == row.file else f"in {split_in[video_id]}"
+                message = f"video '{video_id}' is in split '{row.split}', but in '{text.split}' {where}"
+                raise _error(row.file or source, row.line, message)
+            text.split, split_in[video_id] = row.split, row.file
         if row.question is not None:
             entry = questions.get((video_id, row.question))
             if entry is None:
@@ -376,7 +381,7 @@ def resolve_names(rows: Iterable[CaptionRow], video_ids: Sequence[str], source: 
         VbcliError: a name fits several videos.
     """
     resolver = _NameIndex(video_ids, source)
-    return [resolver.find(row.video, row.line) or row.video for row in rows]
+    return [resolver.find(row) or row.video for row in rows]
 
 
 class _NameIndex:
@@ -386,7 +391,8 @@ class _NameIndex:
         self.source = source
         self.ids = set(video_ids)
 
-    def find(self, name: str, line: int) -> str | None:
+    def find(self, row: CaptionRow) -> str | None:
+        name = row.video
         if name in self.ids:
             return name
         key = _normal(name)
@@ -399,7 +405,7 @@ class _NameIndex:
                 if len(matches) > 1:
                     shown = ", ".join(matches[:_N_SHOWN]) + (", ..." if len(matches) > _N_SHOWN else "")
                     message = f"'{name}' names {len(matches)} videos: {shown}"
-                    raise _error(self.source, line, message, "write the path relative to the folder of videos")
+                    raise _error(row.file or self.source, row.line, message, "write the path relative to the folder of videos")
                 return matches[0]
         return None
 

@@ -33,6 +33,7 @@ from vbcli.models.sentences import minilm_dir
 from vbcli.models.transformer import shrink_and_perturb
 from vbcli.models.videobert import VideoBert
 from vbcli.models.weights import weight_files
+from vbcli.storage import as_path, is_remote
 from vbcli.textvocab import TextVocabulary, train_text_vocabulary
 from vbcli.training.batches import VideoTokens
 from vbcli.training.classifying import ClassSet, fit_probe
@@ -65,7 +66,11 @@ def find_init(options: FitOptions, on_note: Callable[[str], None]) -> Path | Non
         )
     if options.init is None:
         return _minilm_or_hint(on_note) if options.model == "videobert-mini" else None
-    init = minilm_dir() if options.init == "minilm" else find_published(options.init)
+    there = as_path(options.init)
+    if options.init == "minilm":
+        init = minilm_dir()
+    else:
+        init = there if is_remote(there) and _is_checkpoint(there) else find_published(options.init)
     if not _is_checkpoint(init) and not is_published(init):
         raise VbcliError(
             f"--init {init} is neither a checkpoint nor a BERT or BART in Hugging Face's format",

@@ -17,6 +17,7 @@ from vbcli.models.classifier import VideoClassifier
 from vbcli.models.retriever import VideoRetriever
 from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 from vbcli.models.videobert import VideoBert
+from vbcli.storage import as_path
 from vbcli.training.answering import AnswerTask, words_of_questions
 from vbcli.training.batches import SegmentRow, VideoTokens, read_texts, read_tokens
 from vbcli.training.build import build_checkpoint, find_init, init_digest
@@ -71,7 +72,7 @@ def fit(
         on_note(note)
     _check_told(tokens_dir, options, train)
     shown, checked = _fill_text(train, validation, on_note) if options.task == "pretrain" else (train, validation)
-    texts = [text for path in options.texts for text in read_texts(Path(path), manifest.fact("feature_dim"))]
+    texts = [text for path in options.texts for text in read_texts(as_path(path), manifest.fact("feature_dim"))]
     prepare_process(options)
     visual = load_vocabulary(tokens_dir / "vocab")
     checkpoint = build_checkpoint(options, init, visual, tokens_dir / "vocab", shown + texts, on_note)
@@ -131,7 +132,7 @@ def _identity(tokens_dir: Path, options: FitOptions, init: Path | None) -> dict[
         fixed = replace(fixed, regime_weights=(1, 0, 0), mask_rate=MASK_RATE)
     if options.task in ("pretrain", "classify"):
         fixed = replace(fixed, label_smoothing=0.0)
-    texts = [file_sha256(Path(path)) for path in options.texts]
+    texts = [file_sha256(as_path(path)) for path in options.texts]
     start = None if init is None else init_digest(init)
     return {"options": config_hash(to_dict(fixed)), "init": start, "data": config_hash([data, texts]) if texts else data}
 
