@@ -22,7 +22,7 @@ from vbcli import shards
 from vbcli.clips import EDGE_S, gather_clips
 from vbcli.encoders import EncoderSpec, Preprocessing, load_encoder
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.media.decode import Geometry
+from vbcli.media.filters import Geometry
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.schemas import FRAMES
 from vbcli.stage import Process

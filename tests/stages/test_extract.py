@@ -17,8 +17,10 @@ from PIL import Image
 
 from vbcli import shards
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.media.decode import AtRate, Decoder, Geometry, MediaOptions
+from vbcli.media.decode import Decoder, MediaOptions
+from vbcli.media.filters import Geometry
 from vbcli.media.program import find_ffmpeg
+from vbcli.media.sampling import AtRate
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.schemas import FRAMES
 from vbcli.stages.extract import Extract
