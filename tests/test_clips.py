@@ -7,7 +7,7 @@ import pytest
 
 from vbcli.clips import Clip, ClipRule, gather_clips
 from vbcli.encoders import EncoderSpec, Preprocessing
-from vbcli.media.decode import Geometry
+from vbcli.media.filters import Geometry
 
 
 def spec_of(fps: float, n_frames: int) -> EncoderSpec:

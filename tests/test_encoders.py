@@ -16,8 +16,10 @@ from torchvision.models import video
 
 from vbcli.encoders import Encoder, EncoderSpec, load_encoder
 from vbcli.errors import VbcliError
-from vbcli.media.decode import AtRate, Decoder, Geometry
+from vbcli.media.decode import Decoder
+from vbcli.media.filters import Geometry
 from vbcli.media.program import find_ffmpeg
+from vbcli.media.sampling import AtRate
 from vbcli.models.sentences import load_sentence_encoder, minilm_dir
 
 SMALL = "timm:test_convnext"

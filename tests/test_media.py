@@ -24,12 +24,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vbcli.errors import MediaError, VbcliError
-from vbcli.media import decode as decode_module
+from vbcli.media import sampling as sampling_module
 from vbcli.media.containers import VideoInfo, open_path
-from vbcli.media.decode import AtRate, AtTimes, Decoder, EveryFrame, Geometry, uniform_times
+from vbcli.media.decode import Decoder
+from vbcli.media.filters import Geometry
 from vbcli.media.limits import Limits
-from vbcli.media.probe import probe_video
+from vbcli.media.probe import Packets, probe_video
 from vbcli.media.program import ffmpeg_build, find_ffmpeg
+from vbcli.media.sampling import AtRate, AtTimes, EveryFrame, KeyFrames, Uniform
+from vbcli.media.video import Video
 
 MakeVideo = Callable[..., Path]
 SMALL = Geometry(32)
@@ -282,8 +285,12 @@ def test_a_video_that_breaks_off_gives_the_frames_it_has(tmp_path: Path, make_vi
 class Trusting(Decoder):
     """As if reading the header had let a file pass: what ffmpeg itself refuses."""
 
-    def probe(self, path: str) -> VideoInfo:
-        return VideoInfo(0, 1.0, 64, 48, 10.0, "h264", False, 0.0, True)
+    def video(self, path: str) -> Video:
+        video = super().video(path)
+        video.info = VideoInfo(0, 1.0, 64, 48, 10.0, "h264", False, 0.0, True)
+        times = np.arange(10) / 10
+        video._packets = Packets(times, times, times == 0, True)
+        return video
 
 
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "concat:"])
@@ -418,7 +425,7 @@ def test_every_frame_and_key_frames_are_those_of_pyav(tmp_path: Path, make_video
     assert [t for t, _ in DECODER.jpegs(str(path), EveryFrame(), SMALL)] == pytest.approx(true_times(path), abs=1e-6)
     keys = [float(t) for t, frame in decoded if frame.key_frame]
     assert 1 < len(keys) < len(decoded) / 2
-    assert [t for t, _ in DECODER.jpegs(str(path), EveryFrame(is_key=True), SMALL)] == pytest.approx(keys, abs=1e-6)
+    assert [t for t, _ in DECODER.jpegs(str(path), KeyFrames(), SMALL)] == pytest.approx(keys, abs=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 47, 48, 500])
@@ -428,12 +435,12 @@ def test_so_many_frames_are_taken_in_the_middles_of_equal_parts(tmp_path: Path, 
     n_taken = min(n, len(times))
     # The middle of part k of n, in frames: (2k + 1) F / 2n.
     wanted = [times[(2 * k + 1) * len(times) // (2 * n_taken)] for k in range(n_taken)]
-    found = [t for t, _ in DECODER.jpegs(str(path), uniform_times(str(path), n), SMALL)]
+    found = [t for t, _ in DECODER.jpegs(str(path), Uniform(n), SMALL)]
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
 def test_many_chosen_times_are_taken_in_several_passes(tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_module, "_TIMES_AT_ONCE", 5)
+    monkeypatch.setattr(sampling_module, "PARTS_AT_ONCE", 5)
     path = uneven_video(make_video, tmp_path / "a.mp4")
     times = true_times(path)[::3]
     assert [t for t, _ in DECODER.images(str(path), AtTimes(tuple(times)), SMALL)] == pytest.approx(times, abs=1e-6)
@@ -471,7 +478,6 @@ def test_what_is_done_with_the_frames_costs_no_time(tmp_path: Path, make_video: 
     [
         (Limits(max_frames=3), "gives more frames than the limit of 3"),
         (Limits(max_pixels=64 * 48 - 1), "has frames of 64x48 pixels, more than the limit of 3071"),
-        (Limits(memory_mb=8), "a.mp4 "),
     ],
 )
 def test_a_video_that_takes_too_much_is_given_up(tmp_path: Path, make_video: MakeVideo, limits: Limits, message: str) -> None:
@@ -484,8 +490,10 @@ def test_ffmpeg_itself_keeps_the_limits(tmp_path: Path, make_video: MakeVideo) -
     path = str(make_video(tmp_path / "a.mp4"))
     with pytest.raises(MediaError, match=r"a\.mp4 cannot be decoded: .*exceeds specified max pixel count 100"):
         list(Trusting(DECODER.executable, Limits(max_pixels=100)).images(path, AtRate(2), SMALL))
-    with pytest.raises(MediaError, match=r"a\.mp4 "):
-        list(Trusting(DECODER.executable, Limits(memory_mb=30)).images(path, AtRate(2), SMALL))
+    large = str(make_video(tmp_path / "large.avi", size=(7680, 4320), duration_s=0.1, arguments=["-c:v", "mjpeg", "-pix_fmt", "yuvj420p"]))
+    assert len(images_of(large)) == 1
+    with pytest.raises(MediaError, match=r"large\.avi "):
+        list(Trusting(DECODER.executable, Limits(memory_mb=256)).images(large, AtRate(2), SMALL))
 
 
 @pytest.mark.parametrize(("signal_name", "action"), [("SIGSEGV", "kill -SEGV $$"), ("SIGKILL", "kill -KILL $$")])

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import run_ffmpeg
 from vbcli import shots
-from vbcli.media.decode import Decoder, EveryFrame, Geometry
+from vbcli.media.decode import Decoder
+from vbcli.media.filters import Geometry
 from vbcli.media.probe import frame_times
 from vbcli.media.program import find_ffmpeg
+from vbcli.media.sampling import EveryFrame
 from vbcli.shots import DETECTORS, Detector, find_cuts, frame_size, shot_of, shot_times
 
 DECODER = Decoder(find_ffmpeg())

@@ -67,7 +67,7 @@ def _remux(path: str, cuts: Sequence[Cut], target: Path) -> None:
     url = os.fsdecode(media_url(path))
     options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
     with (
-        av.open(url, options=options) as source,
+        av.open(url, options=options, metadata_errors="replace") as source,
         av.open(f"file:{target}", "w", format="mp4", options={"movflags": "faststart"}) as written,
     ):
         chosen: list[Stream] = [source.streams[probe_video(path).stream_index], *source.streams.audio[:1]]

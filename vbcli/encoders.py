@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from vbcli.config import config_hash
 from vbcli.errors import UsageError, VbcliError
-from vbcli.media.decode import Geometry
+from vbcli.media.filters import Geometry
 from vbcli.memory import keep_freed_memory
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
 from vbcli.models.folding import fold_batch_norms

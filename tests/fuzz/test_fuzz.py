@@ -25,9 +25,11 @@ from tests.conftest import MakeVideo
 from tests.fuzz.mutations import mutated
 from vbcli.errors import VbcliError
 from vbcli.featurefiles import read_features
-from vbcli.media.decode import AtRate, Decoder, Geometry, uniform_times
+from vbcli.media.decode import Decoder
+from vbcli.media.filters import Geometry
 from vbcli.media.limits import Limits
 from vbcli.media.program import find_ffmpeg
+from vbcli.media.sampling import AtRate, Uniform
 from vbcli.shards import read_shard
 from vbcli.tars import describe, described_transcript, read_tar
 from vbcli.text.captionfiles import match_rows, read_caption_file
@@ -73,7 +75,7 @@ def test_damaged_videos_cost_themselves_alone(tmp_path: Path, make_video: MakeVi
         started = time.monotonic()
         frames: list[tuple[float, bytes]] = []
         with naming(path, ended):
-            sampling = uniform_times(str(path), 3) if case % 3 == 0 else AtRate(4)
+            sampling = Uniform(3) if case % 3 == 0 else AtRate(4)
             frames = list(decoder.jpegs(str(path), sampling, Geometry(32)))
             assert frames
         assert [t for t, _ in frames] == sorted({t for t, _ in frames})

@@ -18,15 +18,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.conftest import run_ffmpeg
 from vbcli import shards
 from vbcli.clips import EDGE_S, gather_clips
 from vbcli.encoders import EncoderSpec, Preprocessing, load_encoder
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.media.decode import Geometry
+from vbcli.media.decode import MediaOptions
+from vbcli.media.filters import Geometry
+from vbcli.media.limits import Limits
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.schemas import FRAMES
 from vbcli.stage import Process
-from vbcli.stages.encode import Encode, check_sampling, fit_picture
+from vbcli.stages.encode import Encode, check_sampling, check_shots, fit_picture
 from vbcli.stages.extract import Extract
 
 MakeVideo = Callable[..., Path]
@@ -121,6 +124,46 @@ def test_frames_that_are_too_far_apart_are_refused(video_folder: Path, tmp_path:
     assert not (tmp_path / "features").exists()
     check_sampling(10, spec, "frames")
     check_sampling(25, spec, "frames")
+
+
+def test_each_shot_has_a_clip_that_begins_with_it(tmp_path: Path, ffmpeg_exe: str, spec: EncoderSpec) -> None:
+    """Also one without a multiple of the clip's length in it: frames are taken from where each shot begins."""
+    scenes = [("testsrc", 2), ("mandelbrot", 1.8), ("smptebars", 2)]
+    inputs = [part for name, length_s in scenes for part in ("-f", "lavfi", "-t", str(length_s), "-i", f"{name}=size=96x64:rate=10")]
+    joined = "".join(f"[{i}:v]setsar=1,format=yuv420p[v{i}];" for i in range(3)) + "[v0][v1][v2]concat=n=3[v]"
+    run_ffmpeg(ffmpeg_exe, *inputs, "-filter_complex", joined, "-map", "[v]", str(tmp_path / "a.mp4"))
+    long = load_encoder(ENCODER, pool="grid2", precision="float32", clip_s=4).spec
+    stage = Encode(long, "videos", clips="respect-shots", detect_shots="content")
+    (table,) = stage.open()(iter([video_table(tmp_path / "a.mp4")]))
+    assert not isinstance(table, ItemFailure)
+    assert table.column("shot_index").to_pylist() == [0, 1, 2]
+    assert table.column("start_s").to_pylist() == pytest.approx([0, 2, 3.8], abs=1e-3)
+
+
+def test_shots_that_nothing_has_looked_for_are_no_shots(video_folder: Path, tmp_path: Path) -> None:
+    for name, detector in (("plain", None), ("cut", "content")):
+        extract_videos(video_folder / "a.mp4", tmp_path / name, Extract(size_px=32, detect_shots=detector), options=SERIAL)
+    plain, cut = (shards.read_manifest(tmp_path / name, "frames").config for name in ("plain", "cut"))
+    for clips in ("respect-shots", "shots"):
+        with pytest.raises(VbcliError, match=f"plain was made without --detect-shots: .* which --{clips} needs") as caught:
+            check_shots(clips, plain, tmp_path / "plain")
+        assert "--detect-shots content" in str(caught.value.hint)
+        check_shots(clips, cut, tmp_path / "cut")
+    check_shots("fixed", plain, tmp_path / "plain")
+
+
+def test_a_frame_that_is_held_for_long_does_not_make_clips_without_end(spec: EncoderSpec) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(data, "JPEG")
+    row = {"video_id": "slides", "shot_index": 0, "image": {"bytes": data.getvalue(), "path": None}, "width_px": 32, "height_px": 32}
+    table = pa.Table.from_pylist([{**row, "frame_index": i, "pts_s": 5.0 * i} for i in range(3)], schema=FRAMES)
+    media = MediaOptions(limits=Limits(max_frames=100))
+    (whole,) = Encode(spec, "frames", media=MediaOptions(limits=Limits(max_frames=101))).open()(iter([table]))
+    assert not isinstance(whole, ItemFailure)
+    assert whole.num_rows == 101
+    (failure,) = Encode(spec, "frames", media=media).open()(iter([table]))
+    assert isinstance(failure, ItemFailure)
+    assert failure.message == "slides gives more clips than the limit of 100 (--max-frames)"
 
 
 # ---------------------------------------------------------------- features

@@ -17,8 +17,11 @@ from PIL import Image
 
 from vbcli import shards
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.media.decode import AtRate, Decoder, Geometry, MediaOptions
+from vbcli.media.decode import Decoder, MediaOptions
+from vbcli.media.filters import Geometry
+from vbcli.media.limits import Limits
 from vbcli.media.program import find_ffmpeg
+from vbcli.media.sampling import AtRate
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.schemas import FRAMES
 from vbcli.stages.extract import Extract
@@ -114,6 +117,22 @@ def test_another_ffmpeg_is_no_other_configuration(video_folder: Path, tmp_path: 
     with pytest.raises(VbcliError, match="was made with size_px = 32, not 48"):
         extract_videos(video_folder / "a.mp4", tmp_path / "frames", Extract(size_px=48), options=SERIAL)
     assert {p: p.read_bytes() for p in (tmp_path / "frames").rglob("*") if p.is_file()} == before
+
+
+def test_frames_that_shots_are_found_by_are_not_counted(video_folder: Path, tmp_path: Path) -> None:
+    """Ten frames are looked at, two are taken."""
+    media = MediaOptions(limits=Limits(max_frames=2))
+    stage = Extract(size_px=32, detect_shots="content", media=media)
+    report = extract_videos(video_folder / "a.mp4", tmp_path / "frames", stage, options=replace(SERIAL, media=media))
+    assert (report.n_failed, report.n_rows) == (0, 2)
+
+
+def test_one_frame_of_each_shot_is_taken_where_the_container_tells_no_times(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video(tmp_path / "a.h264", fps=10, duration_s=2, arguments=["-c:v", "libx264", "-bf", "2"])
+    report = extract_videos(path, tmp_path / "frames", Extract(size_px=32, mode="shots", detect_shots="content"), options=SERIAL)
+    assert report.n_failed == 0
+    (row,) = shards.read_rows(tmp_path / "frames", ["pts_s"])
+    assert row["pts_s"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from vbcli.clips import gather_clips
 from vbcli.config import Conv3dConfig
 from vbcli.encoders import EncoderSpec, trained_preprocessing
 from vbcli.errors import VbcliError
-from vbcli.media.decode import Geometry
+from vbcli.media.filters import Geometry
 from vbcli.models.conv3d import Conv3dClassifier
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.stages.extract import Extract

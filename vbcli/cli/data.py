@@ -178,10 +178,15 @@ def encode(
     from vbcli.encoders import load_encoder
     from vbcli.media.limits import Limits
     from vbcli.pipeline import encode_dataset
+    from vbcli.shards import read_manifest
+    from vbcli.stages.encode import check_shots
 
     target = out_dir or places.features_dir
+    clips = "shots" if shots else "respect-shots" if respect_shots else "fixed"
+    kind = dataset_kind(source)
+    if kind == "frames":
+        check_shots(clips, read_manifest(source).config, source)
     loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
-    is_of_videos = dataset_kind(source) is None
     limits, chosen_part = Limits(timeout_s, memory_mb, max_pixels, max_frames), parse_part(part)
     with run_options("encode", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         options = replace(options, part=chosen_part, limit=limit, language=language, is_dry=dry_run)
@@ -192,8 +197,8 @@ def encode(
             caption_files=captions or (),
             threads=threads,
             encoder_dir=loaded.folder,
-            clips="shots" if shots else "respect-shots" if respect_shots else "fixed",
-            detect_shots=_detector(detect_shots, is_of_videos and (shots or respect_shots)),
+            clips=clips,
+            detect_shots=_detector(detect_shots, kind is None and (shots or respect_shots)),
             options=options,
         )
     if dry_run:

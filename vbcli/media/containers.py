@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import os
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -19,6 +22,13 @@ from av.video.stream import VideoStream
 from vbcli.errors import MediaError
 from vbcli.media.formats import FORMATS, PROTOCOLS, SEEKABLE
 from vbcli.storage import fetch, is_remote, split_member
+
+MAX_PACKETS = 4_000_000
+"""Of one video: two days of it."""
+_INTERLACED_ORDERS = (2, 3, 4, 5)
+"""FFmpeg's AVFieldOrder: one is progressive, 0 unknown."""
+_INTERLACED_CODECS = ("dvvideo",)
+"""Of which only decoding tells: those frames alone that turn out to be interlaced are treated as such."""
 
 
 def media_url(path: str) -> bytes:
@@ -63,8 +73,9 @@ def _depth(path: str, video_id: str) -> int:
 class VideoInfo:
     """What a container says of its best video stream.
 
-    `delay_s` is how much later than the container the stream begins, where ffmpeg would forget it. `is_seekable` says whether ffmpeg finds
-    the frames after a time without reading all before it.
+    `start_s` is when the container starts: times of frames count from there. `delay_s` is how much later than the container the stream
+    begins, where ffmpeg would forget it. `is_seekable` says whether ffmpeg finds the frames after a time without reading all before it.
+    `colours` are numbers of ITU-T H.273: of the primaries, the transfer curve and the matrix.
     """
 
     stream_index: int
@@ -76,13 +87,35 @@ class VideoInfo:
     has_audio: bool
     delay_s: float
     is_seekable: bool
+    start_s: float = 0.0
+    is_interlaced: bool = False
+    has_alpha: bool = False
+    colours: tuple[int, int, int] = (2, 2, 2)
 
 
-class PacketTime(NamedTuple):
-    """When a frame is shown, how long (0 where that is not known), and whether a decoder can begin with it."""
+@dataclass(frozen=True)
+class PacketList:
+    """The frames of a video as they are stored, in the order in which they are decoded.
 
-    shown_s: float
-    lasts_s: float
+    `shown` and `lasts` are 64-bit integers in base64: presentation times and durations (0 where not known), in ticks of `tick`, numerator
+    and denominator, in seconds. `is_key` has a byte for each. Times that the container lacks are worked out from its others, or the packet
+    is left out. `has_own_times` says that it lacks none, and that no packet is decoded before the one in front of it.
+    """
+
+    shown: str
+    lasts: str
+    is_key: str
+    tick: tuple[int, int]
+    start_s: float
+    has_own_times: bool
+
+
+class _Packet(NamedTuple):
+    """Times in ticks."""
+
+    shown: int | None
+    decoded: int | None
+    lasts: int
     is_key: bool
 
 
@@ -120,9 +153,8 @@ def read_info(path: str) -> VideoInfo:
     Raises:
         MediaError: it cannot be opened, or holds no video.
     """
-    url = os.fsdecode(media_url(path))
     try:
-        with av.open(url, options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
+        with _open(path) as container:
             moving = [s for s in container.streams.video if not _is_picture(s)]
             if not moving:
                 raise MediaError(f"{path} has no video stream")
@@ -142,6 +174,10 @@ def read_info(path: str) -> VideoInfo:
                 has_audio=len(container.streams.audio) > 0,
                 delay_s=_delay_s(container, stream),
                 is_seekable=any(name in SEEKABLE for name in container.format.name.split(",")),
+                start_s=(container.start_time or 0) / av.time_base,
+                is_interlaced=context.field_order in _INTERLACED_ORDERS or context.codec.canonical_name in _INTERLACED_CODECS,
+                has_alpha=context.format is not None and any(part.is_alpha for part in context.format.components),
+                colours=(context.color_primaries, context.color_trc, context.colorspace),
             )
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
@@ -149,29 +185,63 @@ def read_info(path: str) -> VideoInfo:
         raise MediaError(f"{path} cannot be read: {error}") from error
 
 
-def read_packets(path: str) -> list[PacketTime]:
-    """When the frames of a video are shown, in the order in which they are decoded, without decoding any.
+def read_packets(path: str) -> PacketList:
+    """When the frames of a video are shown, without decoding any.
 
     Raises:
-        MediaError: it cannot be read, or no frame has a time.
+        MediaError: it cannot be read, or is too long.
     """
-    info = read_info(path)
-    url = os.fsdecode(media_url(path))
+    stream_index = read_info(path).stream_index
+    own, tick, start_s, has_times = _packets(path, stream_index, "-genpts")
+    has_own_times = has_times and all(packet.shown is not None for packet in own) and _is_ordered(p.decoded for p in own)
+    filled = own if all(packet.shown is not None for packet in own) else _packets(path, stream_index, "+genpts")[0]
+    timed = [packet for packet in filled if packet.shown is not None]
+    return PacketList(
+        shown=_packed(packet.shown or 0 for packet in timed),
+        lasts=_packed(packet.lasts for packet in timed),
+        is_key=base64.b64encode(bytes(packet.is_key for packet in timed)).decode(),
+        tick=(tick.numerator, tick.denominator),
+        start_s=start_s,
+        has_own_times=has_own_times,
+    )
+
+
+def _open(path: str, fflags: str = "+genpts") -> InputContainer:
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS, "fflags": fflags}
+    # Titles and names of authors are in any encoding.
+    return av.open(os.fsdecode(media_url(path)), options=options, metadata_errors="replace")
+
+
+def _packets(path: str, stream_index: int, fflags: str) -> tuple[list[_Packet], Fraction, float, bool]:
+    """The packets of a stream, its tick, when the container starts, and whether it is one that has times at all."""
+    found: list[_Packet] = []
     try:
-        with av.open(url, options={"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}) as container:
-            start_s = (container.start_time or 0) / av.time_base
-            stream = container.streams[info.stream_index]
-            tick = float(stream.time_base or Fraction(1, av.time_base))
-            found = [
-                PacketTime(p.pts * tick - start_s, (p.duration or 0) * tick, p.is_keyframe)
-                for p in container.demux(stream)
-                if p.pts is not None and p.size and not p.is_discard
-            ]
+        with _open(path, fflags) as container:
+            stream = container.streams[stream_index]
+            tick, start_s = stream.time_base or Fraction(1, av.time_base), (container.start_time or 0) / av.time_base
+            has_times = not container.format.flags & Flags.no_timestamps.value
+            try:
+                for p in container.demux(stream):
+                    if p.size and not p.is_discard:
+                        found.append(_Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe))
+                    if len(found) > MAX_PACKETS:
+                        raise MediaError(f"{path} has more than {MAX_PACKETS:,} frames")
+            except av.error.FFmpegError:
+                # ffmpeg, too, takes what lies before the damage.
+                if not found:
+                    raise
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not found:
-        raise MediaError(f"{path} has no frame with a time")
-    return found
+    return found, tick, start_s, has_times
+
+
+def _is_ordered(times: Iterable[int | None]) -> bool:
+    known = [time for time in times if time is not None]
+    return all(known[i] <= known[i + 1] for i in range(len(known) - 1))
+
+
+def _packed(numbers: Iterable[int]) -> str:
+    return base64.b64encode(array("q", numbers).tobytes()).decode()
 
 
 def _is_picture(stream: VideoStream) -> bool:

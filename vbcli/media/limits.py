@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vbcli.errors import UsageError
+
+_RANGES = {"timeout_s": (0.1, 1_000_000), "memory_mb": (256, 1 << 20), "max_pixels": (1, (1 << 31) - 1), "max_frames": (1, (1 << 31) - 1)}
+"""With less memory neither ffmpeg nor the process that reads headers starts; with more than the largest numbers they cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -12,9 +19,9 @@ class Limits:
     """Limits of one video.
 
     Args:
-        timeout_s: seconds until ffmpeg, or the process that reads headers, is ended.
-        memory_mb: megabytes of memory that each of them may take, where the system can be told (Linux).
-        max_pixels: of one frame, width times height as it is stored.
+        timeout_s: seconds that ffmpeg and the process that reads headers may keep us waiting, all in all; 0.1 to 1,000,000.
+        memory_mb: megabytes of memory that each of them may take, where the system can be told (Linux); 256 to 1,048,576.
+        max_pixels: of one frame, width times height as it is stored or as it comes out.
         max_frames: that are taken of one video.
     """
 
@@ -25,5 +32,37 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
-                raise UsageError(f"--{name.replace('_', '-')} is {value}", hint="limits are above 0")
+            lowest, highest = _RANGES[name]
+            # The other way round nan would pass.
+            if not lowest <= value <= highest:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}", hint=f"it may be {lowest:,} to {highest:,}")
+
+
+class Budget:
+    """Seconds that one video may keep us waiting, whatever is asked of it; what we do with its frames meanwhile costs it none."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._waited_s = 0.0
+        self._since: float | None = None
+
+    @property
+    def left_s(self) -> float:
+        since = self._since
+        return self.limit_s - self._waited_s - (0.0 if since is None else time.monotonic() - since)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time that the block takes is the video's."""
+        started = self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited_s, self._since = self._waited_s + time.monotonic() - started, None
+
+
+def memory_limits(memory_mb: int, hard: int) -> tuple[int, int]:
+    """What `resource` is told, in bytes: no more than a process may have already, for only a superuser may raise that."""
+    n_bytes = memory_mb << 20
+    limit = n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard)
+    return limit, limit

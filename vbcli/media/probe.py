@@ -6,9 +6,8 @@ Headers are read in a process of their own, which is limited in time and memory:
 from __future__ import annotations
 
 import atexit
-import itertools
+import base64
 import json
-import math
 import os
 import selectors
 import shlex
@@ -17,14 +16,15 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from vbcli.errors import MediaError, VbcliError
-from vbcli.media.containers import PacketTime, VideoInfo, absolute_path, open_path
-from vbcli.media.limits import Limits
+from vbcli.media.containers import PacketList, VideoInfo, absolute_path, open_path
+from vbcli.media.limits import Budget, Limits
 from vbcli.storage import fetch, is_remote
 
 DEFAULT_LIMITS = Limits()
@@ -32,59 +32,119 @@ START_S = 120.0
 """How long a process may take to start on a busy machine."""
 
 
-def probe_video(path: str, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
+REORDERED = 16
+"""Frames that a decoder may hold back until others are shown: so many no known way of coding takes more."""
+
+
+@dataclass(frozen=True)
+class Packets:
+    """The frames of a video as they are stored, in the order in which they are decoded.
+
+    `shown_s` float64 (P,) is when each is shown, from the container's start, `lasts_s` for how long (0 where that is not known), `is_key`
+    whether a decoder can begin with it. `is_plain`: the container tells each time, and they run forwards.
+    """
+
+    shown_s: np.ndarray
+    lasts_s: np.ndarray
+    is_key: np.ndarray
+    is_plain: bool
+
+    @property
+    def end_s(self) -> float:
+        """When the last one ends."""
+        last = int(np.lexsort((self.lasts_s, self.shown_s))[-1])
+        return float(self.shown_s[last]) + (float(self.lasts_s[last]) or usual_step(self.shown_s))
+
+
+def usual_step(times_s: np.ndarray) -> float:
+    """Seconds from one frame to the next, mostly."""
+    return float(np.median(np.diff(np.sort(times_s)))) if len(times_s) > 1 else 0.04
+
+
+def probe_video(path: str, limits: Limits = DEFAULT_LIMITS, budget: Budget | None = None) -> VideoInfo:
     """Reads a container's header.
+
+    Args:
+        budget: of the video, where more is asked of it.
 
     Raises:
         MediaError: it cannot be opened, holds no video, or breaks a limit.
     """
-    info = VideoInfo(**_ask("info", path, limits))
+    answer = _ask("info", path, limits, budget)
+    info = VideoInfo(**{**answer, "colours": tuple(answer["colours"])})
     if info.width_px * info.height_px > limits.max_pixels:
         raise MediaError(f"{path} has frames of {info.width_px}x{info.height_px} pixels, more than the limit of {limits.max_pixels}")
     return info
 
 
-def frame_times(path: str) -> tuple[np.ndarray, float]:
+def read_packets(path: str, limits: Limits = DEFAULT_LIMITS, budget: Budget | None = None) -> Packets:
+    """When the frames of a video are shown, without decoding any; none where the container does not tell.
+
+    Args:
+        budget: of the video, where more is asked of it.
+
+    Raises:
+        MediaError: it cannot be read, or breaks a limit.
+    """
+    return _unpacked(PacketList(**_ask("packets", path, limits, budget)))
+
+
+def _unpacked(packets: PacketList) -> Packets:
+    shown, lasts = (np.frombuffer(base64.b64decode(text), np.int64) for text in (packets.shown, packets.lasts))
+    tick_s = packets.tick[0] / packets.tick[1]
+    # How many of those that are decoded later are shown earlier.
+    late = np.empty(len(shown), np.int64)
+    late[np.argsort(shown, kind="stable")] = np.arange(len(shown))
+    late -= np.arange(len(shown))
+    return Packets(
+        shown * tick_s - packets.start_s,
+        lasts * tick_s,
+        np.frombuffer(base64.b64decode(packets.is_key), np.bool_),
+        packets.has_own_times and len(shown) > 0 and int(late.max()) <= REORDERED,
+    )
+
+
+def frame_times(path: str, limits: Limits = DEFAULT_LIMITS) -> tuple[np.ndarray, float]:
     """When each frame is shown, without decoding any: presentation times float64 (F,) in order, and the time at which the last one ends.
 
     Times count from the container's start, as those of sampled frames do.
 
     Raises:
-        MediaError: it cannot be read, or no frame has a time.
+        MediaError: it cannot be read, no frame has a time, or a limit is broken.
     """
-    packets = sorted(_packet_times(path))
-    times = np.array([packet.shown_s for packet in packets])
-    usual = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
-    return times, float(times[-1] + (packets[-1].lasts_s or usual))
+    packets = _timed_packets(path, limits)
+    return np.sort(packets.shown_s), packets.end_s
 
 
-def entry_times(path: str) -> list[float]:
+def entry_times(path: str, limits: Limits = DEFAULT_LIMITS) -> list[float]:
     """When key frames are shown at which a decoder can begin, and end, without any other frame; in order.
 
     Raises:
-        MediaError: it cannot be read, or no frame has a time.
+        MediaError: it cannot be read, no frame has a time, or a limit is broken.
     """
-    packets = _packet_times(path)
-    latest_before = list(itertools.accumulate((p.shown_s for p in packets), max, initial=-math.inf))[:-1]
-    earliest_after = list(itertools.accumulate((p.shown_s for p in reversed(packets)), min))[::-1]
-    rows = zip(packets, latest_before, earliest_after, strict=True)
-    return [packet.shown_s for packet, before, after in rows if packet.is_key and before < packet.shown_s <= after]
+    packets = _timed_packets(path, limits)
+    shown_s = packets.shown_s
+    latest_before = np.maximum.accumulate(np.append(-np.inf, shown_s[:-1]))
+    earliest_after = np.minimum.accumulate(shown_s[::-1])[::-1]
+    return shown_s[packets.is_key & (latest_before < shown_s) & (shown_s <= earliest_after)].tolist()
 
 
-def _packet_times(path: str) -> tuple[PacketTime, ...]:
-    """The frames of a video in the order in which they are decoded."""
+def _timed_packets(path: str, limits: Limits) -> Packets:
     try:
         status = os.stat(open_path(path))
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror}") from error
-    return _read_packet_times(path, status.st_size, status.st_mtime_ns)
+    packets = _kept_packets(path, status.st_size, status.st_mtime_ns, limits)
+    if not len(packets.shown_s):
+        raise MediaError(f"{path} has no frame with a time")
+    return packets
 
 
 # Every cut and every picture of a video asks for them, and they are read from all of the file.
 @lru_cache(maxsize=2)
-def _read_packet_times(path: str, size: int, mtime_ns: int) -> tuple[PacketTime, ...]:
+def _kept_packets(path: str, size: int, mtime_ns: int, limits: Limits) -> Packets:
     del size, mtime_ns
-    return tuple(PacketTime(*packet) for packet in _ask("packets", path, DEFAULT_LIMITS))
+    return read_packets(path, limits)
 
 
 # ---------------------------------------------------------------- the process that opens containers
@@ -98,10 +158,10 @@ class _Reader:
         self.process: subprocess.Popen[bytes] | None = None
         self.lock = threading.Lock()
 
-    def ask(self, call: str, path: str, timeout_s: float) -> Any:
+    def ask(self, call: str, path: str, budget: Budget) -> Any:
         with self.lock:
             try:
-                reply = self._exchange(json.dumps({"call": call, "path": path}).encode() + b"\n", path, timeout_s)
+                reply = self._exchange(json.dumps({"call": call, "path": path}).encode() + b"\n", path, budget)
             except BaseException:
                 # Whatever it was, an interrupt, too: its answer must not be taken for that to the next question.
                 self.close()
@@ -112,7 +172,7 @@ class _Reader:
             raise RuntimeError(reply["bug"])
         return reply["value"]
 
-    def _exchange(self, request: bytes, path: str, timeout_s: float) -> dict[str, Any]:
+    def _exchange(self, request: bytes, path: str, budget: Budget) -> dict[str, Any]:
         if self.process is None or self.process.poll() is not None:
             self._start()
         process = self.process
@@ -120,9 +180,11 @@ class _Reader:
         assert process.stdin is not None
         try:
             process.stdin.write(request)
-            return json.loads(self._read_line(timeout_s))
+            with budget.waiting():
+                line = self._read_line(budget.left_s)
+            return json.loads(line)
         except TimeoutError:
-            raise MediaError(f"{path} was not read within {timeout_s:g} seconds") from None
+            raise MediaError(f"{path} was not read within {budget.limit_s:g} seconds") from None
         except BrokenPipeError:
             status = process.wait()
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
@@ -179,10 +241,10 @@ def _reader(memory_mb: int, process_id: int) -> _Reader:
     return reader
 
 
-def _ask(call: str, path: str, limits: Limits) -> Any:
+def _ask(call: str, path: str, limits: Limits, budget: Budget | None) -> Any:
     # Fetched here: the reader has neither the time nor the memory for it. Whole, as it may have been started in another folder.
     local = fetch(path) if is_remote(path) else absolute_path(path)
     try:
-        return _reader(limits.memory_mb, os.getpid()).ask(call, local, limits.timeout_s)
+        return _reader(limits.memory_mb, os.getpid()).ask(call, local, budget or Budget(limits.timeout_s))
     except MediaError as error:
         raise MediaError(error.message.replace(local, path)) from error

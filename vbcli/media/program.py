@@ -66,6 +66,13 @@ def time_base_option(executable: str) -> str:
     )
 
 
+@lru_cache(maxsize=4)
+def filter_names(executable: str) -> frozenset[str]:
+    """The filters that an ffmpeg has been built with."""
+    run = subprocess.run([executable, "-hide_banner", "-filters"], capture_output=True, text=True)
+    return frozenset(columns[1] for columns in map(str.split, run.stdout.splitlines()) if len(columns) > 2)
+
+
 def first_line(messages: IO[bytes]) -> str:
     """What went wrong first, without ffmpeg's `[part @ address]`."""
     messages.seek(0)

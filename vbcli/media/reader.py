@@ -20,8 +20,9 @@ import av.subtitles.stream  # noqa: F401
 
 from vbcli.errors import MediaError
 from vbcli.media.containers import read_info, read_packets
+from vbcli.media.limits import memory_limits
 
-CALLS = {"info": lambda path: asdict(read_info(path)), "packets": read_packets}
+CALLS = {"info": lambda path: asdict(read_info(path)), "packets": lambda path: asdict(read_packets(path))}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    memory = int(sys.argv[1]) << 20
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, memory_limits(int(sys.argv[1]), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _say("ready")
     for line in sys.stdin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -18,8 +18,9 @@ from vbcli.clips import Clip, ClipRule, gather_clips
 from vbcli.config import to_dict
 from vbcli.encoders import Encoder, EncoderSpec, load_encoder
 from vbcli.errors import ItemFailure, MediaError, UsageError, VbcliError
-from vbcli.media.decode import AtRate, AtTimes, Decoder, Geometry, MediaOptions
-from vbcli.media.probe import frame_times
+from vbcli.media.decode import Decoder, MediaOptions
+from vbcli.media.filters import Geometry
+from vbcli.media.sampling import AtRate, AtTimes
 from vbcli.schemas import features_schema
 from vbcli.shots import Detector, TimedFrame, check_detector, shot_times
 from vbcli.stage import Process, Rows, Stage
@@ -51,7 +52,7 @@ class Encode(Stage):
     detect_shots: Detector | None = None
 
     name: ClassVar[str] = "encode"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     output_kind: ClassVar[str] = "features"
 
     def __post_init__(self) -> None:
@@ -89,7 +90,9 @@ class Encode(Stage):
 
         def process(rows: Rows) -> Rows:
             return _encode_videos(
-                encoder, ((r if isinstance(r, ItemFailure) else (_video_id(r), clips_of(r))) for r in rows), self.output_schema()
+                encoder,
+                (r if isinstance(r, ItemFailure) else (_video_id(r), self._counted(_video_id(r), clips_of(r))) for r in rows),
+                self.output_schema(),
             )
 
         return process
@@ -113,12 +116,21 @@ class Encode(Stage):
         spec = self.encoder
         # A generator: what goes wrong is raised where the video's clips are gathered, and costs this video alone.
         decoder.check_link(_video_id(table), path)
-        cuts = detect_cuts(decoder, path, self.detect_shots)
+        video = decoder.video(path)
+        cuts, times = detect_cuts(video, self.detect_shots)
         sampling, ends_s = AtRate(spec.fps), math.inf
-        if self.clips == "shots":
-            times, ends_s = frame_times(path)
-            sampling = AtTimes(tuple(itertools.chain(*shot_times(times.tolist(), cuts, spec.n_frames))))
-        yield from gather_clips(decoder.images(path, sampling, spec.preprocessing.geometry), spec, self.clips, cuts, ends_s)
+        if self.clips == "respect-shots":
+            sampling = AtRate(spec.fps, tuple(cuts))
+        elif self.clips == "shots":
+            sampling, ends_s = AtTimes(tuple(itertools.chain(*shot_times(times, cuts, spec.n_frames)))), video.end_s
+        yield from gather_clips(video.images(sampling, spec.preprocessing.geometry), spec, self.clips, cuts, ends_s)
+
+    def _counted(self, name: str, clips: Iterable[Clip]) -> Iterator[Clip]:
+        """The clips of a video; a frame that is held for long makes many."""
+        for n, clip in enumerate(clips):
+            if n == self.media.limits.max_frames:
+                raise MediaError(f"{name} gives more clips than the limit of {n} (--max-frames)")
+            yield clip
 
 
 def check_sampling(frames_fps: float | None, encoder: EncoderSpec, frames_dir: object) -> ClipRule:
@@ -135,6 +147,22 @@ def check_sampling(frames_fps: float | None, encoder: EncoderSpec, frames_dir: o
     if frames_fps < encoder.fps * (1 - 1e-6):
         raise VbcliError(f"{frames_dir} holds {frames_fps:g} frames a second, but {encoder.name} needs {encoder.fps:g}", hint=hint)
     return "fixed"
+
+
+def check_shots(clips: ClipRule, configuration: Mapping[str, Any], frames_dir: object) -> None:
+    """Stored frames know their shots when these were looked for.
+
+    Args:
+        configuration: of the stage that made the frames.
+
+    Raises:
+        VbcliError: clips are to be those of shots, and nothing has looked for them.
+    """
+    if clips in ("respect-shots", "shots") and configuration.get("detect_shots") is None:
+        raise VbcliError(
+            f"{frames_dir} was made without --detect-shots: its frames know of no shots, which --{clips} needs",
+            hint="encode from the videos (vbcli encode VIDEOS_DIR), or extract into another folder with --detect-shots content",
+        )
 
 
 def _video_id(table: pa.Table) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -13,10 +13,12 @@ from PIL import Image
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
-from vbcli.media.decode import AtRate, AtTimes, Decoder, EveryFrame, Geometry, MediaOptions, Sampling, uniform_times
-from vbcli.media.probe import frame_times
+from vbcli.media.decode import MediaOptions
+from vbcli.media.filters import Geometry
+from vbcli.media.sampling import AtRate, AtTimes, EveryFrame, KeyFrames, Sampling, Uniform
+from vbcli.media.video import Video
 from vbcli.schemas import FRAMES
-from vbcli.shots import Detector, check_detector, find_cuts, frame_size, shot_of, shot_times
+from vbcli.shots import Detector, TimedFrame, check_detector, find_cuts, frame_size, shot_of, shot_times
 from vbcli.stage import Process, Rows, Stage
 
 # What of a video decides its frames: not its text, and not where the folder lies.
@@ -51,7 +53,7 @@ class Extract(Stage):
     media: MediaOptions = field(default_factory=MediaOptions)
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_kind: ClassVar[str] = "frames"
     input_columns: ClassVar[list[str] | None] = VIDEO_IDENTITY
 
@@ -90,8 +92,9 @@ class Extract(Stage):
                 video_id, path = table.column("video_id")[0].as_py(), table.column("path")[0].as_py()
                 try:
                     decoder.check_link(video_id, path)
-                    cuts = detect_cuts(decoder, path, self.detect_shots)
-                    jpegs = list(decoder.jpegs(path, self._sampling(path, cuts), geometry, self.quality))
+                    video = decoder.video(path)
+                    cuts, times = detect_cuts(video, self.detect_shots)
+                    jpegs = list(video.jpegs(self._sampling(cuts, times), geometry, self.quality))
                 except MediaError as error:
                     yield ItemFailure(video_id, self.name, type(error).__name__, error.message)
                     continue
@@ -99,24 +102,30 @@ class Extract(Stage):
 
         return process
 
-    def _sampling(self, path: str, cuts: Sequence[float]) -> Sampling:
+    def _sampling(self, cuts: Sequence[float], times: Sequence[float]) -> Sampling:
         if self.mode == "n-frames":
-            return uniform_times(path, self.n_frames)
+            return Uniform(self.n_frames)
         if self.mode == "shots":
-            times, _ = frame_times(path)
-            return AtTimes(tuple(time_s for (time_s,) in shot_times(times.tolist(), cuts, 1)))
-        return EveryFrame(is_key=True) if self.mode == "keyframes" else AtRate(self.fps)
+            return AtTimes(tuple(time_s for (time_s,) in shot_times(times, cuts, 1)))
+        return KeyFrames() if self.mode == "keyframes" else AtRate(self.fps)
 
 
-def detect_cuts(decoder: Decoder, path: str, detector: Detector | None) -> list[float]:
-    """When the shots of a video begin, all but the first, in seconds; none where nothing looks for them.
+def detect_cuts(video: Video, detector: Detector | None) -> tuple[list[float], list[float]]:
+    """When the shots of a video begin, all but the first, and when its frames are shown, in seconds; none where nothing looks for them.
 
     Raises:
         MediaError: nothing can be decoded.
     """
     if detector is None:
-        return []
-    return find_cuts(decoder.images(path, EveryFrame(), Geometry(frame_size(detector))), detector)
+        return [], []
+    geometry, times = Geometry(frame_size(detector)), list[float]()
+
+    def frames() -> Iterator[TimedFrame]:
+        for pts_s, image in video.images(EveryFrame(), geometry, is_taken=False):
+            times.append(pts_s)
+            yield pts_s, image
+
+    return find_cuts(frames(), detector), times
 
 
 def _frame_table(video_id: str, jpegs: list[tuple[float, bytes]], cuts: Sequence[float]) -> pa.Table:

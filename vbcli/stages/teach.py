@@ -13,8 +13,9 @@ from PIL import Image
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
-from vbcli.media.decode import AtRate, Decoder, Geometry, MediaOptions
-from vbcli.media.probe import frame_times
+from vbcli.media.decode import Decoder, MediaOptions
+from vbcli.media.filters import Geometry
+from vbcli.media.sampling import AtRate
 from vbcli.models.decoding import DecodingConfig
 from vbcli.models.teachers import Teacher, TeacherSpec
 from vbcli.schemas import CAPTIONS
@@ -40,7 +41,7 @@ class TeacherCaption(Stage):
     media: MediaOptions = field(default_factory=MediaOptions)
 
     name: ClassVar[str] = "teach"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "captions"
     input_columns: ClassVar[list[str] | None] = VIDEO_IDENTITY
 
@@ -98,11 +99,12 @@ def _sample(path: str, n_frames: int, decoder: Decoder) -> tuple[list[Image.Imag
         MediaError: nothing can be decoded.
     """
     # Of its frames, whatever its container says.
-    _, end_s = frame_times(path)
+    video = decoder.video(path)
+    end_s = video.end_s
     wanted = (np.arange(n_frames) + 0.5) * end_s / n_frames
     nearest: list[tuple[float, np.ndarray]] = []
     # Twice as many as are wanted: every second lies in the middle of a part.
-    sampled = decoder.images(path, AtRate(2 * n_frames / end_s), Geometry(SHORT_SIDE_PX, None))
+    sampled = video.images(AtRate(2 * n_frames / end_s), Geometry(SHORT_SIDE_PX, None))
     for pts_s, picture in sampled:
         nearest = nearest or [(pts_s, picture)] * n_frames
         nearest = [

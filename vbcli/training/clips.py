@@ -21,7 +21,7 @@ from vbcli import shards
 from vbcli.clips import EDGE_S
 from vbcli.errors import VbcliError
 from vbcli.files import not_written
-from vbcli.media.decode import Geometry
+from vbcli.media.filters import Geometry
 from vbcli.runner import read_videos
 from vbcli.stages.encode import fit_picture
 

@@ -1,0 +1,371 @@
+"""Frames of a video, chosen and resized within one ffmpeg process.
+
+Frames leave ffmpeg through a NUT stream on its standard output, which carries each frame's presentation time in the
+video's own time base; PyAV takes the stream apart. `pts_s` is relative to the container's start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import av
+import av.error
+import ffmpeg
+import numpy as np
+
+from vbcli.errors import MediaError
+from vbcli.media.containers import VideoInfo, media_url
+from vbcli.media.filters import Geometry, fitted_frames, is_hdr, whole_frames
+from vbcli.media.formats import FORMATS, PROTOCOLS
+from vbcli.media.limits import Budget, Limits
+from vbcli.media.probe import Packets, probe_video, read_packets, usual_step
+from vbcli.media.program import filter_names, time_base_option
+from vbcli.media.running import running
+from vbcli.media.sampling import PARTS_AT_ONCE, AtRate, AtTimes, EveryFrame, KeyFrames, Sampling, Uniform, at_positions
+
+TRUE_S = 1e-3
+"""Two programs agree on a time when they differ by less."""
+_RUNS_BACK = "gte(prev_selected_pts,pts)"
+_ALARM = "0*if(lt(pts,prev_pts),print(1,16))"
+"""An encoder refuses frames whose times run backwards: they are left out, and it is told."""
+_SAY_TIME = "0*print(2*round(t*1000000000)+key,16)"
+"""Nanoseconds, and in the last bit whether it is a key frame: one number a frame, among ffmpeg's messages."""
+
+
+_GAP = b"Failed to compensate for timestamp delta"
+"""What ffmpeg says of a silence that it has no memory for; it leaves it out, and all that follows would come too early."""
+
+
+class _Frame(NamedTuple):
+    pts_s: float
+    data: bytes
+    width_px: int
+    height_px: int
+
+
+class _UntrueTimesError(Exception):
+    """ffmpeg's frames have other times than the packets, or run backwards."""
+
+
+class Video:
+    """One video: what is asked of it shares a time limit."""
+
+    def __init__(self, executable: str, limits: Limits, path: str) -> None:
+        self.executable = executable
+        self.limits = limits
+        self.path = path
+        self.budget = Budget(limits.timeout_s)
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        """What its container says.
+
+        Raises:
+            MediaError: it cannot be opened, holds no video, or breaks a limit.
+        """
+        return probe_video(self.path, self.limits, self.budget)
+
+    @property
+    def end_s(self) -> float:
+        """When the last frame ends, in seconds from the container's start.
+
+        Raises:
+            MediaError: nothing can be decoded, or a limit is broken.
+        """
+        if self._packets.is_plain:
+            return self._packets.end_s
+        times, _ = self._all_frames
+        return float(np.nanmax(times)) + usual_step(times)
+
+    def jpegs(self, sampling: Sampling, geometry: Geometry, quality: int = 3) -> Iterator[tuple[float, bytes]]:
+        """Samples the video and encodes the frames as JPEG, all inside one ffmpeg process with one decoder thread.
+
+        Args:
+            quality: ffmpeg's `-q:v`, 2 (best) to 31.
+
+        Yields:
+            (pts_s, JPEG bytes), in order of presentation.
+
+        Raises:
+            MediaError: nothing can be decoded, frames that were asked for by their times do not come, or a limit is broken.
+        """
+        output: dict[str, str | int] = {"vcodec": "mjpeg", "q:v": quality, "pix_fmt": "yuvj420p", "threads": 1}
+        for frame in self._counted(self._sampled(sampling, geometry, output)):
+            yield frame.pts_s, frame.data
+
+    def images(self, sampling: Sampling, geometry: Geometry, *, is_taken: bool = True) -> Iterator[tuple[float, np.ndarray]]:
+        """Samples the video as raw pixels.
+
+        Args:
+            is_taken: the frames count against the limit; those that are only looked at do not.
+
+        Yields:
+            (pts_s, uint8 (height_px, width_px, 3) RGB).
+
+        Raises:
+            MediaError: nothing can be decoded, frames that were asked for by their times do not come, or a limit is broken.
+        """
+        output: dict[str, str | int] = {"vcodec": "rawvideo", "pix_fmt": "rgb24"}
+        frames = self._sampled(sampling, geometry, output)
+        for frame in self._counted(frames) if is_taken else frames:
+            if len(frame.data) != frame.height_px * frame.width_px * 3:
+                raise MediaError(f"{self.path} cannot be decoded: ffmpeg ended in the middle of a frame")
+            yield frame.pts_s, np.frombuffer(frame.data, np.uint8).reshape(frame.height_px, frame.width_px, 3)
+
+    def sound(self, rate: int) -> np.ndarray:
+        """The first sound of the video, mixed to one channel.
+
+        Args:
+            rate: samples a second.
+
+        Returns:
+            float32 (N,), -1 to 1; from the container's start, silent until the sound begins.
+
+        Raises:
+            MediaError: it has none, nothing can be decoded, or a limit is broken: it may take as much memory as ffmpeg.
+        """
+        if not self.info.has_audio:
+            raise MediaError(f"{self.path} has no sound")
+        opened = ["-protocol_whitelist", PROTOCOLS, "-format_whitelist", FORMATS, "-i", media_url(self.path)]
+        mixed = ["-map", "0:a:0", "-af", "aresample=async=1:first_pts=0", "-ac", "1", "-ar", str(rate), "-f", "f32le", "pipe:1"]
+        command = [self.executable, "-nostdin", "-v", "error", "-max_error_rate", "1", *opened, *mixed]
+        data, most = bytearray(), self.limits.memory_mb << 20
+        too_much = MediaError(f"{self.path} has more sound than fits into the limit of {self.limits.memory_mb} MB")
+        with running(command, self.path, self.limits, self.budget) as run:
+            for part in run.timed(iter(lambda: run.stdout.read(1 << 20), b"")):
+                data += part
+                if len(data) > most:
+                    raise too_much
+        if _GAP in run.said:
+            raise too_much
+        return np.frombuffer(data, np.float32, len(data) // 4)
+
+    # ---------------------------------------------------------------- which frames
+
+    @cached_property
+    def _packets(self) -> Packets:
+        return read_packets(self.path, self.limits, self.budget)
+
+    def _counted(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
+        for n, frame in enumerate(frames):
+            if n == self.limits.max_frames:
+                raise MediaError(f"{self.path} gives more frames than the limit of {n}")
+            yield frame
+
+    def _sampled(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[_Frame]:
+        if is_hdr(self.info) and not {"zscale", "tonemap"} <= filter_names(self.executable):
+            hint = "leave --ffmpeg out to use the bundled one"
+            raise MediaError(f"{self.path} has a high dynamic range, for which this ffmpeg lacks the filter zscale", hint)
+        n, is_done = 0, False
+        if self._packets.is_plain:
+            try:
+                for frame in self._chosen_on_the_way(sampling, geometry, output):
+                    n += 1
+                    yield frame
+                is_done = True
+            except _UntrueTimesError as error:
+                if n:
+                    raise MediaError(f"{self.path} cannot be decoded: {error}") from None
+        if not is_done:
+            for frame in self._chosen_from_all(sampling, geometry, output):
+                n += 1
+                yield frame
+        if not n:
+            raise MediaError(f"{self.path} has no frame that can be decoded")
+        if isinstance(sampling, AtTimes) and n < len(sampling.times_s):
+            raise MediaError(f"{self.path} gives {n} of {len(sampling.times_s)} frames that were asked for")
+
+    def _chosen_on_the_way(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[_Frame]:
+        shown_s = self._packets.shown_s
+        # Where some are missing, or others come, none has gone out yet: these are few.
+        if isinstance(sampling, Uniform):
+            wanted = sampling.among(shown_s)
+            yield from self._complete(list(self._passes(wanted, geometry, output, is_whole=True)), len(wanted.times_s))
+        elif isinstance(sampling, KeyFrames):
+            found, keys = list(self._passes(sampling, geometry, output)), np.unique(shown_s[self._packets.is_key])
+            if not _are_near(np.array([frame.pts_s for frame in found]), keys).all():
+                raise _UntrueTimesError("other frames than it says are coded without any other")
+            yield from self._complete(found, len(keys))
+        else:
+            yield from self._passes(sampling, geometry, output)
+
+    def _complete(self, frames: list[_Frame], n_wanted: int) -> list[_Frame]:
+        if len(frames) < n_wanted:
+            raise _UntrueTimesError(f"{n_wanted - len(frames)} frames that it should have do not come")
+        return frames
+
+    def _passes(
+        self,
+        sampling: AtRate | EveryFrame | KeyFrames | AtTimes,
+        geometry: Geometry,
+        output: dict[str, str | int],
+        *,
+        is_whole: bool = False,
+    ) -> Iterator[_Frame]:
+        """Frames that ffmpeg chooses.
+
+        Args:
+            is_whole: the video must give all of the frames that it says it has.
+
+        Raises:
+            _UntrueTimesError: their times are others than those of the packets, or run backwards, or frames are lost.
+        """
+        start_s = self.info.start_s
+        expressions = sampling.expressions(start_s) if isinstance(sampling, AtRate | AtTimes) else [sampling.expression(start_s)]
+        options: dict[str, str | int] = {"skip_frame": "nokey"} if isinstance(sampling, KeyFrames) else {}
+        known = np.sort(self._packets.shown_s)
+        # NUT has no times below zero.
+        shift_s = max(0.0, -(float(known[0]) + start_s))
+        stamps = [("setpts", {"expr": f"PTS+round({shift_s!r}/TB)"})] if shift_s else []
+        last: tuple[float, ...] = (-math.inf,)
+        for expression in expressions:
+            select = f"{expression}*not({_RUNS_BACK})+{_SAY_TIME if is_whole else _ALARM}"
+            n_printed = len(known) if is_whole else 0
+            for frame in self._pass(self._command(select, stamps, geometry, output, options), n_printed):
+                pts_s = frame.pts_s - shift_s - start_s
+                step = sampling.step(pts_s) if isinstance(sampling, AtRate) else (pts_s,)
+                # Where the picture's size changes, ffmpeg builds its filters anew and takes the next frame for the first.
+                if step <= last:
+                    continue
+                if not _are_near(np.array([pts_s]), known).all():
+                    raise _UntrueTimesError(f"ffmpeg shows a frame at {pts_s:g} s at which there is none")
+                last = step
+                yield frame._replace(pts_s=pts_s)
+
+    # ---------------------------------------------------------------- from all frames
+
+    @cached_property
+    def _all_frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """When each frame is shown, float64 (F,), in the order in which they are decoded, and whether it is a key frame."""
+        said = ["-v", "repeat+error", "-max_error_rate", "1", "-copyts"]
+        chosen = ["-map", f"0:{self.info.stream_index}", "-vf", f"select='{_SAY_TIME}'", "-f", "null", "-"]
+        opened: list[str | bytes] = [part for name, value in self._input_options().items() for part in (f"-{name}", str(value))]
+        command = [self.executable, "-nostdin", *said, *opened, "-i", media_url(self.path), *chosen]
+        with running(command, self.path, self.limits, self.budget) as run:
+            for _ in run.timed(iter(lambda: run.stdout.read(1 << 16), b"")):
+                pass
+        printed = np.array(run.printed)
+        times = np.floor(printed / 2) / 1e9 - self.info.start_s
+        return self._as_told(times), printed % 2 == 1
+
+    def _as_told(self, times: np.ndarray) -> np.ndarray:
+        """Where the container does not tell each time, ffmpeg and PyAV work them out in their own ways: PyAV's are those we give."""
+        shown = np.sort(self._packets.shown_s)
+        if not len(shown):
+            return times
+        if len(shown) == len(times) and (np.diff(times) > 0).all():
+            return shown
+        known, counts = np.unique(shown, return_counts=True)
+        place, is_near = _nearest(times, known), _are_near(times, known)
+        told = np.where(is_near, known[place], times)
+        left = np.repeat(known, (counts - np.bincount(place[is_near], minlength=len(known))).clip(0))
+        far = np.flatnonzero(~is_near & ~np.isnan(times))
+        told[far] = left if len(left) == len(far) else known[place[far]]
+        return told
+
+    def _chosen_from_all(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[_Frame]:
+        times, is_key = self._all_frames
+        if isinstance(sampling, KeyFrames) and not is_key.any():
+            # Decoders of some simple codecs say it of no frame.
+            is_key = _are_near(times, np.sort(self._packets.shown_s[self._packets.is_key]))
+        chosen = sampling.choose(times, is_key).tolist()
+        positions = sorted(chosen)
+        is_told = len(positions) <= PARTS_AT_ONCE
+        # Filters that are built anew would count anew; one that looks at several frames has to be.
+        options: dict[str, str | int] = {} if self.info.is_interlaced else {"reinit_filter": 0}
+        select = at_positions(positions) if is_told and positions else "1"
+        frames = self._pass(self._command(select, [("setpts", {"expr": "N"})], geometry, output, options), 0) if positions else iter(())
+        wanted = zip(positions if is_told else range(len(times)), frames, strict=False)
+        yield from self._in_order(wanted, chosen, times)
+
+    def _in_order(self, found: Iterator[tuple[int, _Frame]], chosen: Sequence[int], times: np.ndarray) -> Iterator[_Frame]:
+        """Chosen frames in their order; those that come too early wait."""
+        waiting: dict[int, _Frame] = {}
+        n, n_bytes, most, is_chosen = 0, 0, self.limits.memory_mb << 20, set(chosen)
+        for position, frame in found:
+            if position not in is_chosen:
+                continue
+            waiting[position] = frame
+            n_bytes += len(frame.data)
+            if n_bytes > most:
+                raise MediaError(f"{self.path} has its frames so far out of order that they take more than the limit of {most >> 20} MB")
+            while n < len(chosen) and chosen[n] in waiting:
+                ready = waiting.pop(chosen[n])
+                n_bytes -= len(ready.data)
+                yield ready._replace(pts_s=float(times[chosen[n]]))
+                n += 1
+        if n < len(chosen):
+            raise MediaError(f"{self.path} gives {n} of {len(chosen)} frames that it gave before")
+
+    # ---------------------------------------------------------------- ffmpeg
+
+    def _input_options(self) -> dict[str, str | int]:
+        return {"threads": 1, "protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "max_pixels": self.limits.max_pixels}
+
+    def _command(
+        self,
+        select: str,
+        stamps: Sequence[tuple[str, dict[str, str]]],
+        geometry: Geometry,
+        output: dict[str, str | int],
+        options: dict[str, str | int],
+    ) -> list[bytes | str]:
+        # ffmpeg-python wants text: the name takes its place afterwards, so that any bytes in it reach ffmpeg unchanged.
+        marker = "input-name"
+        frames = ffmpeg.input(marker, **self._input_options(), **options)[str(self.info.stream_index)]
+        chosen = [*whole_frames(self.info), ("select", {"expr": select}), *stamps]
+        for name, arguments in [*chosen, *fitted_frames(self.info, geometry)]:
+            frames = frames.filter(name, **arguments)
+        timed = {"format": "nut", "fps_mode": "passthrough", "enc_time_base": time_base_option(self.executable)}
+        target = ffmpeg.output(frames, "pipe:1", **timed, **output)
+        # Messages that are alike are written only once otherwise.
+        general = ("-nostdin", "-v", "repeat+error", "-filter_threads", "1", "-copyts", "-max_error_rate", "1")
+        arguments = target.global_args(*general).compile(cmd=self.executable)
+        return [media_url(self.path) if a == marker else a for a in arguments]
+
+    def _pass(self, command: list[bytes | str], n_printed: int) -> Iterator[_Frame]:
+        """The frames of one run of ffmpeg, with its times.
+
+        Raises:
+            _UntrueTimesError: when all have come, something else was printed than so many frames.
+        """
+        path, limits, n = self.path, self.limits, 0
+        with running(command, path, limits, self.budget) as run:
+            try:
+                # The descriptor, not the file: PyAV drops an interrupt that comes while it reads from a Python object.
+                with self.budget.waiting():
+                    options = {"fd": str(run.stdout.fileno())}
+                    opened = av.open("fd:", format="nut", mode="r", options=options, metadata_errors="replace")
+                with opened as container:
+                    video = container.streams.video[0]
+                    width, height = video.codec_context.width, video.codec_context.height
+                    if width * height > limits.max_pixels:
+                        raise MediaError(f"{path} gives frames of {width}x{height} pixels, more than the limit of {limits.max_pixels}")
+                    for packet in run.timed(container.demux(video)):
+                        if packet.pts is None or packet.time_base is None or packet.size == 0:
+                            continue
+                        n += 1
+                        yield _Frame(float(packet.pts * packet.time_base), bytes(packet), width, height)
+            except (av.error.FFmpegError, IndexError) as error:
+                # Closed, so that ffmpeg ends and can be waited for; mostly it has ended already, and says itself why.
+                run.stdout.close()
+                if n:
+                    raise MediaError(f"{path} cannot be decoded: {error}") from error
+        if len(run.printed) != n_printed:
+            raise _UntrueTimesError("frames are lost" if n_printed else "the times of its frames run backwards")
+
+
+def _nearest(times: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where in times that are in order, of which there are some, the nearest to each lies."""
+    after = np.searchsorted(known, times).clip(0, len(known) - 1)
+    before = (after - 1).clip(0)
+    return np.where(np.abs(known[before] - times) < np.abs(known[after] - times), before, after)
+
+
+def _are_near(times: np.ndarray, known: np.ndarray) -> np.ndarray:
+    if not len(known):
+        return np.zeros(len(times), np.bool_)
+    return np.abs(known[_nearest(times, known)] - times) < TRUE_S
