@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vbcli.encoders import load_encoder
+from vbcli.media.decode import MediaOptions
+from vbcli.media.limits import Limits
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
+from vbcli.shards import read_shard
 from vbcli.stages.extract import Extract
 
 
@@ -30,3 +33,18 @@ def test_videos_that_were_cut_off_are_named_and_used(make_video, tmp_path: Path)
     # Told once, by the run that made it.
     extract_videos(videos, tmp_path / "frames", Extract(size_px=32), options=options)
     assert len(notes) == 1
+
+
+def test_a_retry_probes_what_could_not_be_probed_before(video_folder: Path, tmp_path: Path):
+    def run(folder: Path, limits: Limits, *, is_retry: bool = False):
+        media = MediaOptions(limits=limits)
+        options = RunOptions("serial", is_retry=is_retry, media=media)
+        return extract_videos(video_folder, folder, Extract(size_px=32, media=media), options=options)
+
+    videos = tmp_path / "frames" / "videos" / "shard-00000.parquet"
+    assert run(tmp_path / "frames", Limits(max_pixels=100)).n_failed == 4
+    assert read_shard(videos).column("codec").to_pylist() == [None] * 4
+    assert run(tmp_path / "frames", Limits(), is_retry=True).n_failed == 0
+    assert read_shard(videos).column("codec").to_pylist() == ["h264"] * 4
+    run(tmp_path / "once", Limits())
+    assert videos.read_bytes() == (tmp_path / "once" / "videos" / "shard-00000.parquet").read_bytes()

@@ -121,7 +121,7 @@ def read_trace(trace: Path) -> list[str]:
 def _retried(stage: Stage, job: ShardJob) -> frozenset[str] | None:
     """The videos that are made again; None is all of them."""
     # From the shard itself: the record of failures is another file, and a kill may come between the two.
-    return frozenset(shards.read_footer(job.output_path)["failed"]) if job.is_retry and not stage.is_batched else None
+    return stage.failed_in(job.output_path) if job.is_retry and not stage.is_batched else None
 
 
 def _is_due(job: ShardJob, retried: frozenset[str] | None, video_id: str) -> bool:
@@ -148,7 +148,7 @@ def _merged(path: Path, new: Iterable[pa.Table], order: list[str], wanted: froze
         if video_id in redone:
             yield from redone[video_id]
         while head is not None and head.column("video_id")[0].as_py() == video_id:
-            if wanted is None or video_id in wanted:
+            if video_id not in redone and (wanted is None or video_id in wanted):
                 yield head
             head = next(kept, None)
 

@@ -147,7 +147,7 @@ def scan_folder(
     scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, follows_links=options.media.follows_links)
     for sentence in scan.notes:
         options.on_note(sentence)
-    run_stage(Probe(options.media), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor)
+    run_stage(Probe(options.media), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor, is_retry=options.is_retry)
     return scan.gone
 
 

@@ -153,7 +153,7 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
         if footer["key"] != key:
             report.notes.append(f"{job.output_path} is made again: its input changed")
             jobs.append(job)
-        elif footer["failed"] and is_retry:
+        elif is_retry and stage.failed_in(job.output_path):
             jobs.append(replace(job, is_retry=True))
         else:
             report.n_skipped += 1

@@ -343,6 +343,10 @@ class Probe(Stage):
     def identity(self) -> dict[str, Any]:
         return {}
 
+    def failed_in(self, shard: Path) -> frozenset[str]:
+        rows = shards.read_shard(shard, ["video_id", "codec"]).to_pylist()
+        return super().failed_in(shard) | {row["video_id"] for row in rows if row["codec"] is None}
+
     def open(self) -> Process:
         return partial(_probe_rows, self.media.open())
 
