@@ -34,6 +34,7 @@ from vbcli.runner import (
     count_jobs,
     dataset_inputs,
     last_run,
+    no_note,
     no_progress,
     read_videos,
     run_stage,
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
 
 TRUNCATED_S = 1.0
 """A video that lacks so much, and a tenth of its length, was cut off."""
-
-
-def _ignore_note(text: str) -> None:
-    del text
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class RunOptions:
     part: tuple[int, int] = (1, 1)
     limit: int | None = None
     is_dry: bool = False
-    on_note: Callable[[str], None] = field(default=_ignore_note, compare=False)
+    on_note: Callable[[str], None] = field(default=no_note, compare=False)
     on_progress: Progress = field(default=no_progress, compare=False)
 
     def inputs_of_part(self, inputs: list[ShardInput]) -> list[ShardInput]:
@@ -147,7 +144,8 @@ def scan_folder(
     scan = scan_videos(videos_dir, dataset_dir, caption_files, limit=options.limit, follows_links=options.media.follows_links)
     for sentence in scan.notes:
         options.on_note(sentence)
-    run_stage(Probe(options.media), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor, is_retry=options.is_retry)
+    inputs = options.inputs_of_part(scan.inputs)
+    run_stage(Probe(options.media), inputs, dataset_dir / "videos", executor, is_retry=options.is_retry, on_note=options.on_note)
     return scan.gone
 
 
@@ -201,6 +199,7 @@ def run_noted(
         videos_dir=videos_dir,
         is_retry=options.is_retry,
         progress=options.on_progress,
+        on_note=options.on_note,
         environment={"ffmpeg": build},
     )
     for sentence in report.notes:

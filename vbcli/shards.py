@@ -8,6 +8,7 @@ A dataset is a folder:
     encoder/                   the encoder that made the features, where it was trained by vbcli
     _plan/0000.json            which videos are in which shard (only where a folder of videos was scanned)
     _errors/shard-00000.jsonl  failed items
+    _unfinished/               of shards in whose making an interrupt came, the videos that were finished
     _runs/*.json               a record of each run: times, host, versions
 
 Every file appears under its final name complete or not at all.
@@ -101,8 +102,13 @@ class ShardWriter:
             self._video.append(part)
             self.n_rows += part.num_rows
 
-    def close(self, footer: dict[str, Any]) -> None:
-        """Writes the footer (with the number of rows and a digest of them) and renames the file."""
+    def close(self, footer: dict[str, Any], path: Path | None = None) -> None:
+        """Writes the footer (with the number of rows and a digest of them) and renames the file.
+
+        Args:
+            path: another name than was planned.
+        """
+        path = path or self.path
         self._end_video()
         self._flush()
         footer = {**footer, "n_rows": self.n_rows, "content_sha256": self._digest.hexdigest()}
@@ -111,13 +117,14 @@ class ShardWriter:
             self._writer.close()
             if self._place is not None:
                 # In parts; the object is there when the last one has arrived.
-                storage.upload(self._temporary, self.path)
+                storage.upload(self._temporary, path)
                 return
             with self._temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(self._temporary, self.path)
+            path.parent.mkdir(exist_ok=True)
+            os.replace(self._temporary, path)
         except OSError as error:
-            raise not_written(self.path, error) from error
+            raise not_written(path, error) from error
 
     def _end_video(self) -> None:
         if not self._video:
