@@ -251,21 +251,24 @@ def index_frames(
 def _finish_index(report: RunReport, source: Path, index_dir: Path, made_by: dict[str, Any], options: RunOptions | None) -> RunReport:
     """Records which videos the index is of; datasets keep the rows of those whose files are gone, and a search must not find them."""
     known = [row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])]
-    removed = set(known) - videos_of(source)
+    removed = set(known) - videos_of(source, follows_links=(options or RunOptions()).media.follows_links)
     write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": sorted(removed)})
     if removed and options is not None:
         options.on_note(f"{len(removed)} videos that are gone from {source} are found no longer, first {min(removed)}")
     return replace(report, n_rows=report.n_rows - sum(video_id in removed for video_id in known))
 
 
-def videos_of(source: Path) -> set[str]:
+def videos_of(source: Path, *, follows_links: bool = False) -> set[str]:
     """The videos that a folder or a dataset holds now.
+
+    Args:
+        follows_links: look into linked folders, too.
 
     Raises:
         VbcliError: there is no such folder, or no video in it.
     """
     if dataset_kind(source) is None:
-        return {video.video_id for video in list_videos(source)}
+        return {video.video_id for video in list_videos(source, follows_links=follows_links)}
     return {row["video_id"] for row in shards.read_rows(source, ["video_id"])}
 
 

@@ -87,6 +87,31 @@ def test_a_link_to_nothing_stays_and_what_is_no_file_does_not(folder: Path, tmp_
     assert found["linked.mp4"].bytes == len("elsewhere")
 
 
+def test_what_is_passed_over_is_counted_and_text_is_not(folder: Path, tmp_path: Path) -> None:
+    for name in ("film.mk3d", "a/raw.264", "tv.WTV", "b.mp4.part", "a/untitled", "b.txt", "captions.csv", "a/.hidden"):
+        (folder / name).write_text("")
+    scanned = scan_videos(folder, tmp_path / "out")
+    found = [video_id for shard in ids_of(scanned) for video_id in shard]
+    assert {"film.mk3d", "a/raw.264", "tv.WTV"} == set(found) - {"B.mp4", "a.mp4", "a/y.avi", "a/z.MKV", "b.mp4", "c d.webm"}
+    assert scanned.notes == ["2 files are no videos by their names and are passed over, first a/untitled"]
+
+
+def test_linked_folders_are_looked_into_once_and_only_where_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "o.mp4").write_text("o")
+    for name, target in {"link": other, "again": other / "deep", "a/above": folder, "a/self": folder / "a"}.items():
+        (folder / name).symlink_to(target)
+    (other / "back").symlink_to(folder)
+    plain = {"B.mp4", "a.mp4", "a/y.avi", "a/z.MKV", "b.mp4", "c d.webm"}
+    scanned = scan_videos(folder, tmp_path / "out")
+    assert {video_id for shard in ids_of(scanned) for video_id in shard} == plain
+    assert scanned.notes == ["4 linked folders are passed over, first a/above; --follow-links takes them"]
+    followed = scan_videos(folder, tmp_path / "all", follows_links=True)
+    assert {video_id for shard in ids_of(followed) for video_id in shard} == {*plain, "again/o.mp4"}
+    assert followed.notes == []
+
+
 def test_a_folder_without_videos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VbcliError, match=f"{tmp_path}/none does not exist"):
         scan_folder(tmp_path / "none")

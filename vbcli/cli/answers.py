@@ -62,7 +62,7 @@ def answer(
     """Answer questions about videos: one of all, those of a table, or those that a tokens dataset has."""
     places = Places(workspace)
     model_dir = checkpoint or places.checkpoints_dir / "answer"
-    asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir)
+    asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir, follow_links)
     from vbcli.cli.apply import ask
     from vbcli.models.decoding import DecodingConfig
     from vbcli.stages.answer import Answer
@@ -87,7 +87,7 @@ def answer(
 
 
 def _asked(
-    source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...], model_dir: Path
+    source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...], model_dir: Path, follows_links: bool
 ) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
     """What is asked, and the videos that names in it are of."""
     from vbcli.pipeline import dataset_kind
@@ -111,7 +111,7 @@ def _asked(
         if source.exists() and dataset_kind(source) != "tokens":
             raise UsageError("there is no question", hint="give one after the folder, or --questions FILE")
         return (), ()
-    return _read_questions(source, questions, model_dir)
+    return _read_questions(source, questions, model_dir, follows_links)
 
 
 def _check_choices(choose: tuple[str, ...], model_dir: Path) -> None:
@@ -128,7 +128,9 @@ def _vocabulary(model_dir: Path) -> TextVocabulary:
     return load_text_vocabulary(model_dir / "tokenizer.json")
 
 
-def _read_questions(source: Path, path: Path, model_dir: Path) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
+def _read_questions(
+    source: Path, path: Path, model_dir: Path, follows_links: bool
+) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
     """The questions of a table, and the videos of `source` that its names are of."""
     from vbcli.inference import videos_of
     from vbcli.stages.answer import AskedQuestion
@@ -141,7 +143,7 @@ def _read_questions(source: Path, path: Path, model_dir: Path) -> tuple[tuple[As
     if len(rows) < len(table):
         console.note(f"answer: {len(table) - len(rows)} rows of {path} have no question and are left out")
     _check_candidates(rows, path, model_dir)
-    known = videos_of(source)
+    known = videos_of(source, follows_links=follows_links)
     if not known:
         raise VbcliError(f"{source} holds no videos", hint="all of them failed: see its folder _errors")
     names = resolve_names(rows, sorted(known), str(path))

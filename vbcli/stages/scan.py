@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.runner import ShardInput
 from vbcli.schemas import TEXT_FIELDS, VIDEOS
 from vbcli.stage import Process, Rows, Stage
+from vbcli.stages.walk import Passed, is_tar_name, is_text_name, is_video_name, walk
 from vbcli.storage import as_path, is_remote, list_files
 from vbcli.tars import TarVideo, caption_rows, find_in_tar, read_tar, transcript_of
 from vbcli.text import captionfiles, transcripts
@@ -49,11 +50,13 @@ class Scan:
     gone: frozenset[str]
 
 
-def scan_folder(root: Path) -> list[ScannedVideo]:
+def scan_folder(root: Path, *, follows_links: bool = False, passed: Passed | None = None) -> list[ScannedVideo]:
     """Finds the videos below a folder by suffix, sorted by `video_id`; hidden files and folders are passed over.
 
     Args:
         root: a folder, or one video.
+        follows_links: look into linked folders, too; into each folder once, by its own name where it has one here.
+        passed: what else is passed over is added to it.
 
     Raises:
         VbcliError: the folder does not exist, cannot be read or holds no video, or two names would be one `video_id`.
@@ -61,19 +64,26 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
     if not root.exists():
         raise VbcliError(f"{root} does not exist", hint="name a folder of videos, or one video")
     hint = f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}"
+    passed = passed or Passed()
     if is_remote(root):
-        found = _scan_remote(root)
+        found = _scan_remote(root, passed)
     elif root.is_file() and root.suffix.lower() == ".tar":
         found = _scanned_at(os.fsencode(root.parent.resolve()), os.fsencode(root.name))
     elif root.is_file():
-        if not _is_video_name(os.fsencode(root.name)):
+        if not is_video_name(os.fsencode(root.name)):
             raise VbcliError(f"{root} is no video by its name", hint=hint)
         # What is named itself is followed, wherever it leads.
         real = os.path.realpath(os.fsencode(root))
         found = [replace(_scanned(os.path.dirname(real), os.path.basename(real)), video_id=escape_name(os.fsencode(root.name)))]
     else:
         base = os.fsencode(root.resolve())
-        found = [video for path in _walk(base) for video in _scanned_at(base, os.path.relpath(path, base))]
+        found = []
+        for path in walk(base, follows_links, passed):
+            relative = os.path.relpath(path, base)
+            if is_video_name(os.path.basename(path)) or is_tar_name(os.path.basename(path)):
+                found += _scanned_at(base, relative)
+            elif not is_text_name(path):
+                passed.files.append(escape_name(relative))
     if not found:
         raise VbcliError(f"{root} holds no videos", hint=hint)
     found.sort(key=lambda v: v.video_id)
@@ -83,16 +93,20 @@ def scan_folder(root: Path) -> list[ScannedVideo]:
     return found
 
 
-def _scan_remote(root: Path) -> list[ScannedVideo]:
+def _scan_remote(root: Path, passed: Passed) -> list[ScannedVideo]:
     """The videos below an address of a store, or the one that is there."""
     paths = [root] if root.is_file() else list_files(root)
     base = root.parent if root.is_file() else root
     found = []
     for path in paths:
         relative = str(path).removeprefix(str(base)).lstrip("/")
-        if _is_video_name(os.fsencode(path.name)) and not _is_hidden(relative):
+        if _is_hidden(relative):
+            continue
+        if is_video_name(os.fsencode(path.name)):
             status = path.stat()
             found.append(ScannedVideo(relative, str(path), status.st_size, round(status.st_mtime * 1e9)))
+        elif not is_text_name(os.fsencode(path.name)):
+            passed.files.append(relative)
     return found
 
 
@@ -100,32 +114,9 @@ def _is_hidden(relative: str) -> bool:
     return any(part.startswith(".") for part in relative.split("/"))
 
 
-def _walk(base: bytes) -> Iterator[bytes]:
-    def refuse(error: OSError) -> None:
-        raise VbcliError(
-            f"{os.fsdecode(error.filename)} cannot be read: {error.strerror}", hint="its videos would be left out: mend its permissions"
-        )
-
-    for folder, folders, names in os.walk(base, onerror=refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith(b"."))
-        for name in names:
-            path = os.path.join(folder, name)
-            is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
-            if is_file and (_is_video_name(name) or _is_tar_name(name)):
-                yield path
-
-
-def _is_video_name(name: bytes) -> bool:
-    return not name.startswith(b".") and os.path.splitext(name)[1].decode("latin-1").lower() in VIDEO_SUFFIXES
-
-
-def _is_tar_name(name: bytes) -> bool:
-    return not name.startswith(b".") and name.lower().endswith(b".tar")
-
-
 def _scanned_at(base: bytes, relative: bytes) -> list[ScannedVideo]:
     """A video, or those of a tar file, whose name is then their folder."""
-    if not _is_tar_name(os.path.basename(relative)):
+    if not is_tar_name(os.path.basename(relative)):
         return [_scanned(base, relative)]
     tar = _scanned(base, relative)
     folder = os.path.splitext(tar.video_id)[0]
@@ -237,13 +228,14 @@ def scan_videos(
         caption_files: none keeps what the videos dataset there says already.
         limit: plan no more than so many videos.
         is_dry: write nothing.
-        follows_links: read subtitles that are links out of the folder, too.
+        follows_links: look into linked folders, and read subtitles that are links out of the folder, too.
     """
-    found = scan_folder(root)
+    passed = Passed()
+    found = scan_folder(root, follows_links=follows_links, passed=passed)
     # Before the plan is written: a mistake in the command must not tie the folder to these videos.
     columns, text_notes = text_columns(root, found, dataset_dir, caption_files)
     planned, notes = update_plan(dataset_dir, found, limit=limit, is_dry=is_dry)
-    notes += text_notes
+    notes += [*text_notes, *passed.notes()]
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     inputs = []
     no_text = captionfiles.VideoText().as_columns()
