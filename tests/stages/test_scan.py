@@ -193,6 +193,39 @@ def test_a_plan_of_other_videos_is_refused(folder: Path, tmp_path: Path) -> None
         scan_videos(tmp_path / "other", tmp_path / "out")
 
 
+@pytest.mark.usefixtures("small_shards")
+def test_a_plan_that_another_machine_writes_meanwhile_is_followed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one writes its plan when ours has read what is there; it does not see one of the new videos yet."""
+    out = tmp_path / "out"
+    first = scan_videos(folder, out)
+    (folder / "0.mp4").write_text("")
+    (folder / "1.mp4").write_text("")
+    ours, read = scan_folder(folder), scan._read_plan
+
+    def slow(path: Path) -> list[list[dict[str, Any]]]:
+        plan = read(path)
+        monkeypatch.setattr(scan, "_read_plan", read)
+        scan.update_plan(out, [v for v in ours if v.video_id != "1.mp4"])
+        return plan
+
+    monkeypatch.setattr(scan, "_read_plan", slow)
+    planned, notes = scan.update_plan(out, ours)
+    assert [[v.video_id for v in shard] for shard in planned] == [*ids_of(first), ["0.mp4"], ["1.mp4"]]
+    assert notes == ["1 new videos go to new shards, first 0.mp4", "1 new videos go to new shards, first 1.mp4"]
+    assert ids_of(scan_videos(folder, out)) == [*ids_of(first), ["0.mp4"], ["1.mp4"]]
+
+
+@pytest.mark.parametrize("damage", [{"bytes": None}, {"bytes": "1"}, {"mtime_ns": 1.5}, {"other": 1}])
+def test_a_damaged_plan_is_an_error_that_names_it(folder: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    scan_videos(folder, tmp_path / "out")
+    path = tmp_path / "out" / "_plan" / "0000.json"
+    plan = json.loads(path.read_text())
+    plan["shards"][0][1] = {k: v for k, v in {**plan["shards"][0][1], **damage}.items() if v is not None}
+    path.write_text(json.dumps(plan))
+    with pytest.raises(VbcliError, match=f"{path} is not a plan of videos"):
+        scan_videos(folder, tmp_path / "out")
+
+
 # ---------------------------------------------------------------- text
 
 
