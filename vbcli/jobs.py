@@ -163,11 +163,20 @@ def _find(stage: Stage, job: ShardJob) -> _Found:
     # What an interrupted retry left is more than what it began with. A shard that another machine has made meanwhile is made again.
     for path in (job.part_path, *([job.output_path] if job.is_retry else [])):
         if path.exists() and (footer := shards.read_footer(path))["key"] == job.key:
+            undone, failures = ([], []) if path == job.output_path else _read_part(path, footer)
             # From the shard itself: the record of failures is another file, and a kill may come between the two.
-            due = frozenset(footer.get("undone", ())) | (stage.failed_in(path) if job.is_retry else frozenset())
-            failures = [ItemFailure(**row) for row in footer.get("failures", ()) if row["video_id"] not in due | job.gone]
-            return _Found(due, ((path, None), *(kept if path != job.output_path else ())), tuple(failures))
+            due = frozenset(undone) | (stage.failed_in(path) if job.is_retry else frozenset())
+            known = tuple(failure for failure in failures if failure.video_id not in due | job.gone)
+            return _Found(due, ((path, None), *(kept if path != job.output_path else ())), known)
     return _Found(None, kept)
+
+
+def _read_part(path: Path, footer: dict[str, Any]) -> tuple[list[str], list[ItemFailure]]:
+    """The videos that an unfinished shard lacks, and its failures."""
+    try:
+        return list(footer["undone"]), [ItemFailure(**row) for row in footer["failures"]]
+    except (KeyError, TypeError) as error:
+        raise shards.damaged(path, error) from error
 
 
 def _is_due(job: ShardJob, found: _Found, video_id: str) -> bool:
