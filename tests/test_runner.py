@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,21 @@ def test_a_retry_that_was_killed_between_its_two_files_loses_nothing(texts: Path
     shards.write_failures(tmp_path / "out", 1, shards.read_failures(tmp_path / "out", 1)[:1])
     run(ReadLines(), inputs_of(texts), tmp_path / "out", is_retry=True)
     assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
+
+
+def test_what_killed_processes_left_is_removed_and_not_what_others_write(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    host, names = platform.node(), (".manifest.json", "_errors/.shard-00001.jsonl", "_plan/.0000.json", ".shard-00000.parquet")
+    (tmp_path / "out" / "_errors").mkdir()
+    (tmp_path / "out" / "_plan").mkdir()
+    for owner in (f"{host}-{dead.pid}", f"{host}-{os.getppid()}", f"elsewhere-{dead.pid}"):
+        for name in names:
+            (tmp_path / "out" / f"{name}.tmp-{owner}").touch()
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob(".*")}
+    assert left == {f"{name}.tmp-{owner}" for name in names for owner in (f"{host}-{os.getppid()}", f"elsewhere-{dead.pid}")}
 
 
 def test_a_changed_input_redoes_its_shard_alone_and_says_so(texts: Path, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ import pyarrow as pa
 from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import VbcliError
-from vbcli.files import escape_name, read_json, write_atomic, write_json
+from vbcli.files import escape_name, read_json, remove_stale, stale_below, write_atomic, write_json
 from vbcli.jobs import UNFINISHED, ShardJob, ShardResult, video_ids
 from vbcli.stage import Stage
+from vbcli.storage import is_remote
 from vbcli.workers import deferred_interrupts
 
 
@@ -132,7 +133,7 @@ def run_stage(
     if videos_dir is not None:
         carry_videos(videos_dir, output_dir / "videos")
     jobs = _plan_jobs(stage, inputs, output_dir, is_retry, report)
-    _remove_parts(inputs, jobs, output_dir)
+    _remove_left(inputs, jobs, output_dir)
     progress(report.n_skipped, report.n_shards, "")
     # Of a batched stage there is nothing to keep: its videos are made together.
     with nullcontext() if stage.is_batched else deferred_interrupts(lambda: on_note(INTERRUPTED)):
@@ -177,12 +178,19 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
     return jobs
 
 
-def _remove_parts(inputs: list[ShardInput], jobs: list[ShardJob], output_dir: Path) -> None:
-    """Removes what was kept of shards that are whole: their process was killed before it could, or the retry is not gone on with."""
-    whole = {shard.index for shard in inputs} - {job.index for job in jobs}
-    for path in shards.list_shards(output_dir / UNFINISHED):
-        if shards.shard_index(path) in whole:
-            path.unlink(missing_ok=True)
+def _remove_left(inputs: list[ShardInput], jobs: list[ShardJob], output_dir: Path) -> None:
+    """Removes what runs that were killed left: files half written, and what an interrupt kept of shards that are whole now.
+
+    Of the other shards it stays: by that a job knows that a process died while it made one.
+    """
+    whole = {shards.shard_name(index) for index in {shard.index for shard in inputs} - {job.index for job in jobs}}
+    left = [path for path in shards.list_shards(output_dir / UNFINISHED) if path.name in whole]
+    if not is_remote(output_dir):
+        left += [
+            path for path, name in stale_below(output_dir) if not name.endswith(".parquet") or (path.parent == output_dir and name in whole)
+        ]
+    for path in left:
+        path.unlink(missing_ok=True)
 
 
 def carry_videos(source: Path, target: Path) -> None:
@@ -203,6 +211,8 @@ def carry_videos(source: Path, target: Path) -> None:
         copy = target / path.name
         data = path.read_bytes()
         if not copy.exists() or copy.read_bytes() != data:
+            if not is_remote(copy):
+                remove_stale(copy)
             write_atomic(copy, data)
 
 
