@@ -12,21 +12,27 @@ import typer
 from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
+    LIMITS,
     AsJson,
     Evidence,
     Executor,
     ExecutorName,
     Ffmpeg,
     FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
     RetryFailed,
     Source,
     Split,
     Threads,
+    TimeoutS,
     Workers,
     Workspace,
 )
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError, VbcliError
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -56,11 +62,16 @@ def answer(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about videos: one of all, those of a table, or those that a tokens dataset has."""
     places = Places(workspace)
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     model_dir = checkpoint or places.checkpoints_dir / "answer"
     asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir, follow_links)
     from vbcli.cli.apply import ask
@@ -78,7 +89,7 @@ def answer(
         is_grounded=evidence,
     )
     target = answers_dir or places.results_dir("answers", source, stage.identity())
-    with run_options("answer", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
+    with run_options("answer", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         report = ask(source, target, stage, options)
     rows = _rows(target)
     if not as_json:

@@ -9,10 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, FollowLinks, Split, Threads, Workers, Workspace
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    LIMITS,
+    AsJson,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
+    Split,
+    Threads,
+    TimeoutS,
+    Workers,
+    Workspace,
+)
 from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_lines
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -49,6 +66,10 @@ def predict(
     threads: Threads = 1,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -61,14 +82,14 @@ def predict(
     from vbcli.models.checkpoint import load_checkpoint
     from vbcli.shards import read_failures
 
-    places = Places(workspace)
+    places, limits = Places(workspace), Limits(timeout_s, memory_mb, max_pixels, max_frames)
     model_dir, asked = checkpoint or places.checkpoints_dir / "pretrain", source or places.tokens_dir
     _check_question(asked, text, bool(verbs or objects), mask_clips, future, page, split)
     template, is_visual = text or TEMPLATE, bool(future or mask_clips)
     answers = _answers(template, verbs, objects)
     model = load_checkpoint(model_dir, "pretrain")
     with tempfile.TemporaryDirectory() as place:
-        with run_options("predict", executor, workers, False, ffmpeg, follows_links=follow_links) as options:
+        with run_options("predict", executor, workers, False, ffmpeg, follows_links=follow_links, limits=limits) as options:
             tokens_dir = find_tokens(asked, model, Path(place) / "tokens", threads=threads, options=options)
         failures = read_failures(tokens_dir) if tokens_dir != asked else []
         videos = _videos(tokens_dir, split)
