@@ -134,7 +134,7 @@ def caption(
     rows = _after_captioning(target, file_format, is_dense=segments is not None, has_evidence=evidence)
     if not as_json:
         _show_captions(rows, is_dense=segments is not None, has_evidence=evidence)
-    not_rendered = [] if burn_in is None else _burn_in(target, burn_in, ffmpeg)
+    not_rendered = [] if burn_in is None else _burn_in(target, burn_in, ffmpeg, limits)
     finish_run(report, "captions", as_json, not_rendered, rows=rows)
 
 
@@ -182,14 +182,14 @@ def _show_captions(rows: list[dict[str, Any]], *, is_dense: bool, has_evidence: 
     console.print_table("Captions", list(columns), table, f"{len(rows)} in all" if len(rows) > len(shown) else "")
 
 
-def _burn_in(target: Path, folder: Path, ffmpeg: str) -> list[ItemFailure]:
+def _burn_in(target: Path, folder: Path, ffmpeg: str, limits: Limits) -> list[ItemFailure]:
     """Writes the videos with their captions, where they are not there yet."""
     from vbcli.exports import burn_captions
     from vbcli.media.program import find_ffmpeg
     from vbcli.storage import local_output
 
     with local_output(folder) as local:
-        failures = render_each(burn_captions(target, local, find_ffmpeg(ffmpeg)))
+        failures = render_each(burn_captions(target, local, find_ffmpeg(ffmpeg), limits))
     console.note(f"caption: the videos with their captions are in {folder}")
     return failures
 

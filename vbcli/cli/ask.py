@@ -96,7 +96,7 @@ def predict(
         guesses = _guess(model, videos, template, answers, mask_clips, future)
         shown = [[mask[:n_best] for mask in found] for found in guesses]
         if page is not None:
-            _write_page(page, videos, shown, model_dir, tokens_dir, ffmpeg)
+            _write_page(page, videos, shown, model_dir, tokens_dir, ffmpeg, limits)
     shares = label_shares([g[0] for g in guesses], [v.labels for v in videos]) if verbs else {}
     if as_json:
         pairs = zip(videos, shown, strict=True)
@@ -190,11 +190,11 @@ def _exemplars(model_dir: Path) -> dict[str, str]:
 
 
 def _write_page(
-    page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path, ffmpeg: str
+    page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path, ffmpeg: str, limits: Limits
 ) -> None:
     from vbcli.files import write_atomic
     from vbcli.forecasts import guess_page, read_exemplars
     from vbcli.media.program import find_ffmpeg
 
-    write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg(ffmpeg)).encode())
+    write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg(ffmpeg), limits).encode())
     console.note(f"predict: wrote {page}")

@@ -89,7 +89,7 @@ def edit(
         _show_decisions(decided.decisions)
     if not dry_run:
         with local_file(out) as local:
-            is_copied = render_decisions(decided.decisions, local, executable)
+            is_copied = render_decisions(decided.decisions, local, executable, limits)
         how = "without coding anything again" if is_copied else "coded again, as cuts are not at key frames or are played otherwise"
         console.note(f"edit: wrote {written} ({how}), and beside it its timelines, .otio and .edl")
     if as_json:

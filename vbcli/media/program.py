@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import IO
 
 import imageio_ffmpeg
 
 from vbcli.errors import VbcliError
+from vbcli.media.limits import Limits
 
 
 def find_ffmpeg(choice: str = "bundled") -> str:
@@ -64,6 +69,26 @@ def time_base_option(executable: str) -> str:
     raise VbcliError(
         f"{executable} is too old ({ffmpeg_build(executable)})", hint="5.1 or newer is needed; leave --ffmpeg out to use the bundled one"
     )
+
+
+def run_limited(command: Sequence[str | bytes], limits: Limits, output: IO[bytes], messages: IO[bytes], *, cwd: str | None = None) -> int:
+    """Runs ffmpeg within limits of time and memory; its exit status.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    # Its own process group: an interrupt at the terminal is for us, and must not look like a video that cannot be decoded.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, cwd=cwd, process_group=0) as process:
+        try:
+            # Only Linux lets a process limit another.
+            if sys.platform == "linux":
+                with suppress(ProcessLookupError):
+                    resource.prlimit(process.pid, resource.RLIMIT_AS, (limits.memory_mb << 20, limits.memory_mb << 20))
+            return process.wait(limits.timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            process.kill()
 
 
 def first_line(messages: IO[bytes]) -> str:
