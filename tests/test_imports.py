@@ -19,7 +19,7 @@ LAYERS = [
     {"storage"},
     {"config", "files", "encoderfolders"},
     {"shards", "media", "text", "tars", "workspace", "splits", "ptb"},
-    {"metrics", "pixels", "duplicates", "rendering", "copying", "selection", "timelines", "listing", "videotext"},
+    {"metrics", "pixels", "duplicates", "rendering", "copying", "selection", "timelines", "listing", "walk", "videotext"},
     {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens"},
     {"models", "encoders"},
     {"clips", "shots", "featurefiles", "training", "cloze", "stages", "segments", "grounding"},

@@ -28,6 +28,7 @@ from vbcli.media import sampling as sampling_module
 from vbcli.media.containers import VideoInfo, open_path
 from vbcli.media.decode import Decoder
 from vbcli.media.filters import Geometry
+from vbcli.media.formats import FORMATS
 from vbcli.media.limits import Limits
 from vbcli.media.probe import Packets, probe_video
 from vbcli.media.program import ffmpeg_build, find_ffmpeg
@@ -97,6 +98,8 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "moving.gif": {"fps": 10},
     "turned.mp4": {"rotation": 90},
     "odd.mkv": {"size": (61, 47), "arguments": ["-c:v", "ffv1"]},
+    "call.h261": {"size": (176, 144), "fps": "30000/1001", "arguments": ["-f", "h261"]},
+    "game.cpk": {"arguments": ["-c:v", "cinepak", "-pix_fmt", "rgb24", "-f", "film_cpk"]},
 }
 
 
@@ -107,6 +110,12 @@ def test_frames_are_sampled_by_the_rule_at_pyavs_times(tmp_path: Path, make_vide
     assert len(times) > 5
     for fps in (2, 7.5, 1000):
         assert times_of(path, fps) == pytest.approx([float(t) for t in sampled_times(times, fps)], abs=1e-3)
+
+
+def test_each_container_that_is_opened_is_one_of_ffmpegs(ffmpeg_exe: str) -> None:
+    listed = subprocess.run([ffmpeg_exe, "-hide_banner", "-demuxers"], capture_output=True, text=True, check=True).stdout
+    known = {name for line in listed.splitlines() if line.startswith(" D") for name in line.split()[1].split(",")}
+    assert set(FORMATS.split(",")) - known == set()
 
 
 def test_a_video_that_begins_after_the_sound_keeps_its_times(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:

@@ -8,8 +8,11 @@ import pytest
 
 from vbcli.encoders import load_encoder
 from vbcli.errors import VbcliError
+from vbcli.media.decode import MediaOptions
+from vbcli.media.limits import Limits
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.runner import read_videos
+from vbcli.shards import read_shard
 from vbcli.stages.extract import Extract
 
 
@@ -48,3 +51,18 @@ def test_the_language_of_subtitles_is_chosen(make_video, tmp_path: Path):
         assert row["transcript"] == [{"start_s": 0.0, "end_s": 1.0, "text": {"en": "Hello.", "de": "Hallo."}[language]}]
     with pytest.raises(VbcliError, match="--language goes with videos, not with a frames dataset"):
         encode_dataset(tmp_path / "frames", tmp_path / "out", load_encoder("timm:tf_efficientnet_lite0", clip_s=0.5).spec, options=options)
+
+
+def test_a_retry_probes_what_could_not_be_probed_before(video_folder: Path, tmp_path: Path):
+    def run(folder: Path, limits: Limits, *, is_retry: bool = False):
+        media = MediaOptions(limits=limits)
+        options = RunOptions("serial", is_retry=is_retry, media=media)
+        return extract_videos(video_folder, folder, Extract(size_px=32, media=media), options=options)
+
+    videos = tmp_path / "frames" / "videos" / "shard-00000.parquet"
+    assert run(tmp_path / "frames", Limits(max_pixels=100)).n_failed == 4
+    assert read_shard(videos).column("codec").to_pylist() == [None] * 4
+    assert run(tmp_path / "frames", Limits(), is_retry=True).n_failed == 0
+    assert read_shard(videos).column("codec").to_pylist() == ["h264"] * 4
+    run(tmp_path / "once", Limits())
+    assert videos.read_bytes() == (tmp_path / "once" / "videos" / "shard-00000.parquet").read_bytes()

@@ -14,8 +14,9 @@ from PIL import Image
 from tests.conftest import MakeVideo, run_ffmpeg
 from vbcli import rendering
 from vbcli.errors import MediaError, VbcliError
+from vbcli.media.limits import Limits
 from vbcli.media.probe import frame_times
-from vbcli.rendering import Cut, burn_subtitles, grab_jpeg, render_cuts, snap_cut
+from vbcli.rendering import Cut, burn_subtitles, grab_jpeg, input_arguments, render_cuts, snap_cut
 from vbcli.text.transcripts import TranscriptSegment
 
 
@@ -278,3 +279,23 @@ def test_a_frame_that_is_held_can_be_cut_within(tmp_path: Path, ffmpeg_exe: str)
     assert times == pytest.approx([0, 0.1, 0.2, first, first + second, first + second + 5.4 - kept[2].start_s, end_s - 0.1], abs=0.002)
     assert end_s == pytest.approx(sum(cut.length_s for cut in kept), abs=0.002)
     assert length_s(tmp_path / "cut.mp4") == pytest.approx(end_s, abs=0.002)
+
+
+def test_ffmpeg_is_given_up_where_it_takes_too_long_or_too_much(tmp_path: Path, make_video: MakeVideo, ffmpeg_exe: str) -> None:
+    video, hanging = str(make_video(tmp_path / "a.mp4")), tmp_path / "hanging"
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.chmod(0o755)
+    limits, target = Limits(timeout_s=1), tmp_path / "out.mp4"
+    with pytest.raises(MediaError, match=r"a\.mp4 was not decoded within 1 seconds"):
+        grab_jpeg(video, 0.5, str(hanging), limits)
+    with pytest.raises(MediaError, match=r"out\.mp4 was not rendered within 1 seconds"):
+        burn_subtitles(video, [TranscriptSegment(0, 1, "a")], target, str(hanging), limits)
+    for render in (
+        lambda: grab_jpeg(video, 0.5, ffmpeg_exe, Limits(max_pixels=3000)),
+        lambda: render_cuts([Cut(video, 0, 1)], target, ffmpeg_exe, Limits(max_pixels=3000)),
+        lambda: rendering.run_ffmpeg(ffmpeg_exe, input_arguments(video, Limits(max_pixels=3000)), target, Limits()),
+    ):
+        with pytest.raises(MediaError):
+            render()
+    rendering.run_ffmpeg(ffmpeg_exe, input_arguments(video, Limits()), target, Limits())
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.mp4"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -26,6 +28,8 @@ from vbcli.stages.extract import Extract
 
 LINES = pa.schema([pa.field("video_id", pa.string(), nullable=False), pa.field("line", pa.string()), pa.field("n_chars", pa.int32())])
 SEEN: list[str] = []
+INTERRUPTS: list[str] = []
+"""Videos with which an interrupt comes, and with what is named twice a second one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class ReadLines(Stage):
             assert not isinstance(table, ItemFailure)
             video_id, path = (table.column(name)[0].as_py() for name in ("video_id", "path"))
             SEEN.append(video_id)
+            while video_id in INTERRUPTS:
+                INTERRUPTS.remove(video_id)
+                os.kill(os.getpid(), signal.SIGINT)
             try:
                 lines = Path(path).read_text().splitlines()
             except FileNotFoundError:
@@ -253,6 +260,21 @@ def test_a_retry_that_was_killed_between_its_two_files_loses_nothing(texts: Path
     assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
 
 
+def test_what_killed_processes_left_is_removed_and_not_what_others_write(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    host, names = platform.node(), (".manifest.json", "_errors/.shard-00001.jsonl", "_plan/.0000.json", ".shard-00000.parquet")
+    (tmp_path / "out" / "_errors").mkdir()
+    (tmp_path / "out" / "_plan").mkdir()
+    for owner in (f"{host}-{dead.pid}", f"{host}-{os.getppid()}", f"elsewhere-{dead.pid}"):
+        for name in names:
+            (tmp_path / "out" / f"{name}.tmp-{owner}").touch()
+    run(ReadLines(), inputs_of(texts), tmp_path / "out")
+    left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob(".*")}
+    assert left == {f"{name}.tmp-{owner}" for name in names for owner in (f"{host}-{os.getppid()}", f"elsewhere-{dead.pid}")}
+
+
 def test_a_changed_input_redoes_its_shard_alone_and_says_so(texts: Path, tmp_path: Path) -> None:
     run(ReadLines(), inputs_of(texts), tmp_path / "out")
     before = stamps(tmp_path / "out")
@@ -324,6 +346,99 @@ def test_the_videos_dataset_is_carried_along(texts: Path, tmp_path: Path) -> Non
     assert data_of(tmp_path / "out" / "videos") == {k: v for k, v in data_of(tmp_path / "videos").items() if not k.startswith("_errors")}
 
 
+# ---------------------------------------------------------------- interrupts
+
+
+def interrupted(stage: Stage, inputs: list[ShardInput], output_dir: Path, *at: str, **options: Any) -> None:
+    """A run that interrupts come to."""
+    INTERRUPTS.extend(at)
+    with pytest.raises(KeyboardInterrupt):
+        run(stage, inputs, output_dir, **options)
+    assert INTERRUPTS == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_waits_for_the_video_in_hand_and_what_is_finished_is_not_made_again(texts: Path, tmp_path: Path) -> None:
+    (texts / "3.txt").unlink()
+    run(ReadLines(), inputs_of(texts, 5), tmp_path / "one")
+    notes: list[str] = []
+    interrupted(ReadLines(), inputs_of(texts, 5), tmp_path / "out", "1.txt", on_note=notes.append)
+    assert SEEN == ["0.txt", "1.txt"]
+    interrupted(ReadLines(), inputs_of(texts, 5), tmp_path / "out", "3.txt")
+    assert SEEN == ["2.txt", "3.txt"]
+    assert stamps(tmp_path / "out") == {}
+    assert [row["line"] for row in lines_in(tmp_path / "out" / "_unfinished")] == [f"line {i} {j}" for i in range(3) for j in range(i + 1)]
+    report = run(ReadLines(), inputs_of(texts, 5), tmp_path / "out")
+    assert SEEN == ["4.txt", "5.txt", "6.txt", "7.txt", "8.txt"]
+    assert (report.n_done, report.n_failed) == (2, 1)
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
+    assert notes == ["the videos in hand are finished first; another interrupt ends at once"]
+
+
+def test_a_second_interrupt_ends_at_once(texts: Path, tmp_path: Path) -> None:
+    interrupted(ReadLines(), inputs_of(texts), tmp_path / "out", "4.txt", "4.txt")
+    assert sorted(data_of(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
+
+
+def test_an_interrupt_of_what_is_made_together_ends_at_once(texts: Path, tmp_path: Path) -> None:
+    interrupted(Together(), inputs_of(texts), tmp_path / "out", "4.txt")
+    assert SEEN[-1] == "4.txt"
+    assert sorted(data_of(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
+
+
+def without(texts: Path, *missing: int) -> Path:
+    """Takes text files away; the folder that has them all."""
+    hidden = texts.rename(texts.with_name("hidden"))
+    shutil.copytree(hidden, texts)
+    for i in missing:
+        (texts / f"{i}.txt").unlink()
+    return hidden
+
+
+def test_a_retry_that_is_interrupted_goes_on(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts, 9), tmp_path / "one")
+    hidden = without(texts, 1, 3, 5)
+    run(ReadLines(), inputs_of(texts, 9), tmp_path / "out")
+    before = stamps(tmp_path / "out")
+    for i in (3, 5):
+        shutil.copy(hidden / f"{i}.txt", texts)
+    interrupted(ReadLines(), inputs_of(texts, 9), tmp_path / "out", "3.txt", is_retry=True)
+    assert SEEN == ["1.txt", "3.txt"]
+    assert stamps(tmp_path / "out") == before
+    shutil.copy(hidden / "1.txt", texts)
+    run(ReadLines(), inputs_of(texts, 9), tmp_path / "out", is_retry=True)
+    assert SEEN == ["1.txt", "5.txt"]
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
+
+
+def test_what_failed_before_an_interrupt_is_tried_again_where_that_is_asked_for(texts: Path, tmp_path: Path) -> None:
+    hidden = without(texts, 1, 3)
+    run(ReadLines(), inputs_of(texts, 9), tmp_path / "one")
+    for is_retry, seen in ((False, ["6.txt", "7.txt", "8.txt"]), (True, ["1.txt", "3.txt", "6.txt", "7.txt", "8.txt"])):
+        out = tmp_path / f"out-{is_retry}"
+        interrupted(ReadLines(), inputs_of(texts, 9), out, "5.txt")
+        run(ReadLines(), inputs_of(texts, 9), out, is_retry=is_retry)
+        assert seen == SEEN
+        assert data_of(out) == data_of(tmp_path / "one")
+    # A run that does not go on with a retry leaves nothing of it.
+    shutil.copy(hidden / "1.txt", texts)
+    interrupted(ReadLines(), inputs_of(texts, 9), tmp_path / "out-True", "1.txt", is_retry=True)
+    assert run(ReadLines(), inputs_of(texts, 9), tmp_path / "out-True").n_waiting == 2
+    assert data_of(tmp_path / "out-True") == data_of(tmp_path / "one")
+
+
+def test_what_is_kept_of_a_shard_is_of_its_input_alone(texts: Path, tmp_path: Path) -> None:
+    run(ReadLines(), inputs_of(texts, 9), tmp_path / "one")
+    (texts / "0.txt").write_text("old")
+    interrupted(ReadLines(), inputs_of(texts, 9), tmp_path / "out", "5.txt")
+    (texts / "0.txt").write_text("line 0 0")
+    changed = [ShardInput(0, inputs_of(texts, 9)[0].source, "another digest")]
+    run(ReadLines(), changed, tmp_path / "out")
+    assert [f"{i}.txt" for i in range(9)] == SEEN
+    assert lines_in(tmp_path / "out") == lines_in(tmp_path / "one")
+    assert shards.list_shards(tmp_path / "out" / "_unfinished") == []
+
+
 # ---------------------------------------------------------------- worker processes
 
 
@@ -391,3 +506,24 @@ def test_a_video_that_kills_its_worker_is_found_and_costs_itself(video_folder: P
     assert (failure.video_id, failure.error) == ("deadly.mp4", "WorkerDied")
     assert json.loads((tmp_path / "alone" / "manifest.json").read_text())["stage"] == "extract"
     assert sum(shards.read_footer(path)["n_rows"] for path in shards.list_shards(tmp_path / "alone")) == others.n_rows
+
+
+def test_a_video_that_was_worked_on_when_somebody_else_killed_the_process_is_made(
+    video_folder: Path, tmp_path: Path, ffmpeg_exe: str
+) -> None:
+    """The worker dies, and once more while the videos of its shard are tried one by one."""
+    killer, deaths = tmp_path / "killer", tmp_path / "deaths"
+    killer.write_text(
+        f'#!/bin/sh\ncase "$*" in *c.mp4*) [ "$(cat "{deaths}")" = xx ] || {{ printf x >> "{deaths}"; kill -9 $PPID; exit 1; }};; esac\n'
+        f'exec "{ffmpeg_exe}" "$@"\n'
+    )
+    killer.chmod(0o755)
+    deaths.touch()
+    inputs = video_inputs(sorted(video_folder.rglob("*.m*")), per_shard=2)
+    with open_executor("processes", 1) as serial:
+        run_stage(Extract(size_px=32), inputs, tmp_path / "one", serial)
+    with open_executor("processes", 2) as executor:
+        report = run_stage(Extract(size_px=32, media=MediaOptions(str(killer))), inputs, tmp_path / "out", executor)
+    assert deaths.read_text() == "xx"
+    assert (report.n_done, report.n_failed) == (2, 0)
+    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")

@@ -63,7 +63,7 @@ def write_shard(path: Path, tables: Sequence[pa.Table], **footer: Any) -> Path:
     with ShardWriter(path, SCHEMA) as writer:
         for table in tables:
             writer.write(table)
-        writer.close(footer)
+        writer.close({"stage": "", "version": 1, "config": {}, "key": "", "n_items": 0, "failed": [], **footer})
     return path
 
 
@@ -316,6 +316,11 @@ def test_a_damaged_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
     assert shards.read_footer(path)["n_rows"] == 50
     with pytest.raises(VbcliError, match=f"{path} cannot be read as Parquet"):
         list(shards.iter_videos(path))
+    text, digest = (good.replace(*pair) for pair in ((b'"failed"', b'"fail\xff"'), (b'"content_sha256"', b'"content_sha257"')))
+    for data in (text, digest, good.replace(b'"n_rows": 50', b'"n_rows": "5')):
+        path.write_bytes(data)
+        with pytest.raises(VbcliError, match=f"{path} cannot be read as Parquet"):
+            shards.read_footer(path)
     pq.write_table(table_of([row("a")]), path)
     with pytest.raises(VbcliError, match=f"{path} was not written by vbcli"):
         shards.read_footer(path)
@@ -325,6 +330,21 @@ def test_a_shard_that_cannot_be_reached_is_not_damaged(tmp_path: Path) -> None:
     with pytest.raises(VbcliError, match=r"none\.parquet cannot be read: No such file or directory") as caught:
         shards.read_footer(tmp_path / "none.parquet")
     assert not isinstance(caught.value, shards.DamagedShardError)
+
+
+def test_a_column_that_is_lost_and_text_that_is_none_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / "shard-00000.parquet"
+    bad = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+    for table, reads in (
+        (pa.table({"video_je": ["a"], "pts_s": [0.5]}), [None, ["video_id"]]),
+        (pa.table({"video_id": bad, "pts_s": [0.5]}), [None, ["video_id"]]),
+        (pa.table({"video_id": ["a"]}), [["video_id", "pts_s"]]),
+    ):
+        pq.write_table(table, path)
+        for columns in reads:
+            for read in (shards.read_shard, lambda p, c: list(shards.iter_videos(p, c))):
+                with pytest.raises(VbcliError, match=f"{path} cannot be read as Parquet"):
+                    read(path, columns)
 
 
 # ---------------------------------------------------------------- failures and manifests

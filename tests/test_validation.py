@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 
 from vbcli import shards
 from vbcli.errors import VbcliError
+from vbcli.inspection import describe
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.stages.extract import Extract
 from vbcli.validation import validate
@@ -118,6 +120,19 @@ def test_other_rows_and_pictures_are_found_by_reading_them(frames: Path) -> None
     found = list(validate(frames, reads_data=True))
     assert any("holds other rows than were written" in problem for problem in found)
     assert any("frame 1 of a.mp4 cannot be decoded" in problem for problem in found)
+
+
+def test_a_shard_with_a_bit_turned_is_a_problem_or_an_error_and_no_traceback(frames: Path) -> None:
+    shard = frames / "shard-00000.parquet"
+    whole = shard.read_bytes()
+    footer = whole.index(b"vbcli", len(whole) - 4000)
+    n_found = 0
+    for place in range(footer, footer + 700, 11):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        n_found += bool(list(validate(frames, reads_data=True)))
+        with suppress(VbcliError):
+            describe(frames)
+    assert n_found > 20
 
 
 def test_what_vbcli_did_not_make_is_refused(tmp_path: Path) -> None:

@@ -14,14 +14,17 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
+from vbcli.errors import MediaError
 from vbcli.files import not_written, remove_temporary, temporary_path
 from vbcli.media.containers import media_url
 from vbcli.media.formats import FORMATS, PROTOCOLS
-from vbcli.media.probe import entry_times, frame_times, probe_video
+from vbcli.media.limits import Limits
+from vbcli.media.probe import DEFAULT_LIMITS, entry_times, frame_times, probe_video
 from vbcli.rendering import Cut
+from vbcli.workers import run_apart
 
 
-def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
+def copy_cuts(cuts: Sequence[Cut], target: Path, limits: Limits = DEFAULT_LIMITS) -> bool:
     """Writes cuts one after the other as MP4, coding nothing again; False, and no file, where other frames would come out.
 
     It does where all are of one video, played as they are, and begin and end where a decoder can: at key frames that no frame refers
@@ -29,9 +32,10 @@ def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
 
     Args:
         cuts: at least one, of `snap_cut`.
+        limits: of the process that reads the video.
 
     Raises:
-        MediaError: the video cannot be read.
+        MediaError: the video cannot be read, or not in time.
         VbcliError: `target` cannot be written.
     """
     if len({cut.path for cut in cuts}) > 1 or any(cut.speed != 1 or cut.is_mute for cut in cuts):
@@ -45,11 +49,13 @@ def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
     temporary = temporary_path(target.absolute())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        stream = probe_video(path, limits).stream_index
         try:
-            _remux(path, cuts, temporary)
-        except (av.error.FFmpegError, ValueError):
-            # MP4 does not hold every codec; what it does not hold is coded again.
-            return False
+            # MP4 does not hold every codec; what it does not hold is coded again, and so is what brings its process down.
+            if not run_apart(_remux, path, stream, cuts, temporary, timeout_s=limits.timeout_s, memory_mb=limits.memory_mb):
+                return False
+        except TimeoutError:
+            raise MediaError(f"{path} was not copied within {limits.timeout_s:g} seconds", hint="allow more with --timeout-s") from None
         found, found_end_s = frame_times(str(temporary))
         tolerance_s = float(np.diff(times).min(initial=0.04)) / 2
         length_s = sum(cut.length_s for cut in cuts)
@@ -63,14 +69,23 @@ def copy_cuts(cuts: Sequence[Cut], target: Path) -> bool:
         remove_temporary(temporary)
 
 
-def _remux(path: str, cuts: Sequence[Cut], target: Path) -> None:
+def _remux(path: str, stream_index: int, cuts: Sequence[Cut], target: Path) -> bool:
+    """Writes the packets of cuts; whether that could be done."""
+    try:
+        _copy_packets(path, stream_index, cuts, target)
+    except (av.error.FFmpegError, ValueError, MemoryError):
+        return False
+    return True
+
+
+def _copy_packets(path: str, stream_index: int, cuts: Sequence[Cut], target: Path) -> None:
     url = os.fsdecode(media_url(path))
     options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
     with (
         av.open(url, options=options, metadata_errors="replace") as source,
         av.open(f"file:{target}", "w", format="mp4", options={"movflags": "faststart"}) as written,
     ):
-        chosen: list[Stream] = [source.streams[probe_video(path).stream_index], *source.streams.audio[:1]]
+        chosen: list[Stream] = [source.streams[stream_index], *source.streams.audio[:1]]
         copies = {stream.index: written.add_stream_from_template(stream) for stream in chosen}
         played_s = 0.0
         for cut in cuts:

@@ -19,7 +19,7 @@ from vbcli.jobs import ShardJob, ShardResult, read_trace, run_shard, try_items
 from vbcli.runner import Executor
 from vbcli.stage import Process, Stage
 from vbcli.storage import is_remote
-from vbcli.workers import count_cores, open_pool, submit
+from vbcli.workers import count_cores, is_interrupted, open_pool, submit
 
 ExecutorName = Literal["serial", "processes"]
 
@@ -46,8 +46,10 @@ class SerialExecutor(Executor):
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
         process: Process | None = None
         for job in jobs:
+            if is_interrupted():
+                return
             if not is_remote(job.output_path) and stale_files(job.output_path):
-                yield _run_apart(stage, job)
+                yield from _run_apart(stage, job)
             else:
                 process = process or stage.open()
                 yield run_shard(stage, process, job)
@@ -72,14 +74,14 @@ class ProcessExecutor(Executor):
             yield from SerialExecutor().run(stage, jobs)
             return
         waiting = deque(jobs)
-        while waiting:
+        while waiting and not is_interrupted():
             running: dict[Future[ShardResult], ShardJob] = {}
             try:
                 yield from self._run_waiting(stage, waiting, running)
             except BrokenProcessPool:
                 self._close()
                 for job in running.values():
-                    yield _run_suspect(stage, job)
+                    yield from _run_suspect(stage, job)
 
     def _close(self) -> None:
         self.opened.pop_all().close()
@@ -90,7 +92,7 @@ class ProcessExecutor(Executor):
             self._pool = self.opened.enter_context(open_pool(self.n_workers))
         while True:
             # Handing out one job a worker at a time keeps an interrupt short: nothing is queued behind it.
-            while len(running) < self.n_workers and waiting:
+            while len(running) < self.n_workers and waiting and not is_interrupted():
                 # In the list before it is under way: a pool that is broken refuses it.
                 job = waiting.popleft()
                 try:
@@ -107,16 +109,20 @@ class ProcessExecutor(Executor):
                 yield result
 
 
-def _run_apart(stage: Stage, job: ShardJob) -> ShardResult:
+def _run_apart(stage: Stage, job: ShardJob) -> Iterator[ShardResult]:
     try:
         with open_pool(1) as pool:
-            return submit(pool, _run_in_worker, stage, job).result()
+            result = submit(pool, _run_in_worker, stage, job).result()
     except BrokenProcessPool:
-        return _run_suspect(stage, job)
+        yield from _run_suspect(stage, job)
+    else:
+        yield result
 
 
-def _run_suspect(stage: Stage, job: ShardJob) -> ShardResult:
-    """Makes the shard of a job under which a worker died: its videos are tried one by one, each that kills its process is recorded.
+def _run_suspect(stage: Stage, job: ShardJob) -> Iterator[ShardResult]:
+    """Makes the shard of a job under which a worker died: its videos are tried one by one, each that kills its process twice is recorded.
+
+    After an interrupt it makes nothing.
 
     Raises:
         VbcliError: workers die whatever they work on.
@@ -134,12 +140,17 @@ def _run_suspect(stage: Stage, job: ShardJob) -> ShardResult:
                 begun = read_trace(trace)
                 if len(begun) == n_begun:
                     raise _worker_died(job) from error
-                deadly.add(begun[-1])
+                # Once may have been the doing of somebody else.
+                if begun.count(begun[-1]) > 1:
+                    deadly.add(begun[-1])
+    if is_interrupted():
+        return
     try:
         with open_pool(1) as pool:
-            return submit(pool, _run_in_worker, stage, replace(job, deadly=frozenset(deadly))).result()
+            result = submit(pool, _run_in_worker, stage, replace(job, deadly=frozenset(deadly))).result()
     except BrokenProcessPool as error:
         raise _worker_died(job) from error
+    yield result
 
 
 def _worker_died(job: ShardJob) -> VbcliError:

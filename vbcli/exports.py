@@ -12,6 +12,8 @@ from typing import Any
 
 from vbcli import shards
 from vbcli.files import not_written, write_atomic, write_json
+from vbcli.media.limits import Limits
+from vbcli.media.probe import DEFAULT_LIMITS
 from vbcli.rendering import burn_subtitles, is_made_from, made_from
 from vbcli.segments import as_paragraph
 from vbcli.text.transcripts import TranscriptSegment, format_srt, format_vtt
@@ -72,7 +74,9 @@ def write_paragraphs(captions_dir: Path) -> Path:
     return target
 
 
-def burn_captions(captions_dir: Path, folder: Path, executable: str) -> Iterator[tuple[str, Callable[[], None]]]:
+def burn_captions(
+    captions_dir: Path, folder: Path, executable: str, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """Jobs that write `<video>.mp4`, copies of the videos that show their captions: (video_id, job) of each that is not there yet, or
     was made from other captions or from another video.
 
@@ -83,16 +87,18 @@ def burn_captions(captions_dir: Path, folder: Path, executable: str) -> Iterator
         target, record = folder / f"{video_id}.mp4", folder / RECORDS / f"{video_id}.json"
         origin = made_from(path, sentences)
         if not (target.exists() and is_made_from(record, origin)):
-            yield video_id, partial(_burn, path, sentences, target, record, origin, executable)
+            yield video_id, partial(_burn, path, sentences, target, record, origin, executable, limits)
 
 
-def _burn(path: str, sentences: Sequence[TranscriptSegment], target: Path, record: Path, origin: dict[str, Any], executable: str) -> None:
+def _burn(
+    path: str, sentences: Sequence[TranscriptSegment], target: Path, record: Path, origin: dict[str, Any], executable: str, limits: Limits
+) -> None:
     try:
         # It is of the copy that is replaced.
         record.unlink(missing_ok=True)
     except OSError as error:
         raise not_written(record, error) from error
-    burn_subtitles(path, sentences, target, executable)
+    burn_subtitles(path, sentences, target, executable, limits)
     write_json(record, origin)
 
 

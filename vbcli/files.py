@@ -88,14 +88,18 @@ def is_temporary(path: Path) -> bool:
 
 def stale_files(path: Path) -> list[Path]:
     """What processes of this machine left when they were killed while writing `path`."""
-    mine = temporary_path(path).name.rpartition("-")[0]
-    found = []
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):
-        made_by, _, process_id = stale.name.rpartition("-")
-        # Another run may be making the same shard just now, here or on another machine: its file stays.
-        if made_by == mine and not _is_running(int(process_id)):
-            found.append(stale)
-    return found
+    return [stale for stale in path.parent.glob(f".{path.name}.tmp-*") if _is_stale(stale)]
+
+
+def stale_below(folder: Path) -> list[tuple[Path, str]]:
+    """All such files below a folder, each with the name of the file that it would have become."""
+    return [(stale, stale.name[1:].rpartition(".tmp-")[0]) for stale in folder.rglob(".*.tmp-*") if _is_stale(stale)]
+
+
+def _is_stale(path: Path) -> bool:
+    host, _, process_id = path.name.rpartition(".tmp-")[2].rpartition("-")
+    # Another run may be making the same shard just now, here or on another machine: its file stays.
+    return host == platform.node() and process_id.isdecimal() and path.is_file() and not _is_running(int(process_id))
 
 
 def remove_stale(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from vbcli.media.containers import leads_out, open_path
 from vbcli.media.formats import VIDEO_SUFFIXES
 from vbcli.storage import as_path, is_remote, list_files, member_path, split_member
 from vbcli.tars import TarVideo, find_in_tar, read_tar
+from vbcli.walk import Passed, is_tar_name, is_text_name, is_video_name, walk
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ScannedVideo:
 
 
 class Listing(NamedTuple):
-    """Videos in the order of their ids, and sentences on tar files that could not be read, or not to their end."""
+    """Videos in the order of their ids, and sentences on tar files that could not be read whole and on what is passed over."""
 
     videos: list[ScannedVideo]
     notes: list[str]
@@ -39,7 +39,7 @@ def list_videos(root: Path, *, follows_links: bool = False) -> Listing:
 
     Args:
         root: a folder, or one video or tar file.
-        follows_links: also read tar files that are links out of the folder.
+        follows_links: look into linked folders, too, into each once, and read tar files that are links out of the folder.
 
     Raises:
         VbcliError: the folder does not exist, cannot be read or holds no video, or two names would be one `video_id`.
@@ -48,19 +48,25 @@ def list_videos(root: Path, *, follows_links: bool = False) -> Listing:
         raise VbcliError(f"{root} does not exist", hint="name a folder of videos, or one video")
     hint = f"files with these suffixes are videos: {' '.join(sorted(VIDEO_SUFFIXES))}"
     notes: list[str] = []
+    passed = Passed()
     if is_remote(root):
-        found = _scan_remote(root, notes)
+        found = _scan_remote(root, notes, passed)
     elif root.is_file():
-        if not _is_tar_name(root.name) and not _is_video_name(root.name):
+        name = os.fsencode(root.name)
+        if not is_tar_name(name) and not is_video_name(name):
             raise VbcliError(f"{root} is no video by its name", hint=hint)
         # What is named itself is followed, wherever it leads.
         one = _scanned(*os.path.split(os.path.realpath(os.fsencode(root))))
-        named = replace(one, video_id=escape_name(os.fsencode(root.name)))
-        found = _in_tar(named, notes) if _is_tar_name(root.name) else [named]
+        named = replace(one, video_id=escape_name(name))
+        found = _in_tar(named, notes) if is_tar_name(name) else [named]
     else:
         base = os.fsencode(root.resolve())
-        files = [_scanned(base, os.path.relpath(path, base)) for path in _walk(base)]
-        found = [video for file in files for video in _videos_of(file, follows_links, notes)]
+        found = []
+        for path in walk(base, follows_links, passed):
+            if is_video_name(os.path.basename(path)) or is_tar_name(os.path.basename(path)):
+                found += _videos_of(_scanned(base, os.path.relpath(path, base)), follows_links, notes)
+            elif not is_text_name(path):
+                passed.files.append(escape_name(os.path.relpath(path, base)))
     if not found:
         raise VbcliError(notes[0], hint="copy it again, or unpack it") if notes else VbcliError(f"{root} holds no videos", hint=hint)
     found.sort(key=lambda v: v.video_id)
@@ -69,7 +75,7 @@ def list_videos(root: Path, *, follows_links: bool = False) -> Listing:
             is_in_tar = split_member(one.path) or split_member(other.path)
             hint = "a tar file is a folder of its videos: move one of both away" if is_in_tar else "rename the one whose name is not UTF-8"
             raise VbcliError(f"two files in {root} would both be called {one.video_id}", hint=hint)
-    return Listing(found, notes)
+    return Listing(found, [*notes, *passed.notes()])
 
 
 def file_of(video: ScannedVideo) -> Path:
@@ -84,42 +90,24 @@ def tar_video(video: ScannedVideo) -> TarVideo | None:
     return None if member is None else find_in_tar(file_of(video), member[1])
 
 
-def _scan_remote(root: Path, notes: list[str]) -> list[ScannedVideo]:
+def _scan_remote(root: Path, notes: list[str], passed: Passed) -> list[ScannedVideo]:
     """The videos below an address of a store, or the one that is there."""
     paths = [root] if root.is_file() else list_files(root)
     base = root.parent if root.is_file() else root
     found = []
     for path in paths:
         relative = str(path).removeprefix(str(base)).lstrip("/")
-        is_tar = _is_tar_name(path.name)
-        if (is_tar or _is_video_name(path.name)) and not any(part.startswith(".") for part in relative.split("/")):
+        if any(part.startswith(".") for part in relative.split("/")):
+            continue
+        name = os.fsencode(path.name)
+        is_tar = is_tar_name(name)
+        if is_tar or is_video_name(name):
             status = path.stat()
             video = ScannedVideo(relative, str(path), status.st_size, round(status.st_mtime * 1e9))
             found += _in_tar(video, notes) if is_tar else [video]
+        elif not is_text_name(name):
+            passed.files.append(relative)
     return found
-
-
-def _walk(base: bytes) -> Iterator[bytes]:
-    def refuse(error: OSError) -> None:
-        raise VbcliError(
-            f"{os.fsdecode(error.filename)} cannot be read: {error.strerror}", hint="its videos would be left out: mend its permissions"
-        )
-
-    for folder, folders, names in os.walk(base, onerror=refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith(b"."))
-        for name in names:
-            path = os.path.join(folder, name)
-            is_file = os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
-            if is_file and (_is_video_name(os.fsdecode(name)) or _is_tar_name(os.fsdecode(name))):
-                yield path
-
-
-def _is_video_name(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-
-
-def _is_tar_name(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(".tar")
 
 
 def _scanned(base: bytes, relative: bytes) -> ScannedVideo:
@@ -131,7 +119,7 @@ def _scanned(base: bytes, relative: bytes) -> ScannedVideo:
 
 def _videos_of(file: ScannedVideo, follows_links: bool, notes: list[str]) -> list[ScannedVideo]:
     """The video that a file of a folder is, or those of a tar file."""
-    if not _is_tar_name(os.path.basename(file.video_id)):
+    if not is_tar_name(os.fsencode(os.path.basename(file.video_id))):
         return [file]
     # Before it is opened: what it says of its videos would be read out.
     if not follows_links and leads_out(file.path, file.video_id):

@@ -34,6 +34,7 @@ from vbcli.runner import (
     count_jobs,
     dataset_inputs,
     last_run,
+    no_note,
     no_progress,
     read_videos,
     run_stage,
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
 
 TRUNCATED_S = 1.0
 """A video that lacks so much, and a tenth of its length, was cut off."""
-
-
-def _ignore_note(text: str) -> None:
-    del text
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class RunOptions:
     limit: int | None = None
     language: str | None = None
     is_dry: bool = False
-    on_note: Callable[[str], None] = field(default=_ignore_note, compare=False)
+    on_note: Callable[[str], None] = field(default=no_note, compare=False)
     on_progress: Progress = field(default=no_progress, compare=False)
 
     def inputs_of_part(self, inputs: list[ShardInput]) -> list[ShardInput]:
@@ -162,7 +159,8 @@ def scan_folder(
     """
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
     scan = _scan(videos_dir, dataset_dir, caption_files, options)
-    run_stage(Probe(options.media), options.inputs_of_part(scan.inputs), dataset_dir / "videos", executor)
+    inputs = options.inputs_of_part(scan.inputs)
+    run_stage(Probe(options.media), inputs, dataset_dir / "videos", executor, is_retry=options.is_retry, on_note=options.on_note)
     return scan.gone
 
 
@@ -214,6 +212,7 @@ def run_noted(
         videos_dir=videos_dir,
         is_retry=options.is_retry,
         progress=options.on_progress,
+        on_note=options.on_note,
         environment={"ffmpeg": build},
     )
     for sentence in report.notes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +19,10 @@ from vbcli.errors import MediaError, VbcliError
 from vbcli.files import not_written, read_json, remove_temporary, temporary_path
 from vbcli.media.containers import VideoInfo, absolute_path, media_url, open_path
 from vbcli.media.formats import FORMATS, PROTOCOLS
-from vbcli.media.probe import frame_times, probe_video
+from vbcli.media.limits import Limits
+from vbcli.media.probe import DEFAULT_LIMITS, frame_times, probe_video
 from vbcli.media.program import first_line
+from vbcli.media.running import run_limited
 from vbcli.text.transcripts import TranscriptSegment, format_srt
 
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
@@ -94,38 +95,47 @@ def snap_cut(cut: Cut) -> Cut | None:
     return replace(cut, start_s=float(times[first]), end_s=float(times[last]) if last < len(times) else end_s)
 
 
-def render_cuts(cuts: Sequence[Cut], target: Path, executable: str) -> None:
+def render_cuts(cuts: Sequence[Cut], target: Path, executable: str, limits: Limits = DEFAULT_LIMITS) -> None:
     """Writes cuts one after the other as a video, H.264 and AAC in MP4, in the size of the first; silence where a video has no sound.
 
     Args:
         cuts: at least one, of `snap_cut`.
+        limits: of each video; ffmpeg may take as much as all of its cuts, and as much again for coding.
 
     Raises:
-        MediaError: a video cannot be decoded.
+        MediaError: a video cannot be decoded, or a limit is broken.
         VbcliError: `target` cannot be written.
     """
-    infos = {path: probe_video(path) for path in dict.fromkeys(cut.path for cut in cuts)}
-    size = _shown_size(cuts[0].path, executable)
+    infos = {path: probe_video(path, limits) for path in dict.fromkeys(cut.path for cut in cuts)}
+    size = _shown_size(cuts[0].path, executable, limits)
     has_sound = any(infos[cut.path].has_audio and not cut.is_mute for cut in cuts)
     last_s = _last_shown_s(cuts)
     coded = (*_last_frame(last_s, sum(cut.length_s for cut in cuts)), *AAC)
     if len(cuts) <= GROUP:
-        run_ffmpeg(executable, [*_graph(cuts, infos, size, has_sound=has_sound), *ENCODERS, *coded], target, last_s=last_s)
+        arguments = [*_graph(cuts, infos, size, limits, has_sound=has_sound), *ENCODERS, *coded]
+        run_ffmpeg(executable, arguments, target, _for(limits, len(cuts)), last_s=last_s)
         return
     with tempfile.TemporaryDirectory() as place:
         groups = [cuts[start : start + GROUP] for start in range(0, len(cuts), GROUP)]
         listed = ["ffconcat version 1.0"]
         for i, group in enumerate(groups):
             # Sound as it is: coded in pieces, each would begin with a little silence.
-            arguments = [*_graph(group, infos, size, has_sound=has_sound), *ENCODERS, "-c:a", "pcm_s16le"]
-            run_ffmpeg(executable, arguments, Path(place) / f"{i:06d}.mov", kind="mov")
+            arguments = [*_graph(group, infos, size, limits, has_sound=has_sound), *ENCODERS, "-c:a", "pcm_s16le"]
+            run_ffmpeg(executable, arguments, Path(place) / f"{i:06d}.mov", _for(limits, len(group)), kind="mov")
             listed += [f"file {i:06d}.mov", f"duration {sum(cut.length_s for cut in group):.6f}"]
         (Path(place) / "groups.ffconcat").write_text("\n".join(listed) + "\n")
         joined = ("-f", "concat", "-i", "groups.ffconcat", "-c:v", "copy", *coded)
-        run_ffmpeg(executable, joined, target, cwd=place, last_s=last_s)
+        run_ffmpeg(executable, joined, target, _for(limits, len(groups)), cwd=place, last_s=last_s)
 
 
-def _graph(cuts: Sequence[Cut], infos: Mapping[str, VideoInfo], size: tuple[int, int], *, has_sound: bool) -> list[str | bytes]:
+def _for(limits: Limits, n_cuts: int) -> Limits:
+    """Limits of an ffmpeg that decodes several cuts and codes them again."""
+    return replace(limits, timeout_s=limits.timeout_s * n_cuts, memory_mb=limits.memory_mb * (n_cuts + 1))
+
+
+def _graph(
+    cuts: Sequence[Cut], infos: Mapping[str, VideoInfo], size: tuple[int, int], limits: Limits, *, has_sound: bool
+) -> list[str | bytes]:
     """ffmpeg's arguments that decode cuts and join them: inputs, filters and how their output is timed."""
     width, height = size
     inputs: list[str | bytes] = []
@@ -134,7 +144,7 @@ def _graph(cuts: Sequence[Cut], infos: Mapping[str, VideoInfo], size: tuple[int,
         info = infos[cut.path]
         first_s = _shown_at(cut.path, cut.start_s)
         opened_s, before = _opened(info, first_s, reads_sound=has_sound and info.has_audio and not cut.is_mute)
-        inputs += input_arguments(cut.path, *before, "-t", f"{cut.end_s - opened_s + info.delay_s + MARGIN_S:.6f}")
+        inputs += input_arguments(cut.path, limits, *before, "-t", f"{cut.end_s - opened_s + info.delay_s + MARGIN_S:.6f}")
         until = f"end={cut.end_s - opened_s - 1e-4:.6f}"
         # From the cut's start, not from the first frame or sample that there is: pictures and sound stay together.
         start_s = f"{cut.start_s - opened_s:.6f}"
@@ -161,10 +171,10 @@ def _shown_at(path: str, time_s: float) -> float:
     return float(times[max(0, int(np.searchsorted(times, time_s + 1e-4, side="right")) - 1)])
 
 
-def _shown_size(path: str, executable: str) -> tuple[int, int]:
+def _shown_size(path: str, executable: str, limits: Limits) -> tuple[int, int]:
     """Width and height of a video as it is shown, both even: turned as it says, its pixels square."""
     shape = f"{SQUARE},pad=ceil(iw/2)*2:ceil(ih/2)*2"
-    with Image.open(io.BytesIO(_grab(path, 0.0, executable, shape))) as picture:
+    with Image.open(io.BytesIO(_grab(path, 0.0, executable, shape, limits))) as picture:
         return picture.size
 
 
@@ -192,39 +202,55 @@ def _sound(i: int, info: VideoInfo, span: str, start_s: str, cut: Cut) -> str:
     return f"[{i}:a:0]atrim={span},asetpts='max(0,round(PTS-{start_s}/TB))',{AUDIO},{tempo}{exact}"
 
 
-def grab_jpeg(path: str, time_s: float, executable: str, *, width_px: int | None = None) -> bytes:
+def grab_jpeg(path: str, time_s: float, executable: str, limits: Limits = DEFAULT_LIMITS, *, width_px: int | None = None) -> bytes:
     """The frame that is shown at a time, as JPEG; after the end of the video its last frame.
 
     Args:
         width_px: scale it to this width.
 
     Raises:
-        MediaError: it cannot be decoded.
+        MediaError: it cannot be decoded, or a limit is broken.
     """
-    return _grab(path, _shown_at(path, time_s), executable, f"{SQUARE},scale={width_px}:-2" if width_px else SQUARE)
+    return _grab(path, _shown_at(path, time_s), executable, f"{SQUARE},scale={width_px}:-2" if width_px else SQUARE, limits)
 
 
-def _grab(path: str, time_s: float, executable: str, shape: str) -> bytes:
+def _grab(path: str, time_s: float, executable: str, shape: str, limits: Limits) -> bytes:
     """The first frame at or after a time, as JPEG.
 
     Args:
         shape: filters that give it its size.
     """
-    info = probe_video(path)
+    info = probe_video(path, limits)
     opened_s, before = _opened(info, time_s)
     filters = f"select='gte(t,{time_s - opened_s - 1e-4:.6f})',{shape}"
     coded = ("-pix_fmt", "yuvj420p", "-q:v", "3", "-f", "mjpeg", "pipe:1")
     chosen = ["-map", f"0:{info.stream_index}", "-frames:v", "1", "-vf", filters, *coded]
-    command = [executable, "-nostdin", "-v", "error", *input_arguments(path, *before), *chosen]
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, process_group=0)
-    if run.returncode or not run.stdout:
+    command = [executable, "-nostdin", "-v", "error", *input_arguments(path, limits, *before), *chosen]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
+        try:
+            status = run_limited(command, limits, output, messages)
+        except TimeoutError:
+            raise MediaError(f"{path} was not decoded within {limits.timeout_s:g} seconds") from None
+        output.seek(0)
+        picture = output.read()
+    if status or not picture:
         raise MediaError(f"{path} has no frame at {time_s:.2f} s that can be decoded")
-    return run.stdout
+    return picture
 
 
-def input_arguments(path: str, *before: str) -> list[str | bytes]:
+def input_arguments(path: str, limits: Limits, *before: str) -> list[str | bytes]:
     """ffmpeg's arguments that open a local file, whatever its name and content."""
-    return [*before, "-protocol_whitelist", PROTOCOLS, "-format_whitelist", FORMATS, "-i", media_url(path)]
+    return [
+        *before,
+        "-max_pixels",
+        str(limits.max_pixels),
+        "-protocol_whitelist",
+        PROTOCOLS,
+        "-format_whitelist",
+        FORMATS,
+        "-i",
+        media_url(path),
+    ]
 
 
 def made_from(path: str, rows: Sequence[Any]) -> dict[str, Any]:
@@ -250,17 +276,19 @@ def is_made_from(record: Path, origin: Mapping[str, Any]) -> bool:
     return before == origin or (origin["video"] is None and before["rows"] == origin["rows"])
 
 
-def burn_subtitles(path: str, sentences: Sequence[TranscriptSegment], target: Path, executable: str) -> None:
+def burn_subtitles(
+    path: str, sentences: Sequence[TranscriptSegment], target: Path, executable: str, limits: Limits = DEFAULT_LIMITS
+) -> None:
     """Writes a copy of a video, H.264 and AAC in MP4, that shows sentences at their times.
 
     Args:
         executable: from `find_ffmpeg`.
 
     Raises:
-        MediaError: the video cannot be decoded.
+        MediaError: the video cannot be decoded, or a limit is broken.
         VbcliError: `target` cannot be written.
     """
-    stream = probe_video(path).stream_index
+    stream = probe_video(path, limits).stream_index
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "captions.srt").write_text(format_srt(sentences), encoding="utf-8")
         font = ImageFont.load_default(size=16)
@@ -269,13 +297,14 @@ def burn_subtitles(path: str, sentences: Sequence[TranscriptSegment], target: Pa
         shown = f"{EVEN},subtitles=captions.srt:fontsdir=.:force_style='FontName={FONT_NAME}'"
         chosen = ("-map", f"0:{stream}", "-map", "0:a:0?", "-vf", shown, *ENCODERS, *AAC)
         # The names of files within a filter would have to be escaped thrice: ffmpeg runs where they lie.
-        run_ffmpeg(executable, [*input_arguments(absolute_path(path)), *chosen], target, cwd=place)
+        run_ffmpeg(executable, [*input_arguments(absolute_path(path), limits), *chosen], target, _for(limits, 1), cwd=place)
 
 
 def run_ffmpeg(
     executable: str,
     arguments: Sequence[str | bytes],
     target: Path,
+    limits: Limits,
     *,
     kind: str = "mp4",
     cwd: str | None = None,
@@ -285,11 +314,12 @@ def run_ffmpeg(
 
     Args:
         arguments: inputs and options; the output is added.
+        limits: of this ffmpeg.
         kind: container that is written.
         last_s: when its last frame must be shown; None where that is not known.
 
     Raises:
-        MediaError: it failed, or wrote a shorter or longer video.
+        MediaError: it failed, took too long, or wrote a shorter or longer video.
         VbcliError: the folder of `target` cannot be made or written.
     """
     temporary = temporary_path(target.absolute())
@@ -299,9 +329,11 @@ def run_ffmpeg(
         temporary.touch()
         command = [executable, "-nostdin", "-v", "error", "-y", *arguments, "-f", kind, b"file:" + os.fsencode(temporary)]
         with tempfile.TemporaryFile() as messages:
-            status = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, cwd=cwd, process_group=0
-            ).returncode
+            try:
+                status = run_limited(command, limits, messages, messages, cwd=cwd)
+            except TimeoutError:
+                late = f"{target} was not rendered within {limits.timeout_s:g} seconds"
+                raise MediaError(late, hint="allow more with --timeout-s") from None
             if status:
                 raise MediaError(f"{target} cannot be rendered: {first_line(messages) or f'ffmpeg ended with {status}'}")
         if last_s is not None:

@@ -9,7 +9,8 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ import pyarrow as pa
 from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import VbcliError
-from vbcli.files import escape_name, read_json, write_atomic, write_json
-from vbcli.jobs import ShardJob, ShardResult, iter_items, video_ids
+from vbcli.files import escape_name, read_json, remove_stale, stale_below, write_atomic, write_json
+from vbcli.jobs import UNFINISHED, ShardJob, ShardResult, iter_items, video_ids
 from vbcli.stage import Stage
+from vbcli.storage import is_remote
+from vbcli.workers import deferred_interrupts
 
 
 def shard_key(stage: Stage, input_key: str) -> str:
@@ -37,6 +40,8 @@ class Executor(ABC):
 
 
 # ---------------------------------------------------------------- one run over a dataset
+
+INTERRUPTED = "the videos in hand are finished first; another interrupt ends at once"
 
 
 @dataclass
@@ -69,6 +74,11 @@ def no_progress(done: int, total: int, text: str) -> None:
     del done, total, text
 
 
+def no_note(text: str) -> None:
+    """Tells nothing."""
+    del text
+
+
 @dataclass(frozen=True)
 class ShardInput:
     """One input shard of a run: rows in memory (planned videos) or a file, and the digest that enters the key."""
@@ -99,6 +109,7 @@ def run_stage(
     videos_dir: Path | None = None,
     is_retry: bool = False,
     progress: Progress = no_progress,
+    on_note: Callable[[str], None] = no_note,
     environment: dict[str, Any] | None = None,
 ) -> RunReport:
     """Makes every output shard that is missing or made from something else, and leaves the others alone.
@@ -107,9 +118,11 @@ def run_stage(
         parents: manifests of the datasets that the inputs come from, nearest first.
         videos_dir: the `videos` dataset to carry along.
         is_retry: also redo the items that failed before.
+        on_note: told, in another thread, that an interrupt was heard.
         environment: facts for the run's record, such as the ffmpeg build.
 
     Raises:
+        KeyboardInterrupt: an interrupt came; the videos in hand were finished first, unless the stage is batched or another interrupt came.
         VbcliError: the folder holds the output of another configuration, or cannot be written.
     """
     started = time.time()
@@ -120,15 +133,18 @@ def run_stage(
     if videos_dir is not None:
         carry_videos(videos_dir, output_dir / "videos")
     jobs = _plan_jobs(stage, inputs, output_dir, is_retry, report)
+    _remove_left(inputs, jobs, output_dir)
     progress(report.n_skipped, report.n_shards, "")
-    for result in executor.run(stage, jobs):
-        report.n_done += 1
-        report.n_rows += result.n_rows
-        report.n_failed += result.n_failed
-        # Of one item its own failure tells enough.
-        if result.n_failed == result.n_items > 1:
-            report.notes.append(f"all {result.n_items} items of {output_dir / shards.shard_name(result.index)} failed")
-        progress(report.n_skipped + report.n_done, report.n_shards, shards.shard_name(result.index))
+    # Of a batched stage there is nothing to keep: its videos are made together.
+    with nullcontext() if stage.is_batched else deferred_interrupts(lambda: on_note(INTERRUPTED)):
+        for result in executor.run(stage, jobs):
+            report.n_done += 1
+            report.n_rows += result.n_rows
+            report.n_failed += result.n_failed
+            # Of one item its own failure tells enough.
+            if result.n_failed == result.n_items > 1:
+                report.notes.append(f"all {result.n_items} items of {output_dir / shards.shard_name(result.index)} failed")
+            progress(report.n_skipped + report.n_done, report.n_shards, shards.shard_name(result.index))
     if jobs:
         _record_run(report, started, environment or {})
     return report
@@ -145,7 +161,7 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
     jobs = []
     for shard in inputs:
         key = shard_key(stage, shard.digest)
-        job = ShardJob(shard.index, shard.source, output_dir, key, gone=shard.gone)
+        job = ShardJob(shard.index, shard.source, output_dir, key, is_retry, shard.gone)
         if not job.output_path.exists():
             jobs.append(job)
             continue
@@ -160,13 +176,28 @@ def _plan_jobs(stage: Stage, inputs: list[ShardInput], output_dir: Path, is_retr
         if footer["key"] != key:
             report.notes.append(f"{job.output_path} is made again: its input changed")
             jobs.append(job)
-        elif footer["failed"] and is_retry:
-            jobs.append(replace(job, is_retry=True))
+        elif is_retry and stage.failed_in(job.output_path):
+            jobs.append(job)
         else:
             report.n_skipped += 1
             report.n_rows += footer["n_rows"]
             report.n_waiting += len(set(footer["failed"]) - shard.gone)
     return jobs
+
+
+def _remove_left(inputs: list[ShardInput], jobs: list[ShardJob], output_dir: Path) -> None:
+    """Removes what runs that were killed left: files half written, and what an interrupt kept of shards that are whole now.
+
+    Of the other shards it stays: by that a job knows that a process died while it made one.
+    """
+    whole = {shards.shard_name(index) for index in {shard.index for shard in inputs} - {job.index for job in jobs}}
+    left = [path for path in shards.list_shards(output_dir / UNFINISHED) if path.name in whole]
+    if not is_remote(output_dir):
+        left += [
+            path for path, name in stale_below(output_dir) if not name.endswith(".parquet") or (path.parent == output_dir and name in whole)
+        ]
+    for path in left:
+        path.unlink(missing_ok=True)
 
 
 def carry_videos(source: Path, target: Path) -> None:
@@ -187,6 +218,8 @@ def carry_videos(source: Path, target: Path) -> None:
         copy = target / path.name
         data = path.read_bytes()
         if not copy.exists() or copy.read_bytes() != data:
+            if not is_remote(copy):
+                remove_stale(copy)
             write_atomic(copy, data)
 
 

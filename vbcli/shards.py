@@ -9,6 +9,7 @@ A dataset is a folder:
     _plan/0000.json            which videos are in which shard (only where a folder of videos was scanned)
     _plan/given.jsonl          what caption files said of videos (where some were given)
     _errors/shard-00000.jsonl  failed items
+    _unfinished/               of shards in whose making an interrupt came, the videos that were finished
     _runs/*.json               a record of each run: times, host, versions
 
 Every file appears under its final name complete or not at all.
@@ -36,6 +37,10 @@ from vbcli.errors import ItemFailure, VbcliError, with_article
 from vbcli.files import escape_name, is_free, not_free, not_written, read_json, remove_stale, temporary_path, write_atomic, write_json
 
 FOOTER_KEY = b"vbcli"
+FOOTER = {"stage": str, "version": int, "config": dict, "key": str, "n_items": int, "failed": list, "n_rows": int, "content_sha256": str}
+"""What is read of a footer."""
+# Names of columns, too, are text that may be damaged.
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 # Rows are gathered into row groups of about this size, by content alone, so that bytes do not depend on who wrote them.
 ROW_GROUP_BYTES = 8 << 20
 
@@ -106,8 +111,13 @@ class ShardWriter:
             self._video.append(part)
             self.n_rows += part.num_rows
 
-    def close(self, footer: dict[str, Any]) -> None:
-        """Writes the footer (with the number of rows and a digest of them) and renames the file."""
+    def close(self, footer: dict[str, Any], path: Path | None = None) -> None:
+        """Writes the footer (with the number of rows and a digest of them) and renames the file.
+
+        Args:
+            path: another name than was planned.
+        """
+        path = path or self.path
         self._end_video()
         self._flush()
         footer = {**footer, "n_rows": self.n_rows, "content_sha256": self._digest.hexdigest()}
@@ -116,13 +126,14 @@ class ShardWriter:
             self._writer.close()
             if self._place is not None:
                 # In parts; the object is there when the last one has arrived.
-                storage.upload(self._temporary, self.path)
+                storage.upload(self._temporary, path)
                 return
             with self._temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(self._temporary, self.path)
+            path.parent.mkdir(exist_ok=True)
+            os.replace(self._temporary, path)
         except OSError as error:
-            raise not_written(self.path, error) from error
+            raise not_written(path, error) from error
 
     def _end_video(self) -> None:
         if not self._video:
@@ -151,16 +162,23 @@ def read_footer(path: Path) -> dict[str, Any]:
     """What `ShardWriter.close` put into a shard's footer.
 
     Raises:
-        VbcliError: the file is not a shard.
+        VbcliError: the file is not a shard, or is damaged.
     """
     try:
         with storage.opened(path) as file:
             metadata = pq.read_metadata(file).metadata or {}
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
     if FOOTER_KEY not in metadata:
         raise VbcliError(f"{path} was not written by vbcli", hint="name a dataset that a command of vbcli made")
-    return json.loads(metadata[FOOTER_KEY])
+    try:
+        footer = json.loads(metadata[FOOTER_KEY])
+    except ValueError as error:
+        raise damaged(path, error) from error
+    wrong = [name for name, kind in FOOTER.items() if not (isinstance(footer, dict) and isinstance(footer.get(name), kind))]
+    if wrong:
+        raise damaged(path, f"its footer has no {wrong[0]}")
+    return footer
 
 
 def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -171,9 +189,9 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     try:
         with storage.opened(path) as file:
-            return pq.read_table(file, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+            return _checked(path, pq.read_table(file, columns=columns), columns)
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
 
 
 def read_rows(dataset_dir: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
@@ -181,7 +199,16 @@ def read_rows(dataset_dir: Path, columns: list[str] | None = None) -> list[dict[
     return [row for path in list_shards(dataset_dir) for row in read_shard(path, columns).to_pylist()]
 
 
-def _damaged(path: Path, error: Exception) -> VbcliError:
+def _checked(path: Path, table: pa.Table, columns: list[str] | None) -> pa.Table:
+    missing = set(columns or ["video_id"]) - set(table.column_names)
+    if missing:
+        raise damaged(path, f"it has no column '{min(missing)}'")
+    # Text that is no UTF-8 would be found where it is looked at.
+    table.validate(full=True)
+    return table
+
+
+def damaged(path: Path, error: object) -> VbcliError:
     # Arrow's errors about what stands in a file have no number.
     if isinstance(error, OSError) and error.errno is not None:
         return VbcliError(f"{path} cannot be read: {os.strerror(error.errno)}", hint="look at its permissions, and at the disk or network")
@@ -213,9 +240,9 @@ def _iter_row_groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table
     try:
         with storage.opened(path) as source, pq.ParquetFile(source) as file:
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+                yield _checked(path, file.read_row_group(group, columns=columns), columns)
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
 
 
 def split_by_video(table: pa.Table) -> list[pa.Table]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from vbcli import shards
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure
 
@@ -53,6 +55,14 @@ class Stage(ABC):
         Shards are without it: equal weights make equal shards, wherever they were trained.
         """
         return {}
+
+    def failed_in(self, shard: Path) -> frozenset[str]:
+        """The videos of an output shard that a retry makes anew.
+
+        Raises:
+            VbcliError: the file is not a shard, or is damaged.
+        """
+        return frozenset(shards.read_footer(shard)["failed"])
 
 
 @dataclass(frozen=True)

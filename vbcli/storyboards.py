@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from vbcli import shards
 from vbcli.errors import MediaError
 from vbcli.files import not_written, write_atomic, write_json
+from vbcli.media.limits import Limits
+from vbcli.media.probe import DEFAULT_LIMITS
 from vbcli.rendering import Cut, grab_jpeg, is_made_from, made_from, render_cuts, snap_cut
 from vbcli.timelines import TimelineClip, write_timeline
 
@@ -46,7 +48,7 @@ def read_summaries(summaries_dir: Path) -> dict[str, list[Kept]]:
     return found
 
 
-def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_video: bool) -> None:
+def render_summary(kept: Sequence[Kept], folder: Path, executable: str, limits: Limits = DEFAULT_LIMITS, *, is_video: bool) -> None:
     """Writes the files of one video's summary; `made-from.json` comes last, and says that all are there.
 
     Args:
@@ -54,11 +56,11 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
         is_video: also join the segments, and write the timeline.
 
     Raises:
-        MediaError: the video cannot be decoded.
+        MediaError: the video cannot be decoded, or a limit is broken.
         VbcliError: nothing can be written to `folder`.
     """
     path, origin = kept[0].path, made_from(kept[0].path, kept)
-    pictures = [grab_jpeg(path, one.keyframe_s, executable, width_px=PICTURE_WIDTH_PX) for one in kept]
+    pictures = [grab_jpeg(path, one.keyframe_s, executable, limits, width_px=PICTURE_WIDTH_PX) for one in kept]
     try:
         (folder / RECORD).unlink(missing_ok=True)
     except OSError as error:
@@ -72,7 +74,7 @@ def render_summary(kept: Sequence[Kept], folder: Path, executable: str, *, is_vi
         cuts = [(cut, caption) for cut, caption in snapped if cut is not None]
         if not cuts:
             raise MediaError(f"{path} has no frame in what is kept of it")
-        render_cuts(_merged([cut for cut, _ in cuts]), folder / "summary.mp4", executable)
+        render_cuts(_merged([cut for cut, _ in cuts]), folder / "summary.mp4", executable, limits)
         name = PurePosixPath(kept[0].video_id).name
         write_timeline(folder / "summary.otio", name, [TimelineClip(cut, caption) for cut, caption in cuts])
     entries = [
@@ -124,10 +126,10 @@ def picture_page(title: str, sections: Sequence[tuple[str, Sequence[Picture]]]) 
     return "\n".join([*parts, "</body></html>", ""])
 
 
-def thumbnail(path: str, time_s: float, executable: str, *, width_px: int) -> bytes | None:
+def thumbnail(path: str, time_s: float, executable: str, limits: Limits = DEFAULT_LIMITS, *, width_px: int) -> bytes | None:
     """The frame of a video at a time, as JPEG; None where the file is gone or cannot be decoded: the page tells the rest in words."""
     try:
-        return grab_jpeg(path, time_s, executable, width_px=width_px)
+        return grab_jpeg(path, time_s, executable, limits, width_px=width_px)
     except MediaError:
         return None
 

@@ -84,7 +84,7 @@ def _check_dataset(path: Path, reads_data: bool) -> Iterator[str]:
         schema = schema or own
         yield from _check_failures(path, shard, footer)
     for left in sorted(p for p in path.rglob("*") if is_temporary(p)):
-        yield f"{left} is left from a run that was killed"
+        yield f"{left} is left from a run that was killed: remove it, unless a run goes on there"
     if manifest.kind != "videos":
         yield from _check_videos(path, found, reads_data)
 

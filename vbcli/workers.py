@@ -1,15 +1,18 @@
-"""Worker processes that end with their parent and never hear of an interrupt."""
+"""Worker processes that end with their parent and never hear of an interrupt, and interrupts that wait for the item in hand."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,13 +26,12 @@ def count_cores() -> int:
 
 @contextmanager
 def open_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that live until the end of the block; an interrupt ends them at once. Hand them work with `submit`."""
+    """Worker processes that live until the end of the block; `KeyboardInterrupt` ends them at once. Hand them work with `submit`."""
     # spawn: a forked child would inherit threads of torch and faiss in an undefined state.
-    pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(_flag(),))
     try:
         yield pool
     except KeyboardInterrupt:
-        # What is unfinished is made anew by the next run: there is nothing to wait for.
         for worker in active_children():
             worker.terminate()
         raise
@@ -43,7 +45,78 @@ def submit(pool: ProcessPoolExecutor, function: Callable[P, T], *args: P.args, *
         return pool.submit(function, *args, **kwargs)
 
 
-def _start_worker() -> None:
+# Memory that workers share, and no event: one that is killed while it looks at an event would leave it locked.
+@cache
+def _flag() -> Any:
+    return get_context("spawn").RawValue("b", 0)
+
+
+_of_parent: Any = None
+
+
+def is_interrupted() -> bool:
+    """Whether an interrupt came, here or to the process whose worker this is: what is in hand is finished, and nothing else begun."""
+    return bool((_flag() if _of_parent is None else _of_parent).value)
+
+
+@contextmanager
+def deferred_interrupts(on_first: Callable[[], None]) -> Iterator[None]:
+    """In the block a first interrupt makes `is_interrupted` true, and `KeyboardInterrupt` comes at its end; with a second it comes at once.
+
+    Args:
+        on_first: called, in a thread of its own, when the first comes.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # Who is deaf to interrupts stays so, and other threads never hear of them.
+    if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hear(*_: object) -> None:
+        _flag().value = 1
+        signal.signal(signal.SIGINT, before)
+        # Not here: what writes may be in the middle of it.
+        threading.Thread(target=on_first, daemon=True).start()
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+        if is_interrupted():
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _flag().value = 0
+
+
+def run_apart(function: Callable[..., bool], *args: Any, timeout_s: float, memory_mb: int) -> bool:
+    """Calls a function in a process of its own, within limits of time and memory (Linux); False, too, where that process dies.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    process = get_context("spawn").Process(target=_call, args=(memory_mb, function, args))
+    with _interrupts_blocked():
+        process.start()
+    try:
+        process.join(timeout_s)
+        if process.exitcode is None:
+            raise TimeoutError
+        return process.exitcode == 0
+    finally:
+        process.kill()
+        process.join()
+
+
+def _call(memory_mb: int, function: Callable[..., bool], args: tuple[Any, ...]) -> None:
+    _start_worker(None)
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    sys.exit(0 if function(*args) else 1)
+
+
+def _start_worker(flag: Any) -> None:
+    global _of_parent
+    _of_parent = flag
     # The parent decides what an interrupt means; a worker that dies of it would break the pool.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

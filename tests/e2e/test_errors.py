@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,19 @@ CASES = [
     (["encode", "videos", "--checkpoint", "empty"], 1, "there is no checkpoint in empty"),
     (["encode", "empty", "--checkpoint", "empty", "--pool", "mean"], 2, "--pool is for frames and videos"),
     (["encode", "--checkpoint", "empty", "--encoder", "timm:tf_efficientnet_lite0"], 2, "--encoder is for frames and videos"),
+    (["encode", "empty", "--checkpoint", "empty", "--timeout-s", "5"], 2, "--timeout-s is for frames and videos"),
+    (["encode", "stills", "--limit", "2"], 2, "--limit is for videos: frames were taken before"),
+    (["encode", "stills", "--follow-links"], 2, "--follow-links is for videos"),
+    (["encode", "stills", "--max-frames", "9"], 2, "--max-frames is for videos"),
+    (["encode", "stills", "--shots", "--detect-shots", "content"], 2, "--detect-shots is for videos"),
+    (["caption", "videos", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
+    (["classify", "videos", "--memory-mb", "0"], 2, "--memory-mb is 0"),
+    (["answer", "videos", "what?", "--max-pixels", "0"], 2, "--max-pixels is 0"),
+    (["index", "videos", "out", "--max-frames", "0"], 2, "--max-frames is 0"),
+    (["summarize", "videos", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
+    (["predict", "videos", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
+    (["edit", "videos/a.mp4", "--instruction", "keep everything", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
+    (["transcribe", "videos", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
     (["build-vocab", "empty"], 1, "empty is not a features dataset"),
     (["tokenize"], 1, "is not a features dataset"),
     (["train"], 1, "has no features and no tokens"),
@@ -88,6 +102,9 @@ def place(tmp_path_factory) -> Path:
     (folder / "empty").mkdir()
     (folder / "videos").mkdir()
     (folder / "videos" / "a.mp4").write_bytes(b"this is no video")
+    frames = {"kind": "frames", "stage": "extract", "version": 2, "config": {}, "facts": {"fps": 2.0}, "parents": []}
+    (folder / "stills").mkdir()
+    (folder / "stills" / "manifest.json").write_text(json.dumps(frames))
     (folder / "own" / "videos").mkdir(parents=True)
     (folder / "own" / "videos" / "mine.mp4").write_bytes(b"a video of the user's own")
     (folder / "good.csv").write_text("video,caption,split\na.mp4,hello,test\n")
@@ -105,7 +122,7 @@ def test_wrong_invocation(place: Path, arguments, status, sentence):
     assert first.startswith("error: ")
     assert empty == ""
     assert second.startswith("hint: ")
-    assert {p.name for p in place.iterdir()} == {"empty", "videos", "own", "good.csv", "broken.csv"}
+    assert {p.name for p in place.iterdir()} == {"empty", "videos", "stills", "own", "good.csv", "broken.csv"}
 
 
 def test_a_broken_video_is_recorded_and_the_status_is_3(place: Path):

@@ -14,6 +14,7 @@ import pytest
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.executors import SerialExecutor
+from vbcli.listing import list_videos
 from vbcli.runner import run_stage
 from vbcli.schemas import VIDEOS
 from vbcli.stages import scan
@@ -110,6 +111,64 @@ def test_a_plan_of_other_videos_is_refused(folder: Path, tmp_path: Path) -> None
     (tmp_path / "other" / "x.mp4").write_text("")
     with pytest.raises(VbcliError, match=f"{tmp_path}/out holds other videos"):
         scan_videos(tmp_path / "other", tmp_path / "out")
+
+
+def test_what_is_passed_over_is_counted_and_text_is_not(folder: Path, tmp_path: Path) -> None:
+    for name in ("film.mk3d", "a/raw.264", "tv.WTV", "b.mp4.part", "a/untitled", "b.txt", "captions.csv", "a/.hidden"):
+        (folder / name).write_text("")
+    scanned = scan_videos(folder, tmp_path / "out")
+    found = [video_id for shard in ids_of(scanned) for video_id in shard]
+    assert {"film.mk3d", "a/raw.264", "tv.WTV"} == set(found) - {"B.mp4", "a.mp4", "a/y.avi", "a/z.MKV", "b.mp4", "c d.webm"}
+    assert scanned.notes == ["2 files are no videos by their names and are passed over, first a/untitled"]
+
+
+def test_linked_folders_are_looked_into_once_and_only_where_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "o.mp4").write_text("o")
+    for name, target in {"link": other, "again": other / "deep", "a/above": folder, "a/self": folder / "a"}.items():
+        (folder / name).symlink_to(target)
+    (other / "back").symlink_to(folder)
+    plain = {"B.mp4", "a.mp4", "a/y.avi", "a/z.MKV", "b.mp4", "c d.webm"}
+    scanned = scan_videos(folder, tmp_path / "out")
+    assert {video_id for shard in ids_of(scanned) for video_id in shard} == plain
+    assert scanned.notes == ["4 linked folders are passed over, first a/above; --follow-links takes them"]
+    followed = scan_videos(folder, tmp_path / "all", follows_links=True)
+    assert {video_id for shard in ids_of(followed) for video_id in shard} == {*plain, "again/o.mp4"}
+    assert followed.notes == []
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_plan_that_another_machine_writes_meanwhile_is_followed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one writes its plan when ours has read what is there; it does not see one of the new videos yet."""
+    out = tmp_path / "out"
+    first = scan_videos(folder, out)
+    (folder / "0.mp4").write_text("")
+    (folder / "1.mp4").write_text("")
+    ours, read = list_videos(folder).videos, scan._read_plan
+
+    def slow(path: Path) -> list[list[dict[str, Any]]]:
+        plan = read(path)
+        monkeypatch.setattr(scan, "_read_plan", read)
+        scan.update_plan(out, [v for v in ours if v.video_id != "1.mp4"])
+        return plan
+
+    monkeypatch.setattr(scan, "_read_plan", slow)
+    planned, notes = scan.update_plan(out, ours)
+    assert [[v.video_id for v in shard] for shard in planned] == [*ids_of(first), ["0.mp4"], ["1.mp4"]]
+    assert notes == ["1 new videos go to new shards, first 0.mp4", "1 new videos go to new shards, first 1.mp4"]
+    assert ids_of(scan_videos(folder, out)) == [*ids_of(first), ["0.mp4"], ["1.mp4"]]
+
+
+@pytest.mark.parametrize("damage", [{"bytes": None}, {"bytes": "1"}, {"mtime_ns": 1.5}, {"other": 1}])
+def test_a_damaged_plan_is_an_error_that_names_it(folder: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    scan_videos(folder, tmp_path / "out")
+    path = tmp_path / "out" / "_plan" / "0000.json"
+    plan = json.loads(path.read_text())
+    plan["shards"][0][1] = {k: v for k, v in {**plan["shards"][0][1], **damage}.items() if v is not None}
+    path.write_text(json.dumps(plan))
+    with pytest.raises(VbcliError, match=f"{path} is not a plan of videos"):
+        scan_videos(folder, tmp_path / "out")
 
 
 def test_a_large_folder_is_scanned_in_little_time(tmp_path: Path) -> None:

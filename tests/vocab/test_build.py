@@ -110,7 +110,7 @@ def write_features(folder: Path, other_split: str) -> Path:
     ):
         with shards.ShardWriter(path, table.schema) as writer:
             writer.write(table)
-            writer.close({})
+            writer.close({"stage": "encode", "version": 1, "config": {}, "key": "", "n_items": 0, "failed": []})
     return folder
 
 

@@ -12,21 +12,27 @@ import typer
 from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
+    LIMITS,
     AsJson,
     Evidence,
     Executor,
     ExecutorName,
     Ffmpeg,
     FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
     RetryFailed,
     Source,
     Split,
     Threads,
+    TimeoutS,
     Workers,
     Workspace,
 )
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError, VbcliError
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -56,13 +62,18 @@ def answer(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about videos: one of all, those of a table, or those that a tokens dataset has."""
     places = Places(workspace)
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     model_dir = checkpoint or places.checkpoints_dir / "answer"
-    asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir)
+    asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir, follow_links)
     from vbcli.cli.apply import ask
     from vbcli.models.decoding import DecodingConfig
     from vbcli.stages.answer import Answer
@@ -78,7 +89,7 @@ def answer(
         is_grounded=evidence,
     )
     target = answers_dir or places.results_dir("answers", source, stage.identity())
-    with run_options("answer", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
+    with run_options("answer", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         report = ask(source, target, stage, options)
     rows = _rows(target)
     if not as_json:
@@ -87,7 +98,7 @@ def answer(
 
 
 def _asked(
-    source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...], model_dir: Path
+    source: Path, question: str | None, questions: Path | None, choose: tuple[str, ...], model_dir: Path, follows_links: bool
 ) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
     """What is asked, and the videos that names in it are of."""
     from vbcli.pipeline import dataset_kind
@@ -111,7 +122,7 @@ def _asked(
         if source.exists() and dataset_kind(source) != "tokens":
             raise UsageError("there is no question", hint="give one after the folder, or --questions FILE")
         return (), ()
-    return _read_questions(source, questions, model_dir)
+    return _read_questions(source, questions, model_dir, follows_links)
 
 
 def _check_choices(choose: tuple[str, ...], model_dir: Path) -> None:
@@ -128,7 +139,9 @@ def _vocabulary(model_dir: Path) -> TextVocabulary:
     return load_text_vocabulary(model_dir / "tokenizer.json")
 
 
-def _read_questions(source: Path, path: Path, model_dir: Path) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
+def _read_questions(
+    source: Path, path: Path, model_dir: Path, follows_links: bool
+) -> tuple[tuple[AskedQuestion, ...], tuple[tuple[str, str], ...]]:
     """The questions of a table, and the videos of `source` that its names are of."""
     from vbcli.inference import videos_of
     from vbcli.stages.answer import AskedQuestion
@@ -141,7 +154,7 @@ def _read_questions(source: Path, path: Path, model_dir: Path) -> tuple[tuple[As
     if len(rows) < len(table):
         console.note(f"answer: {len(table) - len(rows)} rows of {path} have no question and are left out")
     _check_candidates(rows, path, model_dir)
-    known = videos_of(source)
+    known = videos_of(source, follows_links=follows_links)
     if not known:
         raise VbcliError(f"{source} holds no videos", hint="all of them failed: see its folder _errors")
     names = resolve_names(rows, sorted(known), str(path))

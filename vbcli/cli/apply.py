@@ -11,23 +11,29 @@ import typer
 from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
+    LIMITS,
     AsJson,
     Evidence,
     Executor,
     ExecutorName,
     Ffmpeg,
     FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
     RetryFailed,
     Seed,
     Source,
     Split,
     Threads,
+    TimeoutS,
     Workers,
     Workspace,
 )
 from vbcli.cli.runs import finish_run, render_each, run_options
 from vbcli.errors import ItemFailure, UsageError, VbcliError
 from vbcli.files import read_lines
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -97,6 +103,10 @@ def caption(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -106,33 +116,34 @@ def caption(
     from vbcli.stages.caption import Caption
 
     places = Places(workspace)
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     cut = None if segments is None else Segmentation(segments.value, segment_seconds)
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
     if checkpoint is not None and str(checkpoint).startswith(TEACHER):
         if segments is not None or split is not None or evidence:
             raise UsageError("a published captioner captions whole videos of a folder", hint="leave --segments, --split and --evidence out")
-        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg, follow_links)
+        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg, limits, follow_links)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut, is_grounded=evidence)
     if burn_in is not None and source.is_dir() and str(burn_in.resolve()).startswith(f"{source.resolve()}/"):
         raise UsageError(f"--burn-in {burn_in} is among the videos, and its copies would be captioned next", hint="name another folder")
     target = captions_dir or places.results_dir("captions", source, stage.identity())
-    with run_options("caption", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
+    with run_options("caption", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         report = ask(source, target, stage, options) if isinstance(stage, Caption) else _ask_teacher(source, target, stage, options)
     rows = _after_captioning(target, file_format, is_dense=segments is not None, has_evidence=evidence)
     if not as_json:
         _show_captions(rows, is_dense=segments is not None, has_evidence=evidence)
-    not_rendered = [] if burn_in is None else _burn_in(target, burn_in, ffmpeg)
+    not_rendered = [] if burn_in is None else _burn_in(target, burn_in, ffmpeg, limits)
     finish_run(report, "captions", as_json, not_rendered, rows=rows)
 
 
-def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str, follow_links: bool) -> TeacherCaption:
+def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str, limits: Limits, follow_links: bool) -> TeacherCaption:
     from vbcli.media.decode import MediaOptions
     from vbcli.models.teachers import find_teacher
     from vbcli.stages.teach import TeacherCaption
 
-    media = MediaOptions(ffmpeg, follows_links=follow_links)
+    media = MediaOptions(ffmpeg, limits, follow_links)
     return TeacherCaption(teacher=find_teacher(source), decoding=decoding, threads=threads, media=media)
 
 
@@ -171,14 +182,14 @@ def _show_captions(rows: list[dict[str, Any]], *, is_dense: bool, has_evidence: 
     console.print_table("Captions", list(columns), table, f"{len(rows)} in all" if len(rows) > len(shown) else "")
 
 
-def _burn_in(target: Path, folder: Path, ffmpeg: str) -> list[ItemFailure]:
+def _burn_in(target: Path, folder: Path, ffmpeg: str, limits: Limits) -> list[ItemFailure]:
     """Writes the videos with their captions, where they are not there yet."""
     from vbcli.exports import burn_captions
     from vbcli.media.program import find_ffmpeg
     from vbcli.storage import local_output
 
     with local_output(folder) as local:
-        failures = render_each(burn_captions(target, local, find_ffmpeg(ffmpeg)))
+        failures = render_each(burn_captions(target, local, find_ffmpeg(ffmpeg), limits))
     console.note(f"caption: the videos with their captions are in {folder}")
     return failures
 
@@ -202,6 +213,10 @@ def classify(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -217,6 +232,7 @@ def classify(
     if classes is None and template != MASK:
         raise UsageError("--template goes with --classes")
     places = Places(workspace)
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     if classes is None:
         model_dir = checkpoint or places.checkpoints_dir / "classify"
         stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads)
@@ -224,7 +240,7 @@ def classify(
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = ZeroShot(checkpoint_dir=str(model_dir), split=split, threads=threads, classes=_read_classes(classes), template=template)
     target = classes_dir or places.results_dir("classes", source, stage.identity())
-    with run_options("classify", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
+    with run_options("classify", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         report = ask(source, target, stage, options)
     rows = read_rows(target, ["video_id", "path", "labels", "scores"])
     if not as_json:

@@ -9,10 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, FollowLinks, Split, Threads, Workers, Workspace
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    LIMITS,
+    AsJson,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
+    Split,
+    Threads,
+    TimeoutS,
+    Workers,
+    Workspace,
+)
 from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_lines
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -49,6 +66,10 @@ def predict(
     threads: Threads = 1,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -61,21 +82,21 @@ def predict(
     from vbcli.models.checkpoint import load_checkpoint
     from vbcli.shards import read_failures
 
-    places = Places(workspace)
+    places, limits = Places(workspace), Limits(timeout_s, memory_mb, max_pixels, max_frames)
     model_dir, asked = checkpoint or places.checkpoints_dir / "pretrain", source or places.tokens_dir
     _check_question(asked, text, bool(verbs or objects), mask_clips, future, page, split)
     template, is_visual = text or TEMPLATE, bool(future or mask_clips)
     answers = _answers(template, verbs, objects)
     model = load_checkpoint(model_dir, "pretrain")
     with tempfile.TemporaryDirectory() as place:
-        with run_options("predict", executor, workers, False, ffmpeg, follows_links=follow_links) as options:
+        with run_options("predict", executor, workers, False, ffmpeg, follows_links=follow_links, limits=limits) as options:
             tokens_dir = find_tokens(asked, model, Path(place) / "tokens", threads=threads, options=options)
         failures = read_failures(tokens_dir) if tokens_dir != asked else []
         videos = _videos(tokens_dir, split)
         guesses = _guess(model, videos, template, answers, mask_clips, future)
         shown = [[mask[:n_best] for mask in found] for found in guesses]
         if page is not None:
-            _write_page(page, videos, shown, model_dir, tokens_dir, ffmpeg)
+            _write_page(page, videos, shown, model_dir, tokens_dir, ffmpeg, limits)
     shares = label_shares([g[0] for g in guesses], [v.labels for v in videos]) if verbs else {}
     if as_json:
         pairs = zip(videos, shown, strict=True)
@@ -169,11 +190,11 @@ def _exemplars(model_dir: Path) -> dict[str, str]:
 
 
 def _write_page(
-    page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path, ffmpeg: str
+    page: Path, videos: list[VideoTokens], shown: list[list[list[Guess]]], model_dir: Path, tokens_dir: Path, ffmpeg: str, limits: Limits
 ) -> None:
     from vbcli.files import write_atomic
     from vbcli.forecasts import guess_page, read_exemplars
     from vbcli.media.program import find_ffmpeg
 
-    write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg(ffmpeg)).encode())
+    write_atomic(page, guess_page(videos, shown, read_exemplars(model_dir), tokens_dir, find_ffmpeg(ffmpeg), limits).encode())
     console.note(f"predict: wrote {page}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
+    LIMITS,
     AsJson,
     Captions,
     DetectorName,
@@ -38,6 +40,7 @@ from vbcli.cli.options import (
 )
 from vbcli.cli.runs import check_language, finish_dry_run, finish_run, parse_part, run_options, show_run
 from vbcli.errors import UsageError, VbcliError
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -64,10 +67,10 @@ def extract(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
-    timeout_s: TimeoutS = 1800.0,
-    memory_mb: MemoryMb = 4096,
-    max_pixels: MaxPixels = 8192 * 8192,
-    max_frames: MaxFrames = 200_000,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     part: Part = "1/1",
     limit: Limit = None,
     language: Language = None,
@@ -85,7 +88,6 @@ def extract(
     if len(modes) > 1:
         raise UsageError(f"--{modes[0]} and --{modes[1]} both say which frames are taken", hint="give one of them")
     from vbcli.media.decode import MediaOptions
-    from vbcli.media.limits import Limits
     from vbcli.pipeline import extract_videos
     from vbcli.stages.extract import Extract
 
@@ -149,10 +151,10 @@ def encode(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
-    timeout_s: TimeoutS = 1800.0,
-    memory_mb: MemoryMb = 4096,
-    max_pixels: MaxPixels = 8192 * 8192,
-    max_frames: MaxFrames = 200_000,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     part: Part = "1/1",
     limit: Limit = None,
     language: Language = None,
@@ -166,17 +168,19 @@ def encode(
     places = Places(workspace)
     source = source_dir or (places.frames_dir if checkpoint is None else places.tokens_dir)
     if checkpoint is not None or dataset_kind(source) == "tokens":
-        _refuse_encoder_options(context)
+        sentence = "is for frames and videos: tokens are encoded by a trained model"
+        _refuse(context, FRAMES_OPTIONS, sentence, "leave it out, or leave --checkpoint out and name frames or videos")
         model_dir, target = checkpoint or places.checkpoints_dir / "pretrain", out_dir or places.fused_dir
         _fuse(source, target, model_dir, executor, workers, threads, retry_failed, as_json)
         return
+    if dataset_kind(source) == "frames":
+        _refuse(context, VIDEO_OPTIONS, "is for videos: frames were taken before", "leave it out, or name the videos")
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="make frames with: vbcli extract VIDEOS_DIR")
     check_language(language)
     if respect_shots and shots:
         raise UsageError("--respect-shots and --shots both say what a clip is", hint="give one of them")
     from vbcli.encoders import load_encoder
-    from vbcli.media.limits import Limits
     from vbcli.pipeline import encode_dataset
     from vbcli.shards import read_manifest
     from vbcli.stages.encode import check_shots
@@ -207,22 +211,18 @@ def encode(
         finish_run(report, "features", as_json)
 
 
-FRAMES_OPTIONS = (
-    *("encoder", "clip_s", "pool", "precision", "captions", "ffmpeg"),
-    *("shots", "respect_shots", "detect_shots", "follow_links", "part", "limit", "language", "dry_run"),
-)
-"""What `encode` is told of frames and videos alone."""
+VIDEO_OPTIONS = ("ffmpeg", "detect_shots", "follow_links", "timeout_s", "memory_mb", "max_pixels", "max_frames", "limit", "language")
+"""What `encode` is told of videos alone."""
+FRAMES_OPTIONS = (*VIDEO_OPTIONS, "encoder", "clip_s", "pool", "precision", "captions", "shots", "respect_shots", "part", "dry_run")
+"""What it is told of frames and videos alone."""
 
 
-def _refuse_encoder_options(context: typer.Context) -> None:
-    """What an encoder of frames is told means nothing to a trained model."""
-    for name in FRAMES_OPTIONS:
+def _refuse(context: typer.Context, names: Sequence[str], sentence: str, hint: str) -> None:
+    """Refuses options that mean nothing to what is encoded."""
+    for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for frames and videos: tokens are encoded by a trained model",
-                hint="leave it out, or leave --checkpoint out and name frames or videos",
-            )
+            raise UsageError(f"--{name.replace('_', '-')} {sentence}", hint=hint)
 
 
 def _fuse(

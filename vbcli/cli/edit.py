@@ -11,9 +11,23 @@ import typer
 
 from vbcli.cli import console
 from vbcli.cli.apply import SegmentName
-from vbcli.cli.options import DEFAULT_WORKSPACE, AsJson, Executor, ExecutorName, Ffmpeg, Threads, Workspace
+from vbcli.cli.options import (
+    DEFAULT_WORKSPACE,
+    LIMITS,
+    AsJson,
+    Executor,
+    ExecutorName,
+    Ffmpeg,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
+    Threads,
+    TimeoutS,
+    Workspace,
+)
 from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -31,6 +45,10 @@ def edit(
     threads: Threads = 1,
     executor: Executor = ExecutorName.processes,
     ffmpeg: Ffmpeg = "bundled",
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -44,6 +62,7 @@ def edit(
     from vbcli.editing.grammar import parse_instruction
 
     parsed = parse_instruction(instruction)
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     if out.suffix.lower() != ".mp4":
         raise UsageError(f"--out is {out}", hint="the video is written as .mp4")
     missing = next((video for video in videos if not video.is_file()), None)
@@ -61,7 +80,7 @@ def edit(
         check_targets(out)
     model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
     executable = find_ffmpeg(ffmpeg)
-    with tempfile.TemporaryDirectory() as place, run_options("edit", executor, 0, False, ffmpeg) as options:
+    with tempfile.TemporaryDirectory() as place, run_options("edit", executor, 0, False, ffmpeg, limits=limits) as options:
         cut = Segmentation(segments.value, segment_seconds)
         decided = decide(videos, parsed, model_dir, cut, Path(place), threads=threads, options=options)
     written = str(out) if is_remote(out) else escape_name(os.fsencode(out))
@@ -70,7 +89,7 @@ def edit(
         _show_decisions(decided.decisions)
     if not dry_run:
         with local_file(out) as local:
-            is_copied = render_decisions(decided.decisions, local, executable)
+            is_copied = render_decisions(decided.decisions, local, executable, limits)
         how = "without coding anything again" if is_copied else "coded again, as cuts are not at key frames or are played otherwise"
         console.note(f"edit: wrote {written} ({how}), and beside it its timelines, .otio and .edl")
     if as_json:

@@ -13,18 +13,24 @@ import typer
 from vbcli.cli import console
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
+    LIMITS,
     AsJson,
     Executor,
     ExecutorName,
     Ffmpeg,
     FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
     RetryFailed,
     Threads,
+    TimeoutS,
     Workers,
     Workspace,
 )
 from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError, VbcliError
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -57,6 +63,10 @@ def index(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -68,10 +78,11 @@ def index(
         raise UsageError("give --checkpoint or --encoder, not both")
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a dataset")
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     is_of_encoder = encoder is not None or (checkpoint is None and dataset_kind(source) == "features")
     spec = None if encoder is None else _find_encoder(encoder)
     model_dir = checkpoint or Places(workspace).checkpoints_dir / "retrieve"
-    with run_options("index", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
+    with run_options("index", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         if is_of_encoder:
             report = index_frames(source, index_dir, spec, threads=threads, options=options)
         else:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vbcli.media.limits import Limits
+
 
 class ExecutorName(StrEnum):
     """Where stages run."""
@@ -70,6 +72,8 @@ TimeoutS = Annotated[float, typer.Option("--timeout-s", help="Give up a video th
 MemoryMb = Annotated[int, typer.Option("--memory-mb", help="Give up a video that takes more memory to decode (Linux).")]
 MaxPixels = Annotated[int, typer.Option(help="Give up a video whose frames have more pixels.")]
 MaxFrames = Annotated[int, typer.Option(help="Give up a video that more frames would be taken of.")]
+LIMITS = Limits()
+"""The defaults of these."""
 Part = Annotated[str, typer.Option(metavar="I/N", help="Make part I of N of the shards; the others are for other machines.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Plan no more than so many videos of the folder.")]
 Language = Annotated[

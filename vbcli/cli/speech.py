@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from vbcli.cli import console
-from vbcli.cli.options import AsJson, Ffmpeg, FollowLinks, Threads
+from vbcli.cli.options import (
+    LIMITS,
+    AsJson,
+    Ffmpeg,
+    FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
+    Threads,
+    TimeoutS,
+)
+from vbcli.media.limits import Limits
 
 
 def transcribe(
@@ -19,13 +30,17 @@ def transcribe(
     threads: Threads = 1,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     as_json: AsJson = False,
 ) -> None:
     """Write subtitles (<video>.<language>.vtt) beside each video that has none, by faster-whisper. Other commands read them from there."""
     from vbcli.curation.transcription import load_recogniser, transcribe_folder
     from vbcli.media.decode import MediaOptions
 
-    decoder = MediaOptions(ffmpeg, follows_links=follow_links).open()
+    decoder = MediaOptions(ffmpeg, Limits(timeout_s, memory_mb, max_pixels, max_frames), follow_links).open()
     recogniser = load_recogniser(model, threads)
     with console.progress_bar("transcribe", "videos") as progress:
         bar = progress.task_ids[0]

@@ -13,20 +13,26 @@ from vbcli.cli import console
 from vbcli.cli.apply import SegmentName, ask
 from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
+    LIMITS,
     AsJson,
     Executor,
     ExecutorName,
     Ffmpeg,
     FollowLinks,
+    MaxFrames,
+    MaxPixels,
+    MemoryMb,
     RetryFailed,
     Source,
     Split,
     Threads,
+    TimeoutS,
     Workers,
     Workspace,
 )
 from vbcli.cli.runs import finish_run, render_each, run_options
 from vbcli.errors import ItemFailure, UsageError
+from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -51,6 +57,10 @@ def summarize(
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:
@@ -62,15 +72,16 @@ def summarize(
     from vbcli.stages.summarize import Summarize
 
     places = Places(workspace)
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     model_dir = checkpoint or places.checkpoints_dir / "caption"
     cut = Segmentation(segments.value, segment_seconds)
     stage = Summarize(
         checkpoint_dir=str(model_dir), split=split, threads=threads, length=kept, segments=cut, decoding=DecodingConfig(n_beams=4)
     )
     target = summaries_dir or places.results_dir("summaries", source, stage.identity())
-    with run_options("summarize", executor, workers, retry_failed, ffmpeg, follows_links=follow_links) as options:
+    with run_options("summarize", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         report = ask(source, target, stage, options)
-    not_rendered = _render(target, ffmpeg, is_video=kept.n_keyframes is None) if render else []
+    not_rendered = _render(target, ffmpeg, limits, is_video=kept.n_keyframes is None) if render else []
     rows = read_rows(target, ["video_id", "path", "start_s", "end_s", "keyframe_s", "rank", "gain", "caption"])
     if not as_json:
         _show(rows)
@@ -90,7 +101,7 @@ def _length(length: str | None, n_keyframes: int | None) -> Length:
     return Length(share=float(found[1]) / 100) if found[2] == "%" else Length(seconds=float(found[1]))
 
 
-def _render(target: Path, ffmpeg: str, *, is_video: bool) -> list[ItemFailure]:
+def _render(target: Path, ffmpeg: str, limits: Limits, *, is_video: bool) -> list[ItemFailure]:
     """Writes the files of each summary that has none yet, or those of other rows or of another video."""
     from vbcli.media.program import find_ffmpeg
     from vbcli.storage import local_output
@@ -99,7 +110,7 @@ def _render(target: Path, ffmpeg: str, *, is_video: bool) -> list[ItemFailure]:
     executable = find_ffmpeg(ffmpeg)
     with local_output(target / "rendered") as rendered:
         failures = render_each(
-            (video_id, partial(render_summary, kept, rendered / video_id, executable, is_video=is_video))
+            (video_id, partial(render_summary, kept, rendered / video_id, executable, limits, is_video=is_video))
             for video_id, kept in read_summaries(target).items()
             if not is_rendered(kept, rendered / video_id)
         )

@@ -19,7 +19,8 @@ from vbcli.errors import VbcliError
 from vbcli.files import escape_name, not_written
 from vbcli.inference import index_videos
 from vbcli.media.formats import VIDEO_SUFFIXES
-from vbcli.media.probe import frame_times
+from vbcli.media.limits import Limits
+from vbcli.media.probe import DEFAULT_LIMITS, frame_times
 from vbcli.models.checkpoint import load_checkpoint
 from vbcli.pipeline import RunOptions
 from vbcli.rendering import Cut, cut_times, render_cuts, snap_cut
@@ -214,7 +215,7 @@ def _targets(out: Path) -> tuple[Path, Path, Path]:
     return out, out.with_suffix(".otio"), out.with_suffix(".edl")
 
 
-def render_decisions(decisions: Sequence[Decision], out: Path, executable: str) -> bool:
+def render_decisions(decisions: Sequence[Decision], out: Path, executable: str, limits: Limits = DEFAULT_LIMITS) -> bool:
     """Writes the video of a decision list, and its timelines beside it: all of them, or nothing.
 
     Returns:
@@ -236,9 +237,9 @@ def render_decisions(decisions: Sequence[Decision], out: Path, executable: str) 
             made = [Path(place) / path.name for path in timelines]
             write_timeline(made[0], title, clips)
             write_edl(made[1], title, clips)
-            is_copied = copy_cuts(cuts, out)
+            is_copied = copy_cuts(cuts, out, limits)
             if not is_copied:
-                render_cuts(cuts, out, executable)
+                render_cuts(cuts, out, executable, limits)
             for path, timeline in zip(made, timelines, strict=True):
                 os.replace(path, timeline)
     except OSError as error:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TypeVar
@@ -78,6 +78,23 @@ def running(command: list[bytes | str], path: str, limits: Limits, budget: Budge
         if process.returncode:
             complaint = first_line(io.BytesIO(_PRINTED.sub(b"", run.said)))
             raise MediaError(f"{path} cannot be decoded: {complaint or f'ffmpeg ended with {process.returncode}'}")
+
+
+def run_limited(command: Sequence[str | bytes], limits: Limits, output: IO[bytes], messages: IO[bytes], *, cwd: str | None = None) -> int:
+    """Runs ffmpeg within limits of time and memory; its exit status.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    # Its own process group: an interrupt at the terminal is for us, and must not look like a video that cannot be decoded.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, cwd=cwd, process_group=0) as process:
+        try:
+            _limit_memory(process, limits.memory_mb)
+            return process.wait(limits.timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            process.kill()
 
 
 class _Watch:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from vbcli import shards
 from vbcli.digests import table_digest
 from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import read_json, write_json
@@ -52,21 +53,23 @@ def update_plan(
     """
     plan_dir = dataset_dir / "_plan"
     by_id = {v.video_id: v for v in found}
-    plans = _read_plans(plan_dir)
+    # Numbered by what was read: a plan that another machine writes meanwhile is met under its name, and followed.
+    paths = sorted(plan_dir.glob("*.json"))
+    number = max((int(path.stem) + 1 for path in paths if path.stem.isdecimal()), default=0)
+    plans = [shard for path in paths for shard in _read_plan(path)]
     if not plans:
-        plans = _write_plan(plan_dir / "0000.json", found[:limit], is_dry)
-    planned = [ScannedVideo(**v) for shard in plans for v in shard]
-    known = {v.video_id for v in planned}
-    if not known & set(by_id):
+        plans, number = _write_plan(plan_dir / f"{number:04d}.json", found[:limit], is_dry), number + 1
+    if by_id.keys().isdisjoint(_planned(plans)):
         raise VbcliError(f"{dataset_dir} holds other videos than those of this folder", hint="name another output folder or --workspace")
     notes = []
-    unplanned = [v for v in found if v.video_id not in known]
-    new = unplanned if limit is None else unplanned[: max(0, limit - len(known))]
-    if len(new) < len(unplanned):
-        notes.append(f"{len(unplanned) - len(new)} of {len(found)} videos are over the limit of {limit}, and are left for another run")
-    if new:
-        plans += _write_plan(plan_dir / f"{len(list(plan_dir.glob('*.json'))):04d}.json", new, is_dry)
-        notes.append(f"{len(new)} new videos go to new shards, first {new[0].video_id}")
+    while new := _unplanned(found, plans, limit):
+        added = _write_plan(plan_dir / f"{number:04d}.json", new, is_dry)
+        plans, number = plans + added, number + 1
+        notes.append(f"{len(_planned(added))} new videos go to new shards, first {new[0].video_id}")
+    n_left = len(_unplanned(found, plans, None))
+    if n_left:
+        notes.append(f"{n_left} of {len(found)} videos are over the limit of {limit}, and are left for another run")
+    planned = [ScannedVideo(**v) for shard in plans for v in shard]
     removed = [v.video_id for v in planned if v.video_id not in by_id]
     if removed:
         notes.append(f"{len(removed)} planned videos are gone from the folder, first {removed[0]}: what was made of them stays")
@@ -77,8 +80,15 @@ def update_plan(
     return [[by_id.get(v["video_id"], ScannedVideo(**v)) for v in shard] for shard in plans], notes
 
 
-def _read_plans(plan_dir: Path) -> list[list[dict[str, Any]]]:
-    return [shard for path in sorted(plan_dir.glob("*.json")) for shard in _read_plan(path)]
+def _planned(plans: list[list[dict[str, Any]]]) -> list[str]:
+    return [v["video_id"] for shard in plans for v in shard]
+
+
+def _unplanned(found: Sequence[ScannedVideo], plans: list[list[dict[str, Any]]], limit: int | None) -> list[ScannedVideo]:
+    """The videos that are in no plan, as far as the limit lets them be planned."""
+    known = set(_planned(plans))
+    unplanned = [v for v in found if v.video_id not in known]
+    return unplanned if limit is None else unplanned[: max(0, limit - len(known))]
 
 
 def _write_plan(path: Path, found: Sequence[ScannedVideo], is_dry: bool) -> list[list[dict[str, Any]]]:
@@ -92,9 +102,15 @@ def _write_plan(path: Path, found: Sequence[ScannedVideo], is_dry: bool) -> list
 
 def _read_plan(path: Path) -> list[list[dict[str, Any]]]:
     plan = read_json(path)
-    if not isinstance(plan, dict) or not isinstance(plan.get("shards"), list):
+    groups = plan.get("shards") if isinstance(plan, dict) else None
+    kinds = {"video_id": str, "path": str, "bytes": int, "mtime_ns": int}
+    if not isinstance(groups, list) or not all(
+        isinstance(shard, list)
+        and all(isinstance(v, dict) and v.keys() == kinds.keys() and all(isinstance(v[k], kinds[k]) for k in kinds) for v in shard)
+        for shard in groups
+    ):
         raise VbcliError(f"{path} is not a plan of videos", hint="it is damaged: name another output folder")
-    return plan["shards"]
+    return groups
 
 
 # ---------------------------------------------------------------- scanning
@@ -156,6 +172,10 @@ class Probe(Stage):
 
     def identity(self) -> dict[str, Any]:
         return {}
+
+    def failed_in(self, shard: Path) -> frozenset[str]:
+        rows = shards.read_shard(shard, ["video_id", "codec"]).to_pylist()
+        return super().failed_in(shard) | {row["video_id"] for row in rows if row["codec"] is None}
 
     def open(self) -> Process:
         return partial(_probe_rows, self.media.open())

@@ -1,0 +1,36 @@
+"""Calls in processes of their own."""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+
+import pytest
+
+from vbcli.workers import run_apart
+
+
+def takes(n_bytes: int) -> bool:
+    try:
+        return len(bytearray(n_bytes)) == n_bytes
+    except MemoryError:
+        return False
+
+
+def waits(seconds: float) -> bool:
+    time.sleep(seconds)
+    return True
+
+
+def test_a_call_apart_tells_whether_it_went_well() -> None:
+    assert run_apart(operator.eq, 1, 1, timeout_s=100, memory_mb=4096)
+    assert not run_apart(operator.eq, 1, 2, timeout_s=100, memory_mb=4096)
+    assert not run_apart(os.abort, timeout_s=100, memory_mb=4096)
+
+
+def test_a_call_apart_keeps_its_limits() -> None:
+    assert run_apart(takes, 1 << 30, timeout_s=100, memory_mb=8192)
+    assert not run_apart(takes, 1 << 30, timeout_s=100, memory_mb=1024)
+    with pytest.raises(TimeoutError):
+        run_apart(waits, 100.0, timeout_s=0.5, memory_mb=4096)
