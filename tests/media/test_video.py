@@ -65,6 +65,7 @@ VIDEOS = {
     "h264.mp4": H264,
     "open.mp4": ["-c:v", "libx264", "-x264-params", "open-gop=1:keyint=10:bframes=2"],
     "program.mpg": ["-c:v", "mpeg2video", "-bf", "2"],
+    "interlaced.mpg": ["-c:v", "mpeg2video", "-bf", "2", "-flags", "+ilme+ildct", "-vf", "setfield=tff"],
     "raw.m2v": ["-c:v", "mpeg2video", "-bf", "2"],
     "stream.obu": ["-c:v", "libaom-av1", "-cpu-used", "8", "-g", "12"],
     "vp9.webm": ["-c:v", "libvpx-vp9", "-b:v", "100k", "-g", "20", "-deadline", "realtime", "-cpu-used", "8"],

@@ -141,8 +141,8 @@ def test_each_shot_has_a_clip_that_begins_with_it(tmp_path: Path, ffmpeg_exe: st
 
 
 def test_shots_that_nothing_has_looked_for_are_no_shots(video_folder: Path, tmp_path: Path) -> None:
-    for name, detector in (("plain", None), ("cut", "content")):
-        extract_videos(video_folder / "a.mp4", tmp_path / name, Extract(size_px=32, detect_shots=detector), options=SERIAL)
+    for name, stage in (("plain", Extract(size_px=32)), ("cut", Extract(size_px=32, detect_shots="content"))):
+        extract_videos(video_folder / "a.mp4", tmp_path / name, stage, options=SERIAL)
     plain, cut = (shards.read_manifest(tmp_path / name, "frames").config for name in ("plain", "cut"))
     for clips in ("respect-shots", "shots"):
         with pytest.raises(VbcliError, match=f"plain was made without --detect-shots: .* which --{clips} needs") as caught:

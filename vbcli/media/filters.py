@@ -40,9 +40,17 @@ class Geometry:
         return {"w": f"if(gte(dar,1),{wide},{side})", "h": f"if(gte(dar,1),{side},{tall})", "flags": "bicubic"}
 
 
-def whole_frames(info: VideoInfo) -> list[Filter]:
-    """Before frames are chosen, as it looks at those around: the lines that an interlaced frame lacks are worked out; times stay."""
-    return [("bwdif", {"mode": "send_frame", "deint": "interlaced"})] if info.is_interlaced else []
+def whole_frames(info: VideoInfo, *, is_of_one_size: bool = False) -> list[Filter]:
+    """Before frames are chosen, as it looks at those around: the lines that an interlaced frame lacks are worked out; times stay.
+
+    Args:
+        is_of_one_size: frames of another size on the way are made to fit, where ffmpeg does not build its filters anew for them.
+    """
+    # `scale` leaves frames as they are that have the size; other filters would read beyond the end of smaller ones.
+    is_fitted = is_of_one_size and (info.is_interlaced or info.has_alpha)
+    fitted: list[Filter] = [("scale", {"w": info.width_px, "h": info.height_px})] if is_fitted else []
+    whole: list[Filter] = [("bwdif", {"mode": "send_frame", "deint": "interlaced"})] if info.is_interlaced else []
+    return [*fitted, *whole]
 
 
 def fitted_frames(info: VideoInfo, geometry: Geometry) -> list[Filter]:

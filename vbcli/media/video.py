@@ -274,10 +274,10 @@ class Video:
         chosen = sampling.choose(times, is_key).tolist()
         positions = sorted(chosen)
         is_told = len(positions) <= PARTS_AT_ONCE
-        # Filters that are built anew would count anew; one that looks at several frames has to be.
-        options: dict[str, str | int] = {} if self.info.is_interlaced else {"reinit_filter": 0}
         select = at_positions(positions) if is_told and positions else "1"
-        frames = self._pass(self._command(select, [("setpts", {"expr": "N"})], geometry, output, options), 0) if positions else iter(())
+        # Filters that were built anew would count anew. Two ticks a frame: `bwdif` halves them.
+        command = self._command(select, [("setpts", {"expr": "2*N"})], geometry, output, {"reinit_filter": 0})
+        frames = self._pass(command, 0) if positions else iter(())
         wanted = zip(positions if is_told else range(len(times)), frames, strict=False)
         yield from self._in_order(wanted, chosen, times)
 
@@ -316,7 +316,8 @@ class Video:
         # ffmpeg-python wants text: the name takes its place afterwards, so that any bytes in it reach ffmpeg unchanged.
         marker = "input-name"
         frames = ffmpeg.input(marker, **self._input_options(), **options)[str(self.info.stream_index)]
-        chosen = [*whole_frames(self.info), ("select", {"expr": select}), *stamps]
+        whole = whole_frames(self.info, is_of_one_size="reinit_filter" in options)
+        chosen = [*whole, ("select", {"expr": select}), *stamps]
         for name, arguments in [*chosen, *fitted_frames(self.info, geometry)]:
             frames = frames.filter(name, **arguments)
         timed = {"format": "nut", "fps_mode": "passthrough", "enc_time_base": time_base_option(self.executable)}
