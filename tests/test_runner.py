@@ -352,10 +352,15 @@ def test_the_videos_dataset_is_carried_along(texts: Path, tmp_path: Path) -> Non
 def interrupted(stage: Stage, inputs: list[ShardInput], output_dir: Path, *at: str, **options: Any) -> None:
     """A run that interrupts come to."""
     INTERRUPTS.extend(at)
-    with pytest.raises(KeyboardInterrupt):
-        run(stage, inputs, output_dir, **options)
+    # What runs in the background of a shell is deaf to interrupts, and so are these tests there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(stage, inputs, output_dir, **options)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert INTERRUPTS == []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupt_waits_for_the_video_in_hand_and_what_is_finished_is_not_made_again(texts: Path, tmp_path: Path) -> None:

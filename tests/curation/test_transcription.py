@@ -101,7 +101,8 @@ def test_subtitles_are_written_beside_videos_that_have_none(model: Path, videos:
         assert transcript is not None
         assert all(0 <= s.start_s <= s.end_s <= length_s + 0.1 for s in transcript.segments)
     again = json.loads(vbcli("transcribe", "videos", "--model", model, "--language", "en", "--json", cwd=tmp_path, status=3).stdout)
-    assert again["written"] == {}
+    # The model hears what its dice say: what it heard nothing in, it may hear something in now.
+    assert not heard & set(again["written"])
     assert again["n_there"] == 1 + len(heard)
 
 

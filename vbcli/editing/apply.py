@@ -103,7 +103,7 @@ def decide(
         return find_parts(checkpoint, parts, what)
 
     plan = plan_edit(instruction, durations_s, ground)
-    matches = [Match(clause, _shown(videos[s.video]), s.start_s, s.end_s, s.score) for clause, s in plan.matches]
+    matches = [Match(clause, _located(videos[s.video]), s.start_s, s.end_s, s.score) for clause, s in plan.matches]
     return Decided(_at_frames(plan.pieces, videos, instruction.limit_s), matches)
 
 
@@ -113,7 +113,7 @@ def _at_frames(pieces: Sequence[Piece], videos: Sequence[Path], limit_s: float |
     left_s = math.inf if limit_s is None else limit_s
     for piece in pieces:
         # Snapped first: a piece may grow by nearly a frame.
-        cut = snap_cut(Cut(_shown(videos[piece.span.video]), piece.span.start_s, piece.span.end_s, piece.speed, piece.is_mute))
+        cut = snap_cut(Cut(_located(videos[piece.span.video]), piece.span.start_s, piece.span.end_s, piece.speed, piece.is_mute))
         if cut is None:
             continue
         fitting = _shortened(cut, left_s)
@@ -140,7 +140,12 @@ def _shortened(cut: Cut, limit_s: float) -> Cut | None:
 
 def _shown(path: Path) -> str:
     """A path as text that can be written anywhere; `open_path` finds the file by it."""
-    return str(path) if is_remote(path) else escape_name(os.fsencode(path.absolute()))
+    return str(path) if is_remote(path) else escape_name(os.fsencode(path))
+
+
+def _located(path: Path) -> str:
+    """The same from the root, so that it is found from every folder."""
+    return _shown(path if is_remote(path) else path.absolute())
 
 
 def _look_at(
@@ -167,7 +172,7 @@ def _look_at(
     for (link, video), *_ in linked:
         name = str(link.relative_to(folder))
         of_video = [item for item in index.items("segment") if item.video_id == name]
-        found.append(VideoParts(escape_name(os.fsencode(video.name)), _parts(whole[name], of_video, segments)))
+        found.append(VideoParts(_shown(Path(video.name)), _parts(whole[name], of_video, segments)))
     return found
 
 
@@ -229,7 +234,7 @@ def render_decisions(decisions: Sequence[Decision], out: Path, executable: str, 
     cuts = [decision.cut for decision in decisions]
     clips = [TimelineClip(cut, Path(cut.path).stem) for cut in cuts]
     _, *timelines = _targets(out)
-    title = escape_name(os.fsencode(out.stem))
+    title = _shown(Path(out.stem))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside the video, so that what is finished need only be renamed.
