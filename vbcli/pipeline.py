@@ -241,9 +241,10 @@ def encode_dataset(
         detect_shots: what finds the shots of videos; frames know theirs.
 
     Raises:
-        VbcliError: frames stored too sparsely for the encoder's clips, or the output folder holds something else.
+        VbcliError: frames stored too sparsely for the encoder's clips or without the shots that clips are to follow, or the output folder
+            holds something else.
     """
-    from vbcli.stages.encode import Encode, check_sampling
+    from vbcli.stages.encode import Encode, check_sampling, check_shots
 
     options = options or RunOptions()
     kind = dataset_kind(source_dir)
@@ -253,7 +254,9 @@ def encode_dataset(
             hint="name the videos themselves, or what vbcli extract made",
         )
     if kind is not None:
-        stored = check_sampling(shards.read_manifest(source_dir).fact("fps"), encoder, source_dir)
+        manifest = shards.read_manifest(source_dir)
+        check_shots(clips, manifest.config, source_dir)
+        stored = check_sampling(manifest.fact("fps"), encoder, source_dir)
         clips = stored if clips == "fixed" else clips
     stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.media, clips=clips, detect_shots=detect_shots)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())

@@ -182,14 +182,10 @@ def encode(
         raise UsageError("--respect-shots and --shots both say what a clip is", hint="give one of them")
     from vbcli.encoders import load_encoder
     from vbcli.pipeline import encode_dataset
-    from vbcli.shards import read_manifest
-    from vbcli.stages.encode import check_shots
 
     target = out_dir or places.features_dir
     clips = "shots" if shots else "respect-shots" if respect_shots else "fixed"
     kind = dataset_kind(source)
-    if kind == "frames":
-        check_shots(clips, read_manifest(source).config, source)
     loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
     limits, chosen_part = Limits(timeout_s, memory_mb, max_pixels, max_frames), parse_part(part)
     with run_options("encode", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
