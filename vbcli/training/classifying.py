@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from vbcli.errors import VbcliError
@@ -88,6 +86,10 @@ def _regress(model: VideoClassifier, rows: np.ndarray, targets: Sequence[Sequenc
         rows: float (V, P).
         targets: of `VideoClassifier.targets`.
     """
+    # Other tasks need no scikit-learn, which takes more than a second to load.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     n_classes = len(model.classes)
     weights, bias = np.zeros((n_classes, rows.shape[1])), np.full(n_classes, -CERTAIN)
     regression = LogisticRegression(
