@@ -34,7 +34,7 @@ def export_dataset(dataset_dir: Path, out_dir: Path, form: ExportForm) -> list[s
     """Writes a dataset for other programs, a file for each of its shards.
 
     webdataset  `shard-00000.tar` with a sample for each video: its row of the videos dataset and its own rows as `KEY.json`, and beside it
-                the frames (`KEY.0000.jpg`, ...), the features (`KEY.npy`) or, of other datasets, the video itself (`KEY.mp4`)
+                the frames (`KEY.00000.jpg`, ...), the features (`KEY.npy`) or, of other datasets, the video itself (`KEY.mp4`)
     jsonl, csv  a line for each row, without frames and features; lists in CSV are JSON
 
     A file that is there is made again where its shard, or what is known of its videos, changed, and where videos could not be read.
