@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 
 from vbcli.errors import MediaError, VbcliError
 from vbcli.files import escape_name
-from vbcli.listing import ScannedVideo
+from vbcli.listing import Listing, ScannedVideo
 from vbcli.media.containers import leads_out, open_path
 from vbcli.storage import is_remote, list_files
+from vbcli.walk import Passed, walk
 
 if TYPE_CHECKING:
     import h5py
@@ -66,43 +67,46 @@ _DAMAGED = (
 # ---------------------------------------------------------------- which videos there are
 
 
-def find_feature_files(source: Path, times_name: str | None = None) -> list[ScannedVideo]:
+def find_feature_files(source: Path, times_name: str | None = None, *, follows_links: bool = False) -> Listing:
     """The videos that features are of: by the names of files, without their suffix, or by the entries of an HDF5 file.
 
     Args:
         source: a folder, whose hidden files are passed over, or an HDF5 file; an entry's path is `FILE.h5::/ENTRY`.
         times_name: what a file calls the times of its features.
+        follows_links: look into linked folders, too.
+
+    Returns:
+        The videos in the order of their ids, and sentences on what is passed over.
 
     Raises:
         VbcliError: there are none, they cannot be read, or two files would be of one video.
     """
     if not source.exists():
         raise VbcliError(f"{_shown(source)} does not exist", hint="name a folder of feature files, or an HDF5 file")
+    passed = Passed()
     if source.is_file():
         found = _scan_entries(source, times_name)
+    elif is_remote(source):
+        found = _scan_remote(source)
     else:
-        found = _scan_remote(source) if is_remote(source) else _scan_local(os.path.abspath(os.fsencode(source)))
+        found = _scan_local(os.path.abspath(os.fsencode(source)), follows_links, passed)
     if not found:
         raise VbcliError(f"{_shown(source)} holds no features", hint=f"files with these suffixes are read: {' '.join(SUFFIXES)}")
     found.sort(key=lambda video: video.video_id)
     for one, other in itertools.pairwise(found):
         if one.video_id == other.video_id:
             raise VbcliError(f"several files in {_shown(source)} are of the video '{one.video_id}'", hint="keep one of each")
-    return found
+    return Listing(found, passed.notes())
 
 
 def _shown(path: Path) -> str:
     return str(path) if is_remote(path) else escape_name(os.fsencode(path))
 
 
-def _scan_local(base: bytes) -> list[ScannedVideo]:
-    def refuse(error: OSError) -> None:
-        raise VbcliError(f"{escape_name(os.fsencode(error.filename))} cannot be read: {error.strerror}", hint="mend its permissions")
-
+def _scan_local(base: bytes, follows_links: bool, passed: Passed) -> list[ScannedVideo]:
     found = []
-    for folder, folders, names in os.walk(base, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(b".")]
-        for path in (os.path.join(folder, name) for name in names if _is_feature_name(name)):
+    for path in walk(base, follows_links, passed):
+        if _is_feature_name(os.path.basename(path)):
             # A link to nothing stays a video, one that will fail.
             status = os.stat(path) if os.path.exists(path) else os.lstat(path)
             video_id = escape_name(os.path.splitext(os.path.relpath(path, base))[0])

@@ -189,7 +189,7 @@ def test_entries_of_an_hdf5_file_are_found_in_its_groups(tmp_path: Path, arrays:
     with h5py.File(tmp_path / "c3d.hdf5", "w") as file:
         for name in arrays:
             file[f"v_{name}/c3d"] = arrays[name]
-    assert [v.video_id for v in find_feature_files(tmp_path / "c3d.hdf5")] == [f"v_{name}" for name in sorted(arrays)]
+    assert [v.video_id for v in find_feature_files(tmp_path / "c3d.hdf5").videos] == [f"v_{name}" for name in sorted(arrays)]
 
 
 def test_hdf5_files_that_are_one_table_or_lie_in_other_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -236,6 +236,16 @@ def test_links_out_of_the_folder_are_read_if_that_is_said(tmp_path: Path, arrays
     assert set(failed) == {"sub/out", "gone"}
     vbcli("import-features", "s3d", "followed", "--rate", "1", "--follow-links", cwd=tmp_path, status=3)
     assert np.array_equal(features_of(tmp_path / "followed")["sub/out"], arrays["video0"])
+    # A linked folder, too; without the option it is told.
+    (tmp_path / "elsewhere").mkdir()
+    np.save(tmp_path / "elsewhere" / "far.npy", arrays["video2"])
+    (tmp_path / "s3d" / "linked").symlink_to(tmp_path / "elsewhere")
+    found, notes = find_feature_files(tmp_path / "s3d")
+    assert [v.video_id for v in found] == ["gone", "own", "sub/out", "sub/within"]
+    assert notes == ["1 linked folders are passed over, first linked; --follow-links takes them"]
+    vbcli("import-features", "s3d", "folders", "--rate", "1", "--follow-links", cwd=tmp_path, status=3)
+    assert np.array_equal(features_of(tmp_path / "folders")["linked/far"], arrays["video2"])
+    (tmp_path / "s3d" / "linked").unlink()
     # Whether links are followed is no part of what the features are.
     vbcli("import-features", "s3d", "plain", "--rate", "1", "--follow-links", "--retry-failed", cwd=tmp_path, status=3)
     assert set(features_of(tmp_path / "plain")) == {"own", "sub/within", "sub/out"}

@@ -25,7 +25,9 @@ def import_features(
     executor: Executor = ExecutorName.serial,
     workers: Workers = 0,
     retry_failed: RetryFailed = False,
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also take files that are links out of the folder.")] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also take files and folders that are links out of the folder.")
+    ] = False,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
 ) -> None:

@@ -56,13 +56,13 @@ def import_features(
 
     Args:
         name: of what made them; features of other names cannot be mixed with them.
-        follows_links: also read files that are links out of their folder.
+        follows_links: also read files that are links out of their folder, and look into linked folders.
 
     Raises:
         VbcliError: there are none, none can be read, or `features_dir` holds something else.
     """
     options = options or RunOptions()
-    found = find_feature_files(source, times.name)
+    found, notes = find_feature_files(source, times.name, follows_links=follows_links)
     dim, rate = _first_readable(found, times, follows_links)
     stage = ImportFeatures(imported_encoder(name, dim, rate), times.name, follows_links)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
@@ -70,7 +70,7 @@ def import_features(
     planned, plan_notes = update_plan(features_dir, found)
     if caption_files:
         keep_given(features_dir, text)
-    for sentence in (*text.notes, *plan_notes):
+    for sentence in (*notes, *text.notes, *plan_notes):
         options.on_note(sentence)
     gone = frozenset(v.video_id for shard in planned for v in shard) - {v.video_id for v in found}
     tables = [
