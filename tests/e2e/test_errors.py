@@ -38,6 +38,7 @@ CASES = [
     (["classify", "videos", "--memory-mb", "0"], 2, "--memory-mb is 0"),
     (["answer", "videos", "what?", "--max-pixels", "0"], 2, "--max-pixels is 0"),
     (["index", "videos", "out", "--max-frames", "0"], 2, "--max-frames is 0"),
+    (["search", "out", "--video", "videos/a.mp4", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
     (["summarize", "videos", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
     (["predict", "videos", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),
     (["edit", "videos/a.mp4", "--instruction", "keep everything", "--timeout-s", "0"], 2, "--timeout-s is 0.0"),

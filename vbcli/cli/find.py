@@ -108,6 +108,10 @@ def search(
     page: Annotated[Path | None, typer.Option(help="Also write what is found as pictures, into this HTML file.")] = None,
     threads: Threads = 1,
     ffmpeg: Ffmpeg = "bundled",
+    timeout_s: TimeoutS = LIMITS.timeout_s,
+    memory_mb: MemoryMb = LIMITS.memory_mb,
+    max_pixels: MaxPixels = LIMITS.max_pixels,
+    max_frames: MaxFrames = LIMITS.max_frames,
     as_json: AsJson = False,
 ) -> None:
     """Search an index by a sentence, or by a video."""
@@ -117,6 +121,7 @@ def search(
         raise UsageError("there is nothing to look for in an empty sentence")
     if video is not None and video.is_dir():
         raise UsageError(f"--video is {video}, a folder", hint="name one video")
+    limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     from vbcli.files import escape_name
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import open_reader, search_text
@@ -126,20 +131,20 @@ def search(
         found = search_text(opened, open_reader(opened), text, n, level=level.value, n_reranked=rerank)
     else:
         assert video is not None
-        found = _like(opened, video, n, level, threads, ffmpeg)
+        found = _like(opened, video, n, level, threads, ffmpeg, limits)
     if page is not None:
-        _write_page(page, text or escape_name(os.fsencode(str(video))), found, ffmpeg)
+        _write_page(page, text or escape_name(os.fsencode(str(video))), found, ffmpeg, limits)
     _show(found, index_dir, as_json)
 
 
-def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: int, ffmpeg: str) -> list[Match]:
+def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: int, ffmpeg: str, limits: Limits) -> list[Match]:
     """What is most like a video: it becomes an index of its own for a moment."""
     from vbcli.inference import index_frames, index_videos
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import search_vector
     from vbcli.shards import read_failures
 
-    with tempfile.TemporaryDirectory() as place, run_options("search", ExecutorName.serial, 1, False, ffmpeg) as options:
+    with tempfile.TemporaryDirectory() as place, run_options("search", ExecutorName.serial, 1, False, ffmpeg, limits=limits) as options:
         if opened.encoder is not None:
             report = index_frames(video, Path(place) / "query", opened.encoder, threads=threads, options=options)
         else:
@@ -149,7 +154,7 @@ def _like(opened: VideoIndex, video: Path, n: int, level: LevelName, threads: in
         return search_vector(opened, VideoIndex(Path(place) / "query").vectors("video")[0], n, level=level.value)
 
 
-def _write_page(page: Path, asked: str, found: list[Match], ffmpeg: str) -> None:
+def _write_page(page: Path, asked: str, found: list[Match], ffmpeg: str, limits: Limits) -> None:
     from vbcli.files import write_atomic
     from vbcli.media.program import find_ffmpeg
     from vbcli.storyboards import Picture, picture_page, thumbnail
@@ -157,7 +162,7 @@ def _write_page(page: Path, asked: str, found: list[Match], ffmpeg: str) -> None
     executable, pictures = find_ffmpeg(ffmpeg), []
     for match in found:
         item = match.item
-        picture = thumbnail(item.path, (item.start_s + item.end_s) / 2, executable, width_px=THUMBNAIL_PX)
+        picture = thumbnail(item.path, (item.start_s + item.end_s) / 2, executable, limits, width_px=THUMBNAIL_PX)
         pictures.append(Picture(picture, item.video_id, f"{console.format_span(item.start_s, item.end_s)}, score {match.score:.2f}"))
     write_atomic(page, picture_page(asked, [("", pictures)]).encode())
     console.note(f"search: wrote {page}")
