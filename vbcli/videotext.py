@@ -14,7 +14,7 @@ from vbcli.files import write_atomic
 from vbcli.listing import ScannedVideo, file_of, tar_video
 from vbcli.media.containers import leads_out
 from vbcli.storage import split_member
-from vbcli.tars import describe, described_transcript
+from vbcli.tars import TextMember, describe, described_transcript
 from vbcli.text import captionfiles, transcripts
 from vbcli.text.captionfiles import VideoText
 from vbcli.text.speech import Repairs, TranscriptSegment
@@ -172,7 +172,8 @@ class Sidecars:
             self.of_others += [other.path for other in find(None)[:1]]
         unread: list[str] = []
         for sidecar, language in sidecars:
-            if problems is self.notes and not self.follows_links and leads_out(str(sidecar), video.video_id):
+            is_file = not isinstance(sidecar, TextMember)
+            if is_file and not self.follows_links and leads_out(str(sidecar), video.video_id):
                 unread.append(f"{sidecar} is a link that leads out of its folder, and is not read; --follow-links reads it")
                 continue
             try:

@@ -167,13 +167,14 @@ def encode(
 
     places = Places(workspace)
     source = source_dir or (places.frames_dir if checkpoint is None else places.tokens_dir)
-    if checkpoint is not None or dataset_kind(source) == "tokens":
+    kind = dataset_kind(source)
+    if checkpoint is not None or kind == "tokens":
         sentence = "is for frames and videos: tokens are encoded by a trained model"
         _refuse(context, FRAMES_OPTIONS, sentence, "leave it out, or leave --checkpoint out and name frames or videos")
         model_dir, target = checkpoint or places.checkpoints_dir / "pretrain", out_dir or places.fused_dir
         _fuse(source, target, model_dir, executor, workers, threads, retry_failed, as_json)
         return
-    if dataset_kind(source) == "frames":
+    if kind == "frames":
         _refuse(context, VIDEO_OPTIONS, "is for videos: frames were taken before", "leave it out, or name the videos")
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="make frames with: vbcli extract VIDEOS_DIR")
@@ -185,7 +186,6 @@ def encode(
 
     target = out_dir or places.features_dir
     clips = "shots" if shots else "respect-shots" if respect_shots else "fixed"
-    kind = dataset_kind(source)
     loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
     limits, chosen_part = Limits(timeout_s, memory_mb, max_pixels, max_frames), parse_part(part)
     with run_options("encode", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
