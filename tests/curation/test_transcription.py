@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import string
+import tarfile
 from pathlib import Path
 
 import av
@@ -104,6 +105,8 @@ def test_subtitles_are_written_beside_videos_that_have_none(model: Path, videos:
     # The model hears what its dice say: what it heard nothing in, it may hear something in now.
     assert not heard & set(again["written"])
     assert again["n_there"] == 1 + len(heard)
+    refused = vbcli("transcribe", "videos", "--model", model, "--language", "english", cwd=tmp_path, status=2).stderr
+    assert "--language is 'english', which the model does not know" in " ".join(refused.split())
 
 
 def test_a_model_in_a_store_hears_what_the_one_here_does(model: Path, tmp_path: Path) -> None:
@@ -136,6 +139,22 @@ def test_what_is_heard_is_what_stands_in_the_file(videos: Path, tmp_path: Path) 
     (segment,) = read_transcript(tmp_path / "spoken.fr.vtt").segments  # type: ignore[union-attr]
     assert (segment.start_s, segment.text) == (0.25, "two words")
     assert segment.end_s == pytest.approx(2, abs=0.1)
+
+
+def test_videos_that_are_passed_over_are_told(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    shutil.copy(videos / "told.mp4", tmp_path / "videos" / "told.mp4")
+    shutil.copy(videos / "told.srt", tmp_path / "videos" / "told.srt")
+    with tarfile.open(tmp_path / "videos" / "more.tar", "w") as tar:
+        tar.add(videos / "silent.mp4", "silent.mp4")
+    (tmp_path / "videos" / "linked").symlink_to(videos)
+    notes: list[str] = []
+    report = transcribe_folder(tmp_path / "videos", Stub(), Decoder(find_ffmpeg()), on_note=notes.append)
+    assert (report.n_there, report.written, report.silent) == (1, {}, [])
+    assert notes == [
+        "1 linked folders are passed over, first linked; --follow-links takes them",
+        "1 videos in tar files are passed over; unpack them: subtitles are written beside videos",
+    ]
 
 
 def test_subtitles_of_videos_in_a_store_go_to_the_store(videos: Path, tmp_path: Path) -> None:

@@ -48,7 +48,10 @@ def transcribe(
         def on_progress(done: int, total: int, text: str) -> None:
             progress.update(bar, completed=done, total=total, text=text)
 
-        report = transcribe_folder(videos_dir, recogniser, decoder, language=language, on_progress=on_progress)
+        def on_note(text: str) -> None:
+            console.note(f"transcribe: {text}")
+
+        report = transcribe_folder(videos_dir, recogniser, decoder, language=language, on_note=on_note, on_progress=on_progress)
     if as_json:
         console.print_json({**asdict(report), "failures": [failure.as_row() for failure in report.failures]})
     else:

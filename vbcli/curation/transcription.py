@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbcli.errors import ItemFailure, MediaError, VbcliError
+from vbcli.errors import ItemFailure, MediaError, UsageError, VbcliError
 from vbcli.files import write_atomic
 from vbcli.listing import file_of, list_videos
 from vbcli.media.decode import Decoder
+from vbcli.runner import no_note
 from vbcli.storage import as_path, fetch_folder, is_remote, split_member
 from vbcli.text.speech import TranscriptSegment
 from vbcli.text.transcripts import find_sidecar, format_vtt
@@ -66,6 +67,7 @@ def transcribe_folder(
     decoder: Decoder,
     *,
     language: str | None = None,
+    on_note: Callable[[str], None] = no_note,
     on_progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> TranscribeReport:
     """Writes `<video>.<language>.vtt` beside each video that has no subtitles.
@@ -73,14 +75,24 @@ def transcribe_folder(
     Args:
         recogniser: of `load_recogniser`.
         language: such as `en`; None has it recognised, video by video.
+        on_note: called with sentences on what is passed over.
 
     Raises:
+        UsageError: the model does not know the language.
         VbcliError: there are no videos, or nothing can be written beside them.
     """
+    if language is not None and language not in recogniser.supported_languages:
+        raise UsageError(f"--language is '{language}', which the model does not know", hint="name a code such as en or de")
     report = TranscribeReport()
-    found = [video for video in list_videos(videos_dir, follows_links=decoder.follows_links).videos if split_member(video.path) is None]
+    listed, notes = list_videos(videos_dir, follows_links=decoder.follows_links)
+    found = [video for video in listed if split_member(video.path) is None]
+    hint = "unpack them: subtitles are written beside videos"
     if not found:
-        raise VbcliError(f"{videos_dir} holds videos in tar files alone", hint="unpack them: subtitles are written beside videos")
+        raise VbcliError(f"{videos_dir} holds videos in tar files alone", hint=hint)
+    if len(found) < len(listed):
+        notes.append(f"{len(listed) - len(found)} videos in tar files are passed over; {hint}")
+    for sentence in notes:
+        on_note(sentence)
     for done, video in enumerate(found):
         on_progress(done, len(found), video.video_id)
         path = file_of(video)
