@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -40,6 +40,7 @@ class Filter(Stage):
         kind: of the dataset.
         videos_dir: its videos dataset.
         quality_dir: of `measure`; what it says is part of each shard's key.
+        schema: of the rows, as Arrow writes it.
     """
 
     where: tuple[str, ...]
@@ -48,13 +49,8 @@ class Filter(Stage):
     quality_dir: str | None
     schema: bytes
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return "filter"
-
-    @property
-    def version(self) -> int:  # type: ignore[override]
-        return 1
+    name: ClassVar[str] = "filter"
+    version: ClassVar[int] = 1
 
     @property
     def output_kind(self) -> str:  # type: ignore[override]
@@ -121,7 +117,9 @@ class Expressions:
                 found = self._connection.execute(_query(expression)).fetchall()
             except duckdb.Error as error:
                 columns = ", ".join(name for name in rows.column_names if name != "_row")
-                raise UsageError(f"{_not_understood(expression)}: {str(error).splitlines()[0]}", hint=f"columns: {columns}") from error
+                raise UsageError(
+                    f"--where '{expression}' is not understood: {str(error).splitlines()[0]}", hint=f"columns: {columns}"
+                ) from error
             for (row,) in found:
                 reasons[row] = expression
         return reasons
@@ -148,10 +146,6 @@ def _query(expression: str) -> str:
     return f"select _row from joined where ({expression}) is not true"
 
 
-def _not_understood(expression: str) -> str:
-    return f"--where '{expression}' is not understood"
-
-
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     """All objects of a tree of JSON."""
     if isinstance(tree, dict):
@@ -174,11 +168,12 @@ def _known(videos_dir: Path, quality_dir: Path | None) -> pa.Table:
     if quality_dir is None:
         return columns
     quality = _plain(_whole(quality_dir))
-    new = [name for name in quality.column_names if name not in columns.column_names]
-    with duckdb.connect() as connection:
-        connection.register("_videos", columns)
-        connection.register("_quality", quality.select(["video_id", *new]))
-        return connection.sql("select * from _videos left join _quality using (video_id)").to_arrow_table()
+    places = {video_id: i for i, video_id in enumerate(quality.column("video_id").to_pylist())}
+    rows = pa.array([places.get(video_id) for video_id in columns.column("video_id").to_pylist()], pa.int64())
+    for name in quality.column_names:
+        if name not in columns.column_names:
+            columns = columns.append_column(name, quality.column(name).take(rows))
+    return columns
 
 
 def _whole(dataset_dir: Path) -> pa.Table:
