@@ -27,9 +27,7 @@ def huge_numbers(data: bytes, rng: np.random.Generator) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         near = int(rng.integers(0, min(400, max(len(data), 1))))
         place = near if rng.random() < 0.5 else max(0, len(data) - near - 4)
-        changed[place : place + 4] = rng.choice(
-            [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00"]
-        ).tobytes()
+        changed[place : place + 4] = HUGE[int(rng.integers(0, len(HUGE)))]
     return bytes(changed[: len(data)])
 
 
