@@ -22,6 +22,7 @@ from vbcli.config import config_hash
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.executors import SerialExecutor, open_executor
 from vbcli.media.decode import MediaOptions
+from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.runner import RunReport, ShardInput, carry_videos, count_jobs, dataset_inputs, run_stage
 from vbcli.stage import Chain, Process, Rows, Stage
 from vbcli.stages.extract import Extract
@@ -505,8 +506,11 @@ def test_a_video_that_kills_its_worker_is_found_and_costs_itself(video_folder: P
 
     # One that kills the command itself, where it works alone, does so once.
     command = [sys.executable, "-m", "vbcli.cli.app", "extract", videos, tmp_path / "alone", "--size", "32", "--ffmpeg", killer]
-    ended = [subprocess.run(command, capture_output=True, text=True) for _ in range(3)]
-    assert [run.returncode for run in ended] == [-signal.SIGKILL, 3, 3]
+    ended = [subprocess.run(command, capture_output=True, text=True) for _ in range(2)]
+    assert [run.returncode for run in ended] == [-signal.SIGKILL, 3]
+    # It is not tried again, even by an ffmpeg that would get through.
+    once_more = extract_videos(videos, tmp_path / "alone", Extract(size_px=32), options=RunOptions("serial"))
+    assert (once_more.n_done, once_more.n_waiting, once_more.exit_status) == (0, 1, 3)
     (failure,) = shards.read_failures(tmp_path / "alone")
     assert (failure.video_id, failure.error) == ("deadly.mp4", "WorkerDied")
     assert json.loads((tmp_path / "alone" / "manifest.json").read_text())["stage"] == "extract"
