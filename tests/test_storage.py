@@ -90,6 +90,13 @@ def test_files_appear_whole_and_once(memory: Path) -> None:
     assert write_json(memory / "c.json", {"x": 1}, is_exclusive=True)
 
 
+def test_a_shard_that_a_store_does_not_hand_out_is_not_damaged(memory: Path) -> None:
+    """Else it would be made again, without the videos that are gone."""
+    with pytest.raises(VbcliError, match=r"shard-00000\.parquet cannot be read: FileNotFoundError") as caught:
+        shards.read_footer(memory / "shard-00000.parquet")
+    assert not isinstance(caught.value, shards.DamagedShardError)
+
+
 def test_a_shard_that_is_not_finished_is_not_there(memory: Path, video_folder: Path, tmp_path: Path) -> None:
     extract_videos(video_folder, tmp_path / "frames", Extract(size_px=32), options=SERIAL)
     table = shards.read_shard(tmp_path / "frames" / "shard-00000.parquet")
