@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import av
@@ -11,6 +12,8 @@ import pytest
 from tests.conftest import run_ffmpeg
 from tests.test_rendering import counter_video, frames
 from vbcli.copying import copy_cuts
+from vbcli.errors import MediaError
+from vbcli.media.limits import Limits
 from vbcli.media.probe import entry_times
 from vbcli.rendering import Cut
 
@@ -54,6 +57,12 @@ def test_cuts_at_key_frames_are_copied_bit_by_bit(tmp_path: Path, ffmpeg_exe: st
     for cuts in refused:
         assert not copy_cuts(cuts, tmp_path / "none.mp4")
     assert not (tmp_path / "none.mp4").exists()
+
+
+def test_a_video_that_is_not_read_in_time_is_given_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "waits.mp4")
+    with pytest.raises(MediaError, match=r"waits\.mp4 was not read within 0\.5 seconds"):
+        copy_cuts([Cut(str(tmp_path / "waits.mp4"), 0, 1)], tmp_path / "copied.mp4", Limits(timeout_s=0.5))
 
 
 def sound_packets(path: Path) -> list[tuple[float, bytes]]:

@@ -49,8 +49,11 @@ def test_the_language_of_subtitles_is_chosen(make_video, tmp_path: Path):
         extract_videos(videos, tmp_path / "frames", Extract(size_px=32), options=options)
         (row,) = read_videos(tmp_path / "frames").to_pylist()
         assert row["transcript"] == [{"start_s": 0.0, "end_s": 1.0, "text": {"en": "Hello.", "de": "Hallo."}[language]}]
+    spec = load_encoder("timm:tf_efficientnet_lite0", clip_s=0.5).spec
     with pytest.raises(VbcliError, match="--language goes with videos, not with a frames dataset"):
-        encode_dataset(tmp_path / "frames", tmp_path / "out", load_encoder("timm:tf_efficientnet_lite0", clip_s=0.5).spec, options=options)
+        encode_dataset(tmp_path / "frames", tmp_path / "out", spec, encoder_dir=videos, options=options)
+    # Before anything was carried there.
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_retry_probes_what_could_not_be_probed_before(video_folder: Path, tmp_path: Path):

@@ -20,11 +20,11 @@ from tests.e2e.commands import vbcli
 from vbcli import shards
 from vbcli.curation.exports import export_dataset
 from vbcli.encoders import load_encoder
-from vbcli.errors import ItemFailure, VbcliError
+from vbcli.errors import ItemFailure, MediaError, VbcliError
 from vbcli.files import write_atomic, write_json
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos, tokenize_dataset
 from vbcli.stages.extract import Extract
-from vbcli.storage import MAX_FETCHED, as_path, copy_folder, fetch, is_remote, local_output, upload
+from vbcli.storage import MAX_FETCHED, FetchedCopies, as_path, copy_folder, fetch, is_remote, local_output, upload
 from vbcli.text.captionfiles import read_caption_file
 from vbcli.validation import validate
 from vbcli.vocab.build import build_vocabulary
@@ -88,6 +88,13 @@ def test_files_appear_whole_and_once(memory: Path) -> None:
     assert not write_atomic(memory / "a" / "b.txt", b"two", is_exclusive=True)
     assert (memory / "a" / "b.txt").read_bytes() == b"one"
     assert write_json(memory / "c.json", {"x": 1}, is_exclusive=True)
+
+
+def test_a_shard_that_a_store_does_not_hand_out_is_not_damaged(memory: Path) -> None:
+    """Else it would be made again, without the videos that are gone."""
+    with pytest.raises(VbcliError, match=r"shard-00000\.parquet cannot be read: FileNotFoundError") as caught:
+        shards.read_footer(memory / "shard-00000.parquet")
+    assert not isinstance(caught.value, shards.DamagedShardError)
 
 
 def test_a_shard_that_is_not_finished_is_not_there(memory: Path, video_folder: Path, tmp_path: Path) -> None:
@@ -173,6 +180,24 @@ def test_each_of_many_remote_videos_is_fetched_as_itself(memory: Path) -> None:
     Path(fetch(str(memory / names[0]))).unlink()
     for name in reversed(names[1:]):
         assert Path(fetch(str(memory / name))).read_bytes() == name.encode()
+
+
+def test_copies_that_fill_the_disk_make_room_for_the_next(memory: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_atomic(memory / name, name.encode())
+    copies = FetchedCopies()
+    kept = Path(copies.get(str(memory / "a.mp4")))
+    # Where the next one goes there is no room.
+    Path(copies.folder, "2-b.mp4").symlink_to("/dev/full")
+    assert Path(copies.get(str(memory / "b.mp4"))).read_bytes() == b"b.mp4"
+    assert not kept.exists()
+    full = FetchedCopies()
+    Path(full.folder, "1-a.mp4").symlink_to("/dev/full")
+    with pytest.raises(VbcliError, match=r"has no room for a copy of .*a\.mp4") as caught:
+        full.get(str(memory / "a.mp4"))
+    # No fault of the video.
+    assert not isinstance(caught.value, MediaError)
+    assert list(Path(full.folder).iterdir()) == []
 
 
 def chain(videos: Path, root: Path) -> dict[str, list]:

@@ -80,6 +80,11 @@ def without_record_of_failures(dataset: Path) -> None:
     shutil.rmtree(dataset / "_errors")
 
 
+def with_a_damaged_record_of_failures(dataset: Path) -> None:
+    (dataset / "_errors" / "shard-00000.jsonl").write_bytes(b'{"video_id": "bro')
+    without_videos(dataset)
+
+
 def with_something_left(dataset: Path) -> None:
     (dataset / ".shard-00003.parquet.tmp-host-1").write_bytes(b"half")
 
@@ -98,6 +103,9 @@ def of_an_unknown_shard(dataset: Path) -> None:
         (of_another_configuration, "was made by another stage or configuration"),
         (with_fewer_rows, "rows, and its footer says"),
         (without_record_of_failures, "says that 1 videos failed, and 0 are recorded"),
+        (with_a_damaged_record_of_failures, "shard-00000.jsonl is not a record of failed items"),
+        # What comes after it is told, too.
+        (with_a_damaged_record_of_failures, "has no videos dataset beside it"),
         (with_something_left, "is left from a run that was killed"),
         (of_an_unknown_shard, "shard-00007.parquet has no shard of videos"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,3 +36,11 @@ def test_a_call_apart_keeps_its_limits() -> None:
     assert not run_apart(takes, 1 << 30, timeout_s=100, memory_mb=1024)
     with pytest.raises(TimeoutError):
         run_apart(waits, 100.0, timeout_s=0.5, memory_mb=4096)
+
+
+def test_a_limit_from_outside_that_is_lower_holds_for_a_call_apart() -> None:
+    """It cannot be raised: no call went well."""
+    limited = f"import operator, resource; resource.setrlimit(resource.RLIMIT_AS, ({3 << 30}, {3 << 30}));"
+    code = "from vbcli.workers import run_apart; print(run_apart(operator.eq, 1, 1, timeout_s=100, memory_mb=4096))"
+    run = subprocess.run([sys.executable, "-c", f"{limited} {code}"], capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("True\n", "")

@@ -41,8 +41,8 @@ def copy_cuts(cuts: Sequence[Cut], target: Path, limits: Limits = DEFAULT_LIMITS
     if len({cut.path for cut in cuts}) > 1 or any(cut.speed != 1 or cut.is_mute for cut in cuts):
         return False
     path = cuts[0].path
-    times, end_s = frame_times(path)
-    borders = np.array([*entry_times(path), end_s])
+    times, end_s = frame_times(path, limits)
+    borders = np.array([*entry_times(path, limits), end_s])
     if any(np.abs(borders - time_s).min() > 1e-4 for cut in cuts for time_s in (cut.start_s, cut.end_s)):
         return False
     n_frames = sum(int(((times >= cut.start_s - 1e-4) & (times < cut.end_s - 1e-4)).sum()) for cut in cuts)
@@ -56,7 +56,7 @@ def copy_cuts(cuts: Sequence[Cut], target: Path, limits: Limits = DEFAULT_LIMITS
                 return False
         except TimeoutError:
             raise MediaError(f"{path} was not copied within {limits.timeout_s:g} seconds", hint="allow more with --timeout-s") from None
-        found, found_end_s = frame_times(str(temporary))
+        found, found_end_s = frame_times(str(temporary), limits)
         tolerance_s = float(np.diff(times).min(initial=0.04)) / 2
         length_s = sum(cut.length_s for cut in cuts)
         if len(found) != n_frames or abs(found[0]) > tolerance_s or abs(found_end_s - length_s) > tolerance_s:

@@ -191,6 +191,7 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
     Raises:
         VbcliError: no retriever in `checkpoint_dir`, tokens of another vocabulary, or the folder holds something else.
     """
+    options = options or RunOptions()
     _check_index(index_dir, source)
     values = read_checkpoint_config(checkpoint_dir, "retrieve")
     encoder = values["encoder"]
@@ -248,12 +249,12 @@ def index_frames(
     return _finish_index(report, source, index_dir, {"encoder": spec.as_dict()}, options)
 
 
-def _finish_index(report: RunReport, source: Path, index_dir: Path, made_by: dict[str, Any], options: RunOptions | None) -> RunReport:
+def _finish_index(report: RunReport, source: Path, index_dir: Path, made_by: dict[str, Any], options: RunOptions) -> RunReport:
     """Records which videos the index is of; datasets keep the rows of those whose files are gone, and a search must not find them."""
     known = [row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])]
-    removed = set(known) - videos_of(source, follows_links=options is not None and options.media.follows_links)
+    removed = set(known) & report.gone if dataset_kind(source) is None else set(known) - videos_of(source)
     write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": sorted(removed)})
-    if removed and options is not None:
+    if removed:
         options.on_note(f"{len(removed)} videos that are gone from {source} are found no longer, first {min(removed)}")
     return replace(report, n_rows=report.n_rows - sum(video_id in removed for video_id in known))
 

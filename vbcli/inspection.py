@@ -27,7 +27,11 @@ def describe(path: Path) -> dict[str, Any]:
             return _describe_artifact(path, values)
         if isinstance(values, dict) and values.get("kind") == "index":
             return _describe_index(path, values)
-    raise VbcliError(
+    raise not_ours(path)
+
+
+def not_ours(path: Path) -> VbcliError:
+    return VbcliError(
         f"{path} is no dataset, shard, checkpoint, encoder, vocabulary or index of vbcli" if path.exists() else f"{path} does not exist",
         hint="name a folder or shard that vbcli made",
     )

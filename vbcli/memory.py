@@ -1,12 +1,26 @@
-"""The C library's memory allocator, told to keep what it has."""
+"""Memory: what a process may take, and the C library's allocator, told to keep what it has."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 
 # Names and numbers from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def memory_limits(memory_mb: int, hard: int) -> tuple[int, int]:
+    """What `resource` is told, in bytes: no more than a process may have already, for only a superuser may raise that."""
+    n_bytes = memory_mb << 20
+    limit = n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard)
+    return limit, limit
+
+
+def limit_memory(memory_mb: int) -> None:
+    """Limits what this process may take."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, memory_limits(memory_mb, hard))
 
 
 def keep_freed_memory() -> None:

@@ -165,7 +165,7 @@ def scan_folder(
 
 
 def dry_inputs(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path], stage: Stage, options: RunOptions) -> list[ShardInput]:
-    """The shards of a folder of videos as they would be planned."""
+    """The shards of a folder of videos as they would be planned, once the output folder is known to be free for `stage`."""
     shards.check_manifest(dataset_dir, stage.name, stage.version, stage.identity())
     scan = _scan(videos_dir, dataset_dir, caption_files, options)
     planned = []
@@ -177,7 +177,6 @@ def dry_inputs(videos_dir: Path, dataset_dir: Path, caption_files: Sequence[Path
 
 def dry_run(stage: Stage, inputs: list[ShardInput], output_dir: Path, options: RunOptions) -> RunReport:
     """What a run would do."""
-    shards.check_manifest(output_dir, stage.name, stage.version, stage.identity())
     report = count_jobs(stage, options.inputs_of_part(inputs), output_dir, is_retry=options.is_retry)
     for sentence in report.notes:
         options.on_note(sentence)
@@ -244,7 +243,7 @@ def encode_dataset(
         VbcliError: frames stored too sparsely for the encoder's clips or without the shots that clips are to follow, or the output folder
             holds something else.
     """
-    from vbcli.stages.encode import Encode, check_sampling, check_shots
+    from vbcli.stages.encode import Encode
 
     options = options or RunOptions()
     kind = dataset_kind(source_dir)
@@ -254,10 +253,11 @@ def encode_dataset(
             hint="name the videos themselves, or what vbcli extract made",
         )
     if kind is not None:
-        manifest = shards.read_manifest(source_dir)
-        check_shots(clips, manifest.config, source_dir)
-        stored = check_sampling(manifest.fact("fps"), encoder, source_dir)
-        clips = stored if clips == "fixed" else clips
+        if caption_files:
+            raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
+        if options.language:
+            raise VbcliError("--language goes with videos, not with a frames dataset", hint="give it to vbcli extract")
+        clips = _clips_of_frames(source_dir, encoder, clips)
     stage = Encode(encoder, "frames" if kind else "videos", device, threads, options.media, clips=clips, detect_shots=detect_shots)
     shards.check_manifest(features_dir, stage.name, stage.version, stage.identity())
     if not options.is_dry:
@@ -273,15 +273,20 @@ def encode_dataset(
             if report.n_done:
                 _note_truncated(features_dir, "end_s", encoder.clip_s, options)
             return report
-        if caption_files:
-            raise VbcliError("--captions goes with videos, not with a frames dataset", hint="give it to vbcli extract or vbcli tokenize")
-        if options.language:
-            raise VbcliError("--language goes with videos, not with a frames dataset", hint="give it to vbcli extract")
         note_missing(source_dir, options)
         inputs = dataset_inputs(source_dir, stage)
         if options.is_dry:
             return dry_run(stage, inputs, features_dir, options)
         return run_noted(stage, inputs, features_dir, executor, options, parents=parents_of(source_dir), videos_dir=source_dir / "videos")
+
+
+def _clips_of_frames(frames_dir: Path, encoder: EncoderSpec, clips: ClipRule) -> ClipRule:
+    from vbcli.stages.encode import check_sampling, check_shots
+
+    manifest = shards.read_manifest(frames_dir)
+    check_shots(clips, manifest.config, frames_dir)
+    stored = check_sampling(manifest.fact("fps"), encoder, frames_dir)
+    return stored if clips == "fixed" else clips
 
 
 def note_missing(dataset_dir: Path, options: RunOptions) -> None:

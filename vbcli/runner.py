@@ -245,7 +245,7 @@ def read_videos(dataset_dir: Path) -> pa.Table:
     paths = shards.list_shards(dataset_dir / "videos")
     if not paths:
         raise VbcliError(f"{dataset_dir} has no videos dataset beside it", hint="it was not made by vbcli, or is incomplete")
-    return pa.concat_tables([pa.concat_tables(list(shards.iter_videos(p))) for p in paths])
+    return pa.concat_tables([shards.read_shard(p) for p in paths])
 
 
 def _record_run(report: RunReport, started: float, environment: dict[str, Any]) -> None:

@@ -209,9 +209,10 @@ def _checked(path: Path, table: pa.Table, columns: list[str] | None) -> pa.Table
 
 
 def damaged(path: Path, error: object) -> VbcliError:
-    # Arrow's errors about what stands in a file have no number.
-    if isinstance(error, OSError) and error.errno is not None:
-        return VbcliError(f"{path} cannot be read: {os.strerror(error.errno)}", hint="look at its permissions, and at the disk or network")
+    # Arrow's errors about what stands in a file are of no kind and have no number; those of stores are of some kind.
+    if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+        cause = f"{type(error).__name__} {error}".strip() if error.errno is None else os.strerror(error.errno)
+        return VbcliError(f"{path} cannot be read: {cause}", hint="look at its permissions, and at the disk or network")
     return DamagedShardError(f"{path} cannot be read as Parquet: {error}", hint="remove it; the run that made it makes it again")
 
 

@@ -7,6 +7,7 @@ files of this machine alone (ffmpeg, safetensors) gets a copy, for as long as it
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import os
 import re
@@ -209,7 +210,12 @@ def fetch_folder(path: Path) -> Path:
 
 
 def _download(path: Path, target: Path, part: tuple[int, int] | None = None) -> None:
-    """Copies an object to this machine, or from an offset on so many bytes of it."""
+    """Copies an object to this machine, or from an offset on so many bytes of it.
+
+    Raises:
+        NoRoomError: there is none for it.
+        VbcliError: it cannot be read.
+    """
     try:
         with path.open("rb") as read, target.open("wb") as write:
             if part is None:
@@ -220,10 +226,17 @@ def _download(path: Path, target: Path, part: tuple[int, int] | None = None) -> 
             while left and (data := read.read(min(left, 8 << 20))):
                 left -= write.write(data)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some, or set TMPDIR to another folder"
+            raise NoRoomError(f"{target.parent} has no room for a copy of {path}", hint=hint) from error
         raise VbcliError(f"{path} cannot be read: {error.strerror or error}", hint="look at the address, and at who may read it") from error
 
 
-class _Fetched:
+class NoRoomError(VbcliError):
+    """A copy does not fit on this machine."""
+
+
+class FetchedCopies:
     """Copies of videos, the last ones that were asked for."""
 
     def __init__(self) -> None:
@@ -236,23 +249,34 @@ class _Fetched:
         if url in self.copies:
             self.copies.move_to_end(url)
             return self.copies[url]
-        while len(self.copies) >= MAX_FETCHED:
-            _, old = self.copies.popitem(last=False)
-            Path(old).unlink(missing_ok=True)
+        self._keep(MAX_FETCHED - 1)
         # Never a name that was there before: who has it still reads what was asked for.
         self.n_fetched += 1
         target = os.path.join(self.folder, f"{self.n_fetched}-{PurePosixPath(url).name}")
         address, *part = split_member(url) or (url,)
         try:
             _download(as_path(address), Path(target), (part[0], part[1]) if part else None)
+        except NoRoomError:
+            Path(target).unlink(missing_ok=True)
+            if not self.copies:
+                raise
+            # Mostly they are of videos that are done with.
+            self._keep(0)
+            return self.get(url)
         except VbcliError as error:
             Path(target).unlink(missing_ok=True)
             raise MediaError(error.message) from error
         self.copies[url] = target
         return target
 
+    def _keep(self, n: int) -> None:
+        """Removes all copies but the n last ones."""
+        while len(self.copies) > n:
+            _, old = self.copies.popitem(last=False)
+            Path(old).unlink(missing_ok=True)
 
-_fetched: dict[int, _Fetched] = {}
+
+_fetched: dict[int, FetchedCopies] = {}
 
 
 def fetch(url: str) -> str:
@@ -260,10 +284,11 @@ def fetch(url: str) -> str:
 
     Raises:
         MediaError: it cannot be read.
+        VbcliError: there is no room for a copy, also without the others.
     """
     # A forked child must not remove its parent's.
     if os.getpid() not in _fetched:
-        _fetched[os.getpid()] = _Fetched()
+        _fetched[os.getpid()] = FetchedCopies()
     return _fetched[os.getpid()].get(url)
 
 

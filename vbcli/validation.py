@@ -15,6 +15,7 @@ from vbcli import shards
 from vbcli.digests import iter_bytes
 from vbcli.errors import VbcliError
 from vbcli.files import is_temporary, read_json
+from vbcli.inspection import not_ours
 from vbcli.models.checkpoint import load_checkpoint
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint
 from vbcli.retrieval.index import VideoIndex
@@ -38,12 +39,7 @@ def validate(path: Path, *, reads_data: bool = False) -> Iterator[str]:
     elif (path / "config.json").is_file():
         yield from _check_artifact(path, reads_data)
     else:
-        raise VbcliError(
-            f"{path} is no dataset, shard, checkpoint, encoder, vocabulary or index of vbcli"
-            if path.exists()
-            else f"{path} does not exist",
-            hint="name a folder or shard that vbcli made",
-        )
+        raise not_ours(path)
 
 
 def _check_artifact(path: Path, reads_data: bool) -> Iterator[str]:
@@ -122,7 +118,11 @@ def _check_pictures(path: Path, table: pa.Table) -> Iterator[str]:
 
 
 def _check_failures(path: Path, shard: Path, footer: dict[str, object]) -> Iterator[str]:
-    recorded = [failure.video_id for failure in shards.read_failures(path, shards.shard_index(shard))]
+    try:
+        recorded = [failure.video_id for failure in shards.read_failures(path, shards.shard_index(shard))]
+    except VbcliError as error:
+        yield error.message
+        return
     if recorded != footer["failed"]:
         yield f"{shard} says that {len(list(footer['failed']))} videos failed, and {len(recorded)} are recorded in _errors"  # type: ignore[call-overload]
 

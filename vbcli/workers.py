@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import threading
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from typing import Any, ParamSpec, TypeVar
+
+from vbcli.memory import limit_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,7 +111,7 @@ def run_apart(function: Callable[..., bool], *args: Any, timeout_s: float, memor
 def _call(memory_mb: int, function: Callable[..., bool], args: tuple[Any, ...]) -> None:
     _start_worker(None)
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+        limit_memory(memory_mb)
     sys.exit(0 if function(*args) else 1)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vbcli.errors import UsageError
-from vbcli.media.limits import Budget, Limits, memory_limits
+from vbcli.media.limits import Budget, Limits
+from vbcli.memory import memory_limits
 
 
 @pytest.mark.parametrize(

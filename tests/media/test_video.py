@@ -181,6 +181,16 @@ def test_what_is_left_of_a_video_that_is_mostly_damaged_is_taken(tmp_path: Path,
     assert times_of(path, Uniform(3)) == pytest.approx([known[(2 * k + 1) * len(known) // 6] for k in range(3)], abs=1e-3)
 
 
+def test_a_video_of_which_no_frame_comes_has_no_end(tmp_path: Path, make_video: MakeVideo) -> None:
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\n")
+    silent.chmod(0o755)
+    path = make_video(tmp_path / "a.h264", fps=10)
+    with pytest.raises(MediaError, match=r"a\.h264 has no frame that can be decoded"):
+        _ = Decoder(str(silent)).video(str(path)).end_s
+    assert DECODER.video(str(path)).end_s == pytest.approx(1)
+
+
 def test_frames_that_were_asked_for_and_do_not_come_are_an_error(tmp_path: Path, make_video: MakeVideo) -> None:
     path = make_video(tmp_path / "a.mp4", fps=10)
     with pytest.raises(MediaError, match=r"a\.mp4 gives 2 of 3 frames that were asked for"):

@@ -127,6 +127,24 @@ def test_frames_that_shots_are_found_by_are_not_counted(video_folder: Path, tmp_
     assert (report.n_failed, report.n_rows) == (0, 2)
 
 
+def test_more_frames_than_a_shard_holds_of_a_video_cost_that_video(
+    tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two gigabytes Arrow makes no one piece: an error of its own ended the run."""
+    for name, duration_s in (("long.mp4", 3), ("short.mp4", 0.5)):
+        make_video(tmp_path / "videos" / name, duration_s=duration_s)
+    whole = extract_videos(tmp_path / "videos", tmp_path / "whole", Extract(fps=10, size_px=32), options=SERIAL)
+    sizes = [len(row["image"]["bytes"]) for row in shards.read_rows(tmp_path / "whole")]
+    assert (whole.n_failed, len(sizes)) == (0, 35)
+    for most, n_failed in ((sum(sizes[:30]), 0), (sum(sizes[:30]) - 1, 1)):
+        monkeypatch.setattr("vbcli.stages.extract.MAX_BYTES", most)
+        report = extract_videos(tmp_path / "videos", tmp_path / f"{n_failed}", Extract(fps=10, size_px=32), options=SERIAL)
+        assert (report.n_failed, report.n_rows) == (n_failed, 35 - 30 * n_failed)
+    (failure,) = shards.read_failures(tmp_path / "1")
+    assert failure.video_id == "long.mp4"
+    assert "of frames that a shard holds of a video (--fps, --size)" in failure.message
+
+
 def test_one_frame_of_each_shot_is_taken_where_the_container_tells_no_times(tmp_path: Path, make_video: MakeVideo) -> None:
     path = make_video(tmp_path / "a.h264", fps=10, duration_s=2, arguments=["-c:v", "libx264", "-bf", "2"])
     report = extract_videos(path, tmp_path / "frames", Extract(size_px=32, mode="shots", detect_shots="content"), options=SERIAL)

@@ -6,7 +6,8 @@ import base64
 import itertools
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -153,36 +154,25 @@ def read_info(path: str) -> VideoInfo:
     Raises:
         MediaError: it cannot be opened, or holds no video.
     """
-    try:
-        with _open(path) as container:
-            moving = [s for s in container.streams.video if not _is_picture(s)]
-            if not moving:
-                raise MediaError(f"{path} has no video stream")
-            best = container.streams.best("video")
-            stream = next((s for s in moving if s == best), moving[0])
-            context = stream.codec_context
-            if context is None or not context.width or not context.height:
-                raise MediaError(f"{path}: the size of its video is unknown")
-            rate = stream.average_rate or stream.guessed_rate
-            return VideoInfo(
-                stream_index=stream.index,
-                duration_s=_duration_s(container, stream),
-                width_px=context.width,
-                height_px=context.height,
-                fps=float(rate) if rate else None,
-                codec=context.codec.canonical_name,
-                has_audio=len(container.streams.audio) > 0,
-                delay_s=_delay_s(container, stream),
-                is_seekable=any(name in SEEKABLE for name in container.format.name.split(",")),
-                start_s=(container.start_time or 0) / av.time_base,
-                is_interlaced=context.field_order in _INTERLACED_ORDERS or context.codec.canonical_name in _INTERLACED_CODECS,
-                has_alpha=context.format is not None and any(part.is_alpha for part in context.format.components),
-                colours=(context.color_primaries, context.color_trc, context.colorspace),
-            )
-    except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    except (ValueError, UnicodeError) as error:
-        raise MediaError(f"{path} cannot be read: {error}") from error
+    with _opened(path) as container:
+        stream = _best_stream(container, path)
+        context = stream.codec_context
+        rate = stream.average_rate or stream.guessed_rate
+        return VideoInfo(
+            stream_index=stream.index,
+            duration_s=_duration_s(container, stream),
+            width_px=context.width,
+            height_px=context.height,
+            fps=float(rate) if rate else None,
+            codec=context.codec.canonical_name,
+            has_audio=len(container.streams.audio) > 0,
+            delay_s=_delay_s(container, stream),
+            is_seekable=any(name in SEEKABLE for name in container.format.name.split(",")),
+            start_s=(container.start_time or 0) / av.time_base,
+            is_interlaced=context.field_order in _INTERLACED_ORDERS or context.codec.canonical_name in _INTERLACED_CODECS,
+            has_alpha=context.format is not None and any(part.is_alpha for part in context.format.components),
+            colours=(context.color_primaries, context.color_trc, context.colorspace),
+        )
 
 
 def read_packets(path: str) -> PacketList:
@@ -191,10 +181,9 @@ def read_packets(path: str) -> PacketList:
     Raises:
         MediaError: it cannot be read, or is too long.
     """
-    stream_index = read_info(path).stream_index
-    own, tick, start_s, has_times = _packets(path, stream_index, "-genpts")
+    own, tick, start_s, has_times = _packets(path, "-genpts")
     has_own_times = has_times and all(packet.shown is not None for packet in own) and _is_ordered(p.decoded for p in own)
-    filled = own if all(packet.shown is not None for packet in own) else _packets(path, stream_index, "+genpts")[0]
+    filled = own if all(packet.shown is not None for packet in own) else _packets(path, "+genpts")[0]
     timed = [packet for packet in filled if packet.shown is not None]
     return PacketList(
         shown=_packed(packet.shown or 0 for packet in timed),
@@ -206,32 +195,54 @@ def read_packets(path: str) -> PacketList:
     )
 
 
-def _open(path: str, fflags: str = "+genpts") -> InputContainer:
+@contextmanager
+def _opened(path: str, fflags: str = "+genpts") -> Iterator[InputContainer]:
+    """A container; what is wrong with it is an error of its file."""
     options = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS, "fflags": fflags}
-    # Titles and names of authors are in any encoding.
-    return av.open(os.fsdecode(media_url(path)), options=options, metadata_errors="replace")
+    try:
+        # Titles and names of authors are in any encoding.
+        with av.open(os.fsdecode(media_url(path)), options=options, metadata_errors="replace") as container:
+            yield container
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    except (ValueError, UnicodeError) as error:
+        raise MediaError(f"{path} cannot be read: {error}") from error
 
 
-def _packets(path: str, stream_index: int, fflags: str) -> tuple[list[_Packet], Fraction, float, bool]:
+def _best_stream(container: InputContainer, path: str) -> VideoStream:
+    """The stream of moving pictures that players show.
+
+    Raises:
+        MediaError: there is none, or its size is unknown.
+    """
+    moving = [s for s in container.streams.video if not _is_picture(s)]
+    if not moving:
+        raise MediaError(f"{path} has no video stream")
+    best = container.streams.best("video")
+    stream = next((s for s in moving if s == best), moving[0])
+    context = stream.codec_context
+    if context is None or not context.width or not context.height:
+        raise MediaError(f"{path}: the size of its video is unknown")
+    return stream
+
+
+def _packets(path: str, fflags: str) -> tuple[list[_Packet], Fraction, float, bool]:
     """The packets of a stream, its tick, when the container starts, and whether it is one that has times at all."""
     found: list[_Packet] = []
-    try:
-        with _open(path, fflags) as container:
-            stream = container.streams[stream_index]
-            tick, start_s = stream.time_base or Fraction(1, av.time_base), (container.start_time or 0) / av.time_base
-            has_times = not container.format.flags & Flags.no_timestamps.value
-            try:
-                for p in container.demux(stream):
-                    if p.size and not p.is_discard:
-                        found.append(_Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe))
-                    if len(found) > MAX_PACKETS:
-                        raise MediaError(f"{path} has more than {MAX_PACKETS:,} frames")
-            except av.error.FFmpegError:
-                # ffmpeg, too, takes what lies before the damage.
-                if not found:
-                    raise
-    except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with _opened(path, fflags) as container:
+        stream = _best_stream(container, path)
+        tick, start_s = stream.time_base or Fraction(1, av.time_base), (container.start_time or 0) / av.time_base
+        has_times = not container.format.flags & Flags.no_timestamps.value
+        try:
+            for p in container.demux(stream):
+                if p.size and not p.is_discard:
+                    found.append(_Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe))
+                if len(found) > MAX_PACKETS:
+                    raise MediaError(f"{path} has more than {MAX_PACKETS:,} frames")
+        except av.error.FFmpegError as error:
+            # ffmpeg, too, takes what lies before the damage.
+            if not found:
+                raise MediaError(f"{path} cannot be read: {error.strerror or error}") from error
     return found, tick, start_s, has_times
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,10 +58,3 @@ class Budget:
             yield
         finally:
             self._waited_s, self._since = self._waited_s + time.monotonic() - started, None
-
-
-def memory_limits(memory_mb: int, hard: int) -> tuple[int, int]:
-    """What `resource` is told, in bytes: no more than a process may have already, for only a superuser may raise that."""
-    n_bytes = memory_mb << 20
-    limit = n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard)
-    return limit, limit

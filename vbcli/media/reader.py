@@ -20,7 +20,7 @@ import av.subtitles.stream  # noqa: F401
 
 from vbcli.errors import MediaError
 from vbcli.media.containers import read_info, read_packets
-from vbcli.media.limits import memory_limits
+from vbcli.memory import limit_memory
 
 CALLS = {"info": lambda path: asdict(read_info(path)), "packets": lambda path: asdict(read_packets(path))}
 
@@ -38,8 +38,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, memory_limits(int(sys.argv[1]), hard))
+    limit_memory(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _say("ready")
     for line in sys.stdin:

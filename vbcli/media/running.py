@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import IO, TypeVar
 
 from vbcli.errors import MediaError
-from vbcli.media.limits import Budget, Limits, memory_limits
+from vbcli.media.limits import Budget, Limits
 from vbcli.media.program import first_line
+from vbcli.memory import memory_limits
 
 T = TypeVar("T")
 

@@ -34,7 +34,6 @@ _ALARM = "0*if(lt(pts,prev_pts),print(1,16))"
 _SAY_TIME = "0*print(2*round(t*1000000000)+key,16)"
 """Nanoseconds, and in the last bit whether it is a key frame: one number a frame, among ffmpeg's messages."""
 
-
 _GAP = b"Failed to compensate for timestamp delta"
 """What ffmpeg says of a silence that it has no memory for; it leaves it out, and all that follows would come too early."""
 
@@ -78,7 +77,10 @@ class Video:
         if self._packets.is_plain:
             return self._packets.end_s
         times, _ = self._all_frames
-        return float(np.nanmax(times)) + usual_step(times)
+        shown = times[~np.isnan(times)]
+        if not len(shown):
+            raise self._nothing_decoded()
+        return float(shown.max()) + usual_step(shown)
 
     def jpegs(self, sampling: Sampling, geometry: Geometry, quality: int = 3) -> Iterator[tuple[float, bytes]]:
         """Samples the video and encodes the frames as JPEG, all inside one ffmpeg process with one decoder thread.
@@ -149,6 +151,9 @@ class Video:
     def _packets(self) -> Packets:
         return read_packets(self.path, self.limits, self.budget)
 
+    def _nothing_decoded(self) -> MediaError:
+        return MediaError(f"{self.path} has no frame that can be decoded")
+
     def _counted(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
         for n, frame in enumerate(frames):
             if n == self.limits.max_frames:
@@ -174,7 +179,7 @@ class Video:
                 n += 1
                 yield frame
         if not n:
-            raise MediaError(f"{self.path} has no frame that can be decoded")
+            raise self._nothing_decoded()
         if isinstance(sampling, AtTimes) and n < len(sampling.times_s):
             raise MediaError(f"{self.path} gives {n} of {len(sampling.times_s)} frames that were asked for")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +23,9 @@ from vbcli.stage import Process, Rows, Stage
 
 # What of a video decides its frames: not its text, and not where the folder lies.
 VIDEO_IDENTITY = ["video_id", "bytes", "mtime_ns"]
+
+MAX_BYTES = (1 << 31) - (64 << 20)
+"""Of the frames of one video: Arrow holds 2 GB in one piece, and a row group holds whole videos."""
 
 Mode = Literal["fps", "keyframes", "n-frames", "shots"]
 
@@ -94,7 +97,7 @@ class Extract(Stage):
                     decoder.check_link(video_id, path)
                     video = decoder.video(path)
                     cuts, times = detect_cuts(video, self.detect_shots)
-                    jpegs = list(video.jpegs(self._sampling(cuts, times), geometry, self.quality))
+                    jpegs = _gather(path, video.jpegs(self._sampling(cuts, times), geometry, self.quality))
                 except MediaError as error:
                     yield ItemFailure(video_id, self.name, type(error).__name__, error.message)
                     continue
@@ -126,6 +129,16 @@ def detect_cuts(video: Video, detector: Detector | None) -> tuple[list[float], l
             yield pts_s, image
 
     return find_cuts(frames(), detector), times
+
+
+def _gather(path: str, frames: Iterable[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
+    gathered, n_bytes = [], 0
+    for pts_s, data in frames:
+        n_bytes += len(data)
+        if n_bytes > MAX_BYTES:
+            raise MediaError(f"{path} gives more than the {MAX_BYTES >> 20} MB of frames that a shard holds of a video (--fps, --size)")
+        gathered.append((pts_s, data))
+    return gathered
 
 
 def _frame_table(video_id: str, jpegs: list[tuple[float, bytes]], cuts: Sequence[float]) -> pa.Table:
