@@ -99,6 +99,7 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "turned.mp4": {"rotation": 90},
     "odd.mkv": {"size": (61, 47), "arguments": ["-c:v", "ffv1"]},
     "call.h261": {"size": (176, 144), "fps": "30000/1001", "arguments": ["-f", "h261"]},
+    "pictures.mjpeg": {"arguments": ["-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-f", "mjpeg"]},
     "game.cpk": {"arguments": ["-c:v", "cinepak", "-pix_fmt", "rgb24", "-f", "film_cpk"]},
 }
 

@@ -17,7 +17,7 @@ TEXT_SUFFIXES = frozenset([".ass", ".csv", ".json", ".json3", ".jsonl", ".ndjson
 # addresses, are not among them: a list of protocols alone does not stop those.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,mpegtsraw,ogg,asf,asf_o,gif,h264,hevc,h263,m4v,ivf,"
-    "nut,rm,mxf,wtv,dv,yuv4mpegpipe,av1,obu,vc1,swf,apng,rawvideo,mjpeg,ea,roq,smk,bink,nsv,dxa,gxf,mv,vivo,cavsvideo,vvc,evc,aac,wav,mp3,flac,"
+    "nut,rm,mxf,wtv,dv,yuv4mpegpipe,av1,obu,vc1,swf,apng,rawvideo,mjpeg,jpeg_pipe,ea,roq,smk,bink,nsv,dxa,gxf,mv,vivo,cavsvideo,vvc,evc,aac,wav,mp3,flac,"
     "webp_anim,h261,dirac,dnxhd,avs2,avs3,apv,nuv,flic,thp,ivr,kux,dhav,ty,lxf,ser,cine,smjpeg,mpjpeg,film_cpk,pva,pmp,usm,xmv,mxg"
 )
 PROTOCOLS = "file,pipe,fd,subfile"
