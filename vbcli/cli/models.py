@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -147,74 +148,82 @@ def train(
 
     Interrupted training goes on where it was; a checkpoint holds all that captioning needs.
     """
-    if n_clips is not None and task not in (TaskName.caption, TaskName.classify):
-        raise UsageError("--n-clips is for --task caption and --task classify")
-    if transcript and task not in (None, TaskName.caption, TaskName.classify):
-        raise UsageError("--transcript is for --task caption and --task classify")
-    if balance and task is not TaskName.classify:
-        raise UsageError("--balance is for --task classify")
-    if objective is not Objective.auto and task is not TaskName.encoder:
-        raise UsageError("--objective is for --task encoder")
-    if text and task is not None and task in (TaskName.classify, TaskName.encoder):
-        raise UsageError(f"--text is not for --task {task.value}", hint="it is learned in pretrain, denoise and caption")
-    if text and task is TaskName.caption and (transcript or n_clips is not None or visual_input is not VisualInput.both):
-        raise UsageError("with --text a captioner is shown where a video lies among sentences, and nothing else of it")
-    for path in text or ():
-        if not path.is_file():
-            raise VbcliError(f"{path} does not exist", hint="--text takes a caption file, or a file with a text on each line")
-    if text_input is TextInput.features and task is TaskName.encoder:
-        raise UsageError("--text-input is not for --task encoder: it reads no text")
-    if text_input is TextInput.features and init is None:
-        raise UsageError("--text-input features needs --init: the BERT whose features they are", hint="such as --init minilm")
-    if init is not None and task is TaskName.encoder:
-        raise UsageError("--init is not for --task encoder: it starts fresh")
-    places = Places(workspace)
-    source = tokens_dir or (places.frames_dir if task is TaskName.encoder else _workspace_tokens(places))
     from vbcli.training.options import FitOptions
 
-    def options(wanted: TaskName, start: str | None) -> FitOptions:
-        return FitOptions(
-            task=wanted.value,
-            model=model,
-            init=start,
-            split=split,
-            texts=() if wanted is not task and wanted is TaskName.caption else tuple(str(path) for path in text or ()),
-            visual_input=visual_input.value,
-            text_input=text_input.value,
-            fusion=fusion.value,
-            max_steps=max_steps,
-            batch_size=batch_size,
-            accumulation=accumulation,
-            learning_rate=learning_rate,
-            schedule=schedule.value,
-            ema_decay=ema_decay,
-            patience=patience,
-            regime_weights=regime_weights,
-            mask_rate=mask_rate,
-            label_smoothing=label_smoothing,
-            keep_init=keep_init,
-            transcript=transcript,
-            n_clips=n_clips,
-            balance=balance,
-            objective=objective.value,
-            seed=seed,
-            precision=precision.value,
-            threads=threads,
-        )
-
+    options = FitOptions(
+        task=(task or TaskName.pretrain).value,
+        model=model,
+        init=init,
+        split=split,
+        texts=tuple(str(path) for path in text or ()),
+        visual_input=visual_input.value,
+        text_input=text_input.value,
+        fusion=fusion.value,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        learning_rate=learning_rate,
+        schedule=schedule.value,
+        ema_decay=ema_decay,
+        patience=patience,
+        regime_weights=regime_weights,
+        mask_rate=mask_rate,
+        label_smoothing=label_smoothing,
+        keep_init=keep_init,
+        transcript=transcript,
+        n_clips=n_clips,
+        balance=balance,
+        objective=objective.value,
+        seed=seed,
+        precision=precision.value,
+        threads=threads,
+    )
+    _refuse_what_has_no_effect(task, options)
+    places = Places(workspace)
+    source = tokens_dir or (places.frames_dir if task is TaskName.encoder else _workspace_tokens(places))
     if task is not None:
-        target = checkpoint_dir or places.checkpoints_dir / task.value
-        reports = [_fit(source, target, options(task, init))]
+        reports = [_fit(source, checkpoint_dir or places.checkpoints_dir / task.value, options)]
     else:
         base = checkpoint_dir or places.checkpoints_dir
-        reports = [_fit(source, base / "pretrain", options(TaskName.pretrain, init))]
+        reports = [_fit(source, base / "pretrain", options)]
         if _has_captions(source, split):
-            reports.append(_fit(source, base / "caption", options(TaskName.caption, str(base / "pretrain"))))
+            after = replace(options, task=TaskName.caption.value, init=str(base / "pretrain"), texts=())
+            reports.append(_fit(source, base / "caption", after))
         else:
             console.note("train: no captions, so no captioner: give them with vbcli tokenize --captions FILE")
     if as_json:
         rows = [{"checkpoint_dir": str(r.checkpoint_dir), "is_new": r.result is not None, "trained_on": r.trained_on} for r in reports]
         console.print_json({"checkpoints": rows})
+
+
+def _refuse_what_has_no_effect(task: TaskName | None, options: FitOptions) -> None:
+    """Options that a task would pass over are the user's mistake.
+
+    Args:
+        task: what was asked for; None is pretrain and caption.
+    """
+    if options.n_clips is not None and task not in (TaskName.caption, TaskName.classify):
+        raise UsageError("--n-clips is for --task caption and --task classify")
+    if options.transcript and task not in (None, TaskName.caption, TaskName.classify):
+        raise UsageError("--transcript is for --task caption and --task classify")
+    if options.balance and task is not TaskName.classify:
+        raise UsageError("--balance is for --task classify")
+    if options.objective != Objective.auto and task is not TaskName.encoder:
+        raise UsageError("--objective is for --task encoder")
+    if options.texts and task in (TaskName.classify, TaskName.encoder):
+        raise UsageError(f"--text is not for --task {options.task}", hint="it is learned in pretrain, denoise and caption")
+    shown_otherwise = options.transcript or options.n_clips is not None or options.visual_input != VisualInput.both
+    if options.texts and task is TaskName.caption and shown_otherwise:
+        raise UsageError("with --text a captioner is shown where a video lies among sentences, and nothing else of it")
+    for path in options.texts:
+        if not Path(path).is_file():
+            raise VbcliError(f"{path} does not exist", hint="--text takes a caption file, or a file with a text on each line")
+    if options.text_input == TextInput.features and task is TaskName.encoder:
+        raise UsageError("--text-input is not for --task encoder: it reads no text")
+    if options.text_input == TextInput.features and options.init is None:
+        raise UsageError("--text-input features needs --init: the BERT whose features they are", hint="such as --init minilm")
+    if options.init is not None and task is TaskName.encoder:
+        raise UsageError("--init is not for --task encoder: it starts fresh")
 
 
 def _workspace_tokens(places: Places) -> Path:
@@ -241,7 +250,6 @@ def _has_captions(tokens_dir: Path, split: str) -> bool:
 
 
 def _fit(source_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitReport:
-    from dataclasses import replace
 
     from vbcli.storage import local_output
 
