@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
+from multiprocessing.util import Finalize
 from typing import Any, ParamSpec, TypeVar
 
 from vbcli.memory import limit_memory
@@ -29,7 +30,7 @@ def count_cores() -> int:
 def open_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that live until the end of the block; `KeyboardInterrupt` ends them at once. Hand them work with `submit`."""
     # spawn: a forked child would inherit threads of torch and faiss in an undefined state.
-    pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(_flag(),))
+    pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_pool_worker, initargs=(_flag(),))
     try:
         yield pool
     except KeyboardInterrupt:
@@ -113,6 +114,12 @@ def _call(memory_mb: int, function: Callable[..., bool], args: tuple[Any, ...]) 
     if sys.platform == "linux":
         limit_memory(memory_mb)
     sys.exit(0 if function(*args) else 1)
+
+
+def _start_pool_worker(flag: Any) -> None:
+    _start_worker(flag)
+    # Libraries of neural networks are slow to take leave, and read pages of theirs for it that were never used: hundreds of megabytes.
+    Finalize(None, os._exit, args=(0,), exitpriority=-100)
 
 
 def _start_worker(flag: Any) -> None:
