@@ -83,6 +83,19 @@ def test_what_is_an_address_and_what_is_none(tmp_path: Path, monkeypatch: pytest
         assert as_path(address) == Path("/a/b c.mp4")
 
 
+def test_a_store_that_cannot_be_reached_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, video_folder: Path) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "key")
+    for paths in (["s3://bucket/videos", "out"], [video_folder, "s3://bucket/out"]):
+        s3fs.S3FileSystem.clear_instance_cache()
+        ended = vbcli("extract", *paths, cwd=tmp_path, status=1)
+        assert 'error: a store cannot be used: Could not connect to the endpoint URL: "http://127.0.0.1:9' in ended.stderr.replace(
+            "\n", " "
+        )
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 def test_files_appear_whole_and_once(memory: Path) -> None:
     assert write_atomic(memory / "a" / "b.txt", b"one")
     assert not write_atomic(memory / "a" / "b.txt", b"two", is_exclusive=True)

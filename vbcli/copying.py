@@ -16,7 +16,7 @@ from av.stream import Stream
 
 from vbcli.errors import MediaError
 from vbcli.files import not_written, remove_temporary, temporary_path
-from vbcli.media.containers import media_url
+from vbcli.media.containers import demuxed, media_url
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.limits import Limits
 from vbcli.media.probe import DEFAULT_LIMITS, entry_times, frame_times, probe_video
@@ -111,7 +111,7 @@ def _packets(source: InputContainer, streams: Sequence[Stream], cut: Cut) -> lis
     found: list[tuple[float, Packet]] = []
     # A file may store sound far behind the pictures that it belongs to.
     unfinished = {stream.index for stream in streams}
-    for packet in source.demux(*streams):
+    for packet in demuxed(source, *streams):
         if packet.pts is None or packet.dts is None or not packet.size or packet.time_base is None:
             continue
         tick = Fraction(packet.time_base)

@@ -271,7 +271,10 @@ def _read_tables(path: str, times_name: str | None) -> Iterator[tuple[str, Any]]
     if suffix == ".npy":
         yield FEATURE_NAMES[0], np.load(local, mmap_mode="r", allow_pickle=False)
     elif suffix == ".npz":
-        with np.load(local, allow_pickle=False) as file:
+        file = np.load(local, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array, as .npy files are")
+        with file:
             yield from ((name, file[name]) for name in file.files)
     elif suffix == ".csv":
         yield from _read_csv(local, times_name)

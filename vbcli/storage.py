@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -47,11 +48,21 @@ def as_path(text: str | Path) -> Path:
 
     scheme, rest = found[1], found[2]
     try:
-        return UPath(f"{scheme}://{rest}")  # type: ignore[return-value]
+        path = UPath(f"{scheme}://{rest}")
+        # It is asked for its package only here.
+        _ = path.fs
+        return path  # type: ignore[return-value]
     except (ImportError, ValueError) as error:
         cause = str(error).partition("\n")[0]
         hint = "pip install 'vbcli[s3]' or 'vbcli[gs]', or another package of fsspec's"
         raise VbcliError(f"{scheme}:// is not known here: {cause}", hint=hint) from error
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What the packages that talk to stores raise beside `OSError`: no key, no network, a server that does not answer."""
+    known = (("botocore.exceptions", "BotoCoreError"), ("google.auth.exceptions", "GoogleAuthError"), ("gcsfs.retry", "HttpError"))
+    # Only those that were loaded can have raised something.
+    return tuple(getattr(sys.modules[module], name) for module, name in known if module in sys.modules)
 
 
 def is_remote(path: object) -> bool:

@@ -161,9 +161,12 @@ def test_columns_that_say_where_a_feature_is_are_no_part_of_it(tmp_path: Path, a
     assert read_features(str(tmp_path / "plain.csv"), "plain", None)[0] == pytest.approx(values, abs=1e-6)
     named.assign(video_id=["a"] * 6 + ["b"]).to_parquet(tmp_path / "two.parquet")
     np.savez(tmp_path / "several.npz", rgb=values, flow=np.zeros((7, 900)))
+    np.save(tmp_path / "single.npy", values)
+    (tmp_path / "single.npy").rename(tmp_path / "single.npz")
     for path, message in (
         ("two.parquet", "rows of several videos, by its column video_id"),
         ("several.npz", r"several tables \(rgb, flow\)"),
+        ("single.npz", "single.npz cannot be read as features: it is a single array, as .npy files are"),
     ):
         with pytest.raises(MediaError, match=message):
             read_features(str(tmp_path / path), Path(path).stem, None)

@@ -120,6 +120,21 @@ def test_joined_files_are_in_the_order_of_their_times(tmp_path: Path, make_video
     check_all_samplings(path, [t for t, _ in frames], [t for t, is_key in frames if is_key])
 
 
+def test_a_recording_may_begin_another_stream_in_its_middle(tmp_path: Path, make_video: MakeVideo) -> None:
+    """Longer than what is read before: neither its beginning nor its end tells of the sound."""
+    coded = ["-c:v", "mpeg2video", "-output_ts_offset"]
+    parts = [
+        make_video(tmp_path / f"{start_s}.ts", fps=5, duration_s=length_s, audio=length_s == 2, arguments=[*coded, str(start_s)])
+        for start_s, length_s in ((10, 60), (70, 2), (72, 60))
+    ]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with av.open(str(path)) as container:
+        assert len(container.streams) == 1
+    times = times_of(path, EveryFrame())
+    assert times == pytest.approx([i / 5 for i in range(122 * 5)], abs=1e-3)
+
+
 # ---------------------------------------------------------------- what is damaged
 
 

@@ -46,14 +46,19 @@ def _add(name: str, command: Callable[..., None]) -> None:
 
     @wraps(command)
     def run(**arguments: Any) -> None:
-        from vbcli.storage import as_path
+        from vbcli.storage import as_path, store_errors
 
         def located(value: Any) -> Any:
             if isinstance(value, list):
                 return [located(entry) for entry in value]
             return as_path(value) if isinstance(value, Path) else value
 
-        command(**{key: located(value) for key, value in arguments.items()})
+        try:
+            command(**{key: located(value) for key, value in arguments.items()})
+        except store_errors() as error:
+            raise VbcliError(
+                f"a store cannot be used: {error}", hint="its package reads keys and addresses from the environment"
+            ) from error
 
     app.command(name)(run)
 

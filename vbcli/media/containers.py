@@ -17,7 +17,8 @@ import av
 import av.error
 from av.container import InputContainer
 from av.format import Flags
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from vbcli.errors import MediaError
@@ -226,6 +227,19 @@ def _best_stream(container: InputContainer, path: str) -> VideoStream:
     return stream
 
 
+def demuxed(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
+    """The packets of streams, in the order in which they are stored.
+
+    A recording may begin another stream in its middle, as where two were joined: PyAV does not know it, and stumbles over its packets.
+    """
+    while True:
+        try:
+            yield from container.demux(*streams)
+        except IndexError:
+            continue
+        return
+
+
 def _packets(path: str, fflags: str) -> tuple[list[_Packet], Fraction, float, bool]:
     """The packets of a stream, its tick, when the container starts, and whether it is one that has times at all."""
     found: list[_Packet] = []
@@ -234,7 +248,7 @@ def _packets(path: str, fflags: str) -> tuple[list[_Packet], Fraction, float, bo
         tick, start_s = stream.time_base or Fraction(1, av.time_base), (container.start_time or 0) / av.time_base
         has_times = not container.format.flags & Flags.no_timestamps.value
         try:
-            for p in container.demux(stream):
+            for p in demuxed(container, stream):
                 if p.size and not p.is_discard:
                     found.append(_Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe))
                 if len(found) > MAX_PACKETS:
