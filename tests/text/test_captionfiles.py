@@ -339,6 +339,9 @@ def test_messages_about_parquet_and_missing_files(tmp_path: Path) -> None:
     pq.write_table(pa.table({"video": ["a", "b"], "caption": damaged}), path)
     with pytest.raises(VbcliError, match=r"a\.parquet, row 2: column 'caption' holds a character that is not UTF-8"):
         read_caption_file(path)
+    path.write_bytes(path.read_bytes().replace(b"caption", b"\xffaption"))
+    with pytest.raises(VbcliError, match=r"a\.parquet is not a readable Parquet file"):
+        read_caption_file(path)
     with pytest.raises(VbcliError, match=r"none\.csv does not exist"):
         read_caption_file(tmp_path / "none.csv")
     (tmp_path / "dir.csv").mkdir()

@@ -181,7 +181,7 @@ def _iter_parquet(path: Path) -> Iterator[CaptionRow]:
                 for line, cells in enumerate(_cells_of(batch, path, first), start=first):
                     yield from _build_rows(cells, path, line)
                 first += batch.num_rows
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise VbcliError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
