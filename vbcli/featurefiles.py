@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -268,20 +269,25 @@ def _read_tables(path: str, times_name: str | None) -> Iterator[tuple[str, Any]]
     # What fetches a remote file raises MediaError, too.
     local = Path(os.fsdecode(open_path(path)))
     suffix = local.suffix.lower()
-    if suffix == ".npy":
-        yield FEATURE_NAMES[0], np.load(local, mmap_mode="r", allow_pickle=False)
-    elif suffix == ".npz":
-        file = np.load(local, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array, as .npy files are")
-        with file:
-            yield from ((name, file[name]) for name in file.files)
+    if suffix in (".npy", ".npz"):
+        yield from _read_arrays(local)
     elif suffix == ".csv":
         yield from _read_csv(local, times_name)
     elif suffix == ".parquet":
         yield from _read_parquet(local, times_name)
     else:
         yield from _read_hdf5(path, None)
+
+
+def _read_arrays(path: Path) -> list[tuple[str, Any]]:
+    with warnings.catch_warnings():
+        # What Python 2 wrote, as many published features are, takes a little longer to read, and numpy tells that.
+        warnings.simplefilter("ignore", UserWarning)
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            return [(FEATURE_NAMES[0], loaded)]
+        with loaded:
+            return [(name, loaded[name]) for name in loaded.files]
 
 
 def _read_csv(path: Path, times_name: str | None) -> Iterator[tuple[str, Any]]:

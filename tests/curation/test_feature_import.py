@@ -161,15 +161,23 @@ def test_columns_that_say_where_a_feature_is_are_no_part_of_it(tmp_path: Path, a
     assert read_features(str(tmp_path / "plain.csv"), "plain", None)[0] == pytest.approx(values, abs=1e-6)
     named.assign(video_id=["a"] * 6 + ["b"]).to_parquet(tmp_path / "two.parquet")
     np.savez(tmp_path / "several.npz", rgb=values, flow=np.zeros((7, 900)))
-    np.save(tmp_path / "single.npy", values)
-    (tmp_path / "single.npy").rename(tmp_path / "single.npz")
     for path, message in (
         ("two.parquet", "rows of several videos, by its column video_id"),
         ("several.npz", r"several tables \(rgb, flow\)"),
-        ("single.npz", "single.npz cannot be read as features: it is a single array, as .npy files are"),
     ):
         with pytest.raises(MediaError, match=message):
             read_features(str(tmp_path / path), Path(path).stem, None)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_an_array_is_read_whatever_its_suffix_and_python(tmp_path: Path, suffix: str) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.save(tmp_path / "a.npy", values)
+    # As Python 2 wrote numbers.
+    data = (tmp_path / "a.npy").read_bytes().replace(b"(3, 4), }  ", b"(3L, 4L), }")
+    (tmp_path / f"a.{suffix}").write_bytes(data)
+    assert b"3L" in data
+    assert np.array_equal(read_features(str(tmp_path / f"a.{suffix}"), "a", None)[0], values)
 
 
 def test_entries_of_an_hdf5_file_are_found_in_its_groups(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
