@@ -85,6 +85,7 @@ def test_what_is_an_address_and_what_is_none(tmp_path: Path, monkeypatch: pytest
 
 def test_a_store_that_cannot_be_reached_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, video_folder: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "key")
     for paths in (["s3://bucket/videos", "out"], [video_folder, "s3://bucket/out"]):

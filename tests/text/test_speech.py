@@ -77,9 +77,10 @@ def test_segments_are_in_order_apart_and_hold_every_word_of_the_usable_cues(cues
     usable = [c for c in cues if c.text and not math.isnan(c.start_s) and max(c.start_s, 0) <= c.end_s]
     written = sorted(word for cue in usable for word in cue.text.split())
     assert len(cues) - len(usable) == repairs.n_empty + repairs.n_unusable
-    # Cues of one beginning and the same text say it once.
+    # Cues of one beginning and the same text say it once, and so do those that are gone in a blink.
     assert set(said) == set(written)
-    if len({cue.start_s for cue in usable}) == len(usable) and min((c.start_s for c in usable), default=0) >= 0:
+    has_own_starts = len({cue.start_s for cue in usable}) == len(usable) and min((c.start_s for c in usable), default=0) >= 0
+    if has_own_starts and not repairs.n_repeated:
         assert said == written
 
 

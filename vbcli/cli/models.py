@@ -20,6 +20,7 @@ from vbcli.cli.options import (
 )
 from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
+from vbcli.storage import as_path
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _refuse_what_has_no_effect(task: TaskName | None, options: FitOptions) -> No
     if options.texts and task is TaskName.caption and shown_otherwise:
         raise UsageError("with --text a captioner is shown where a video lies among sentences, and nothing else of it")
     for path in options.texts:
-        if not Path(path).is_file():
+        if not as_path(path).is_file():
             raise VbcliError(f"{path} does not exist", hint="--text takes a caption file, or a file with a text on each line")
     if options.text_input == TextInput.features and task is TaskName.encoder:
         raise UsageError("--text-input is not for --task encoder: it reads no text")
