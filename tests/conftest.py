@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import hypothesis
 import imageio_ffmpeg
+import numpy as np
 import pytest
 
 # Two tests run at a time, and what they start: threads would only wait for each other. Set before torch is loaded, and for child processes.
@@ -24,6 +27,21 @@ MakeVideo = Callable[..., Path]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: whole chains would otherwise be what everything waits for at the end."""
     items.sort(key=lambda item: ("test_readme" not in item.path.name, "e2e" not in item.path.parts))
+
+
+def write_frames(path: Path, codec: str, frames: Sequence[tuple[int, np.ndarray]]) -> Path:
+    """A video of pictures, (height, width, 3) and all of one size, each at its own time in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=1000)
+        assert isinstance(stream, av.VideoStream)
+        (stream.height, stream.width), stream.pix_fmt, stream.time_base = frames[0][1].shape[:2], "yuv420p", Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time_ms, picture in frames:
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -132,12 +132,16 @@ def test_damaged_caption_files_are_read_or_named(tmp_path: Path) -> None:
         tmp_path / "whole.parquet"
     )
     whole["h.parquet"] = (tmp_path / "whole.parquet").read_bytes()
+    ended = Counter[str]()
     for case in range(4 * CASES):
         name = list(whole)[case % len(whole)]
         path = tmp_path / name
         path.write_bytes(mutated(whole[name], case))
-        with naming(path):
+        with naming(path, ended):
             match_rows(read_caption_file(path), ["a.mp4", "b.mp4"], str(path))
+    # A few letters are damaged thoroughly: hardly a file is read.
+    assert ended["read"]
+    assert ended["refused"] > CASES
 
 
 def test_damaged_tar_files_features_and_shards_are_read_or_named(tmp_path: Path) -> None:

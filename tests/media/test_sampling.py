@@ -7,12 +7,12 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import write_frames
 from vbcli.media import sampling as sampling_module
 from vbcli.media.decode import Decoder
 from vbcli.media.filters import Geometry
@@ -25,16 +25,7 @@ CUTS = [0.5, 0.62, 1.3, 1.34, 2.0, 2.9, 3.0, 3.01]
 
 
 def timed_video(path: Path, times_ms: list[int]) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=1000)
-        stream.width, stream.height, stream.pix_fmt, stream.time_base = 16, 16, "yuv420p", Fraction(1, 1000)
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for time_ms in times_ms:
-            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), "rgb24")
-            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+    return write_frames(path, "ffv1", [(time_ms, np.zeros((16, 16, 3), np.uint8)) for time_ms in times_ms])
 
 
 def by_rule(times: list[Fraction], fps: Fraction, cuts: list[Fraction]) -> list[Fraction]:

@@ -7,16 +7,15 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
+from tests.conftest import write_frames
 from vbcli import shards
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.media.decode import Decoder, MediaOptions
@@ -55,20 +54,10 @@ def test_rows_hold_the_sampled_frames_of_each_video_in_order(video_folder: Path,
     assert (manifest.facts, [p["stage"] for p in manifest.parents]) == ({"fps": 4}, ["probe"])
 
 
-def video_that_shows_its_times(path: Path, times_ms: list[int]) -> Path:
-    """Each frame has the bits of its own time, lowest first, as blocks from left to right, white for one."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=1000)
-        stream.width, stream.height, stream.pix_fmt, stream.time_base = 256, 32, "yuv420p", Fraction(1, 1000)
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for time_ms in times_ms:
-            bits = [time_ms >> i & 1 for i in range(16)]
-            picture = np.broadcast_to(np.repeat(np.array(bits, np.uint8) * 255, 16)[None, :, None], (32, 256, 3))
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
-            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+def showing(time_ms: int) -> np.ndarray:
+    """A picture of the bits of a time, lowest first, as blocks from left to right, white for one."""
+    bits = np.array([time_ms >> i & 1 for i in range(16)], np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(np.repeat(bits * 255, 16)[None, :, None], (32, 256, 3)))
 
 
 @pytest.mark.parametrize(
@@ -77,8 +66,9 @@ def video_that_shows_its_times(path: Path, times_ms: list[int]) -> Path:
 def test_the_time_of_a_frame_is_the_one_it_shows(tmp_path: Path, extract: Extract) -> None:
     steps_ms = [33, 33, 7, 100, 41, 33, 333, 33, 15, 900, 33, 40] * 6
     (tmp_path / "videos").mkdir()
+    times_ms = [sum(steps_ms[:i]) for i in range(len(steps_ms))]
     for suffix in ("mp4", "mkv"):
-        video_that_shows_its_times(tmp_path / "videos" / f"a.{suffix}", [sum(steps_ms[:i]) for i in range(len(steps_ms))])
+        write_frames(tmp_path / "videos" / f"a.{suffix}", "libx264", [(time_ms, showing(time_ms)) for time_ms in times_ms])
     extract_videos(tmp_path / "videos", tmp_path / "frames", extract, options=SERIAL)
     rows = shards.read_shard(tmp_path / "frames" / "shard-00000.parquet").to_pylist()
     assert len(rows) >= 2 * 8

@@ -20,7 +20,6 @@ from vbcli.cli.options import (
 )
 from vbcli.cli.runs import run_options
 from vbcli.errors import UsageError, VbcliError
-from vbcli.storage import as_path
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
@@ -203,6 +202,8 @@ def _refuse_what_has_no_effect(task: TaskName | None, options: FitOptions) -> No
     Args:
         task: what was asked for; None is pretrain and caption.
     """
+    from vbcli.storage import as_path
+
     if options.n_clips is not None and task not in (TaskName.caption, TaskName.classify):
         raise UsageError("--n-clips is for --task caption and --task classify")
     if options.transcript and task not in (None, TaskName.caption, TaskName.classify):
@@ -251,7 +252,6 @@ def _has_captions(tokens_dir: Path, split: str) -> bool:
 
 
 def _fit(source_dir: Path, checkpoint_dir: Path, options: FitOptions) -> FitReport:
-
     from vbcli.storage import local_output
 
     if options.task == "encoder":
