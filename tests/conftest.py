@@ -132,3 +132,14 @@ def video_folder(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo
     )
     (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:00,800\nThe bars move.\n")
     return folder
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Nine text files; `loud` ones fail in `Shout`."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(9):
+        lines = [f"line {i} {j}" for j in range(i + 1)] + (["LOUD"] if i in (3, 8) else [])
+        (folder / f"{i}.txt").write_text("\n".join(lines))
+    return folder

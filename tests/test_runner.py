@@ -10,144 +10,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
 
+from tests.textstages import SEEN, ReadLines, Shout, Together, data_of, inputs_of, lines_in, run, stamps
 from vbcli import shards
 from vbcli.config import config_hash
-from vbcli.errors import ItemFailure, VbcliError
-from vbcli.executors import SerialExecutor, open_executor
+from vbcli.errors import VbcliError
+from vbcli.executors import open_executor
 from vbcli.media.decode import MediaOptions
 from vbcli.pipeline import RunOptions, extract_videos
-from vbcli.runner import RunReport, ShardInput, carry_videos, count_jobs, dataset_inputs, run_stage
-from vbcli.stage import Chain, Process, Rows, Stage
+from vbcli.runner import ShardInput, carry_videos, count_jobs, dataset_inputs, run_stage
+from vbcli.stage import Chain
 from vbcli.stages.extract import Extract
-
-LINES = pa.schema([pa.field("video_id", pa.string(), nullable=False), pa.field("line", pa.string()), pa.field("n_chars", pa.int32())])
-SEEN: list[str] = []
-INTERRUPTS: list[str] = []
-"""Videos with which an interrupt comes, and with what is named twice a second one."""
-
-
-@dataclass(frozen=True)
-class ReadLines(Stage):
-    """The lines of each "video", a text file; the file may be missing."""
-
-    name: ClassVar[str] = "read"
-    version: ClassVar[int] = 1
-    output_kind: ClassVar[str] = "lines"
-    input_columns: ClassVar[list[str] | None] = ["video_id"]
-
-    def output_schema(self) -> pa.Schema:
-        return LINES
-
-    def open(self) -> Process:
-        return self.process
-
-    def process(self, rows: Rows) -> Rows:
-        for table in rows:
-            assert not isinstance(table, ItemFailure)
-            video_id, path = (table.column(name)[0].as_py() for name in ("video_id", "path"))
-            SEEN.append(video_id)
-            while video_id in INTERRUPTS:
-                INTERRUPTS.remove(video_id)
-                os.kill(os.getpid(), signal.SIGINT)
-            try:
-                lines = Path(path).read_text().splitlines()
-            except FileNotFoundError:
-                yield ItemFailure(video_id, self.name, "FileNotFoundError", f"{video_id} is missing")
-                continue
-            yield pa.Table.from_pylist([{"video_id": video_id, "line": line, "n_chars": len(line)} for line in lines], schema=LINES)
-
-
-@dataclass(frozen=True)
-class Shout(Stage):
-    """Lines in capitals; a video with a line that is capital already fails, and a digit is a bug."""
-
-    mark: str = "!"
-
-    name: ClassVar[str] = "shout"
-    version: ClassVar[int] = 1
-    output_kind: ClassVar[str] = "lines"
-
-    def output_schema(self) -> pa.Schema:
-        return LINES
-
-    def open(self) -> Process:
-        return self.process
-
-    def process(self, rows: Rows) -> Rows:
-        for table in rows:
-            if isinstance(table, ItemFailure):
-                yield table
-                continue
-            lines = table.to_pylist()
-            if any(row["line"].isupper() for row in lines):
-                yield ItemFailure(lines[0]["video_id"], self.name, "ValueError", "loud already")
-                continue
-            if any(row["line"].isdigit() for row in lines):
-                raise ZeroDivisionError("a bug")
-            yield pa.Table.from_pylist([{**row, "line": row["line"].upper() + self.mark} for row in lines], schema=LINES)
-
-
-@dataclass(frozen=True)
-class Together(ReadLines):
-    """A batched stage: each row tells how many videos it was read with."""
-
-    is_batched: ClassVar[bool] = True
-
-    def process(self, rows: Rows) -> Rows:
-        read = list(super().process(rows))
-        n_videos = sum(isinstance(r, pa.Table) for r in read)
-        for table in read:
-            if isinstance(table, ItemFailure):
-                yield table
-            else:
-                yield pa.Table.from_pylist([{**row, "n_chars": n_videos} for row in table.to_pylist()], schema=LINES)
-
-
-@pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    """Nine text files; `loud` ones fail in `Shout`."""
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    for i in range(9):
-        lines = [f"line {i} {j}" for j in range(i + 1)] + (["LOUD"] if i in (3, 8) else [])
-        (folder / f"{i}.txt").write_text("\n".join(lines))
-    return folder
-
-
-def inputs_of(folder: Path, per_shard: int = 3, salt: str = "") -> list[ShardInput]:
-    """Planned shards of text files 0 to 8, which may be missing."""
-    rows = [{"video_id": f"{i}.txt", "path": str(folder / f"{i}.txt")} for i in range(9)]
-    groups = [rows[i : i + per_shard] for i in range(0, len(rows), per_shard)]
-    return [
-        ShardInput(i, pa.Table.from_pylist(g), config_hash([r["video_id"] for r in g] + [salt * (i == 1)])) for i, g in enumerate(groups)
-    ]
-
-
-def run(stage: Stage, inputs: list[ShardInput], output_dir: Path, **options: Any) -> RunReport:
-    SEEN.clear()
-    return run_stage(stage, inputs, output_dir, SerialExecutor(), **options)
-
-
-def data_of(folder: Path) -> dict[str, bytes]:
-    """What must be equal between runs: everything but the record of runs."""
-    files = [p for p in folder.rglob("*") if p.is_file() and "_runs" not in p.parts]
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
-
-
-def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shards.list_shards(folder)}
-
-
-def lines_in(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in shards.list_shards(folder) for row in shards.read_shard(path).to_pylist()]
-
 
 # ---------------------------------------------------------------- runs in one process
 
@@ -345,104 +223,6 @@ def test_the_videos_dataset_is_carried_along(texts: Path, tmp_path: Path) -> Non
     run(ReadLines(), inputs_of(texts, salt="changed"), tmp_path / "videos")
     run(Shout(), dataset_inputs(tmp_path / "videos", Shout()), tmp_path / "out", videos_dir=tmp_path / "videos")
     assert data_of(tmp_path / "out" / "videos") == {k: v for k, v in data_of(tmp_path / "videos").items() if not k.startswith("_errors")}
-
-
-# ---------------------------------------------------------------- interrupts
-
-
-def interrupted(stage: Stage, inputs: list[ShardInput], output_dir: Path, *at: str, **options: Any) -> None:
-    """A run that interrupts come to."""
-    INTERRUPTS.extend(at)
-    # What runs in the background of a shell is deaf to interrupts, and so are these tests there.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(stage, inputs, output_dir, **options)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert INTERRUPTS == []
-
-
-def test_an_interrupt_waits_for_the_video_in_hand_and_what_is_finished_is_not_made_again(texts: Path, tmp_path: Path) -> None:
-    (texts / "3.txt").unlink()
-    run(ReadLines(), inputs_of(texts, 5), tmp_path / "one")
-    notes: list[str] = []
-    interrupted(ReadLines(), inputs_of(texts, 5), tmp_path / "out", "1.txt", on_note=notes.append)
-    assert SEEN == ["0.txt", "1.txt"]
-    interrupted(ReadLines(), inputs_of(texts, 5), tmp_path / "out", "3.txt")
-    assert SEEN == ["2.txt", "3.txt"]
-    assert stamps(tmp_path / "out") == {}
-    assert [row["line"] for row in lines_in(tmp_path / "out" / "_unfinished")] == [f"line {i} {j}" for i in range(3) for j in range(i + 1)]
-    report = run(ReadLines(), inputs_of(texts, 5), tmp_path / "out")
-    assert SEEN == ["4.txt", "5.txt", "6.txt", "7.txt", "8.txt"]
-    assert (report.n_done, report.n_failed) == (2, 1)
-    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
-    assert notes == ["the videos in hand are finished first; another interrupt ends at once"]
-
-
-def test_a_second_interrupt_ends_at_once(texts: Path, tmp_path: Path) -> None:
-    interrupted(ReadLines(), inputs_of(texts), tmp_path / "out", "4.txt", "4.txt")
-    assert sorted(data_of(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
-
-
-def test_an_interrupt_of_what_is_made_together_ends_at_once(texts: Path, tmp_path: Path) -> None:
-    interrupted(Together(), inputs_of(texts), tmp_path / "out", "4.txt")
-    assert SEEN[-1] == "4.txt"
-    assert sorted(data_of(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
-
-
-def without(texts: Path, *missing: int) -> Path:
-    """Takes text files away; the folder that has them all."""
-    hidden = texts.rename(texts.with_name("hidden"))
-    shutil.copytree(hidden, texts)
-    for i in missing:
-        (texts / f"{i}.txt").unlink()
-    return hidden
-
-
-def test_a_retry_that_is_interrupted_goes_on(texts: Path, tmp_path: Path) -> None:
-    run(ReadLines(), inputs_of(texts, 9), tmp_path / "one")
-    hidden = without(texts, 1, 3, 5)
-    run(ReadLines(), inputs_of(texts, 9), tmp_path / "out")
-    before = stamps(tmp_path / "out")
-    for i in (3, 5):
-        shutil.copy(hidden / f"{i}.txt", texts)
-    interrupted(ReadLines(), inputs_of(texts, 9), tmp_path / "out", "3.txt", is_retry=True)
-    assert SEEN == ["1.txt", "3.txt"]
-    assert stamps(tmp_path / "out") == before
-    shutil.copy(hidden / "1.txt", texts)
-    run(ReadLines(), inputs_of(texts, 9), tmp_path / "out", is_retry=True)
-    assert SEEN == ["1.txt", "5.txt"]
-    assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
-
-
-def test_what_failed_before_an_interrupt_is_tried_again_where_that_is_asked_for(texts: Path, tmp_path: Path) -> None:
-    hidden = without(texts, 1, 3)
-    run(ReadLines(), inputs_of(texts, 9), tmp_path / "one")
-    for is_retry, seen in ((False, ["6.txt", "7.txt", "8.txt"]), (True, ["1.txt", "3.txt", "6.txt", "7.txt", "8.txt"])):
-        out = tmp_path / f"out-{is_retry}"
-        interrupted(ReadLines(), inputs_of(texts, 9), out, "5.txt")
-        run(ReadLines(), inputs_of(texts, 9), out, is_retry=is_retry)
-        assert seen == SEEN
-        assert data_of(out) == data_of(tmp_path / "one")
-    # A run that does not go on with a retry leaves nothing of it.
-    shutil.copy(hidden / "1.txt", texts)
-    interrupted(ReadLines(), inputs_of(texts, 9), tmp_path / "out-True", "1.txt", is_retry=True)
-    assert run(ReadLines(), inputs_of(texts, 9), tmp_path / "out-True").n_waiting == 2
-    assert data_of(tmp_path / "out-True") == data_of(tmp_path / "one")
-
-
-def test_what_is_kept_of_a_shard_is_of_its_input_alone(texts: Path, tmp_path: Path) -> None:
-    run(ReadLines(), inputs_of(texts, 9), tmp_path / "one")
-    (texts / "0.txt").write_text("old")
-    interrupted(ReadLines(), inputs_of(texts, 9), tmp_path / "out", "5.txt")
-    (texts / "0.txt").write_text("line 0 0")
-    changed = [ShardInput(0, inputs_of(texts, 9)[0].source, "another digest")]
-    run(ReadLines(), changed, tmp_path / "out")
-    assert [f"{i}.txt" for i in range(9)] == SEEN
-    assert lines_in(tmp_path / "out") == lines_in(tmp_path / "one")
-    assert shards.list_shards(tmp_path / "out" / "_unfinished") == []
 
 
 # ---------------------------------------------------------------- worker processes

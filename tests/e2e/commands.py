@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from vbcli import shards
 from vbcli.cli.app import main
 
 
@@ -48,3 +50,18 @@ def rows(query: str) -> list[tuple[Any, ...]]:
     """What DuckDB answers."""
     with duckdb.connect() as connection:
         return connection.execute(query).fetchall()
+
+
+def finish(*command: str | Path, status: int = 0) -> dict[str, Any]:
+    """Runs a command to its end, in this process; what it says of itself."""
+    return json.loads(vbcli(*command, "--json", cwd=Path(), status=status).stdout)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that must be equal between runs; a killed process may not be buried yet, and then what it left stays for now."""
+    files = [p for p in folder.rglob("*") if p.is_file() and "_runs" not in p.parts and ".tmp-" not in p.name]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in shards.list_shards(folder)}
