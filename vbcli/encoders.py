@@ -25,6 +25,7 @@ from vbcli.media.filters import Geometry
 from vbcli.memory import keep_freed_memory
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
 from vbcli.models.folding import fold_batch_norms
+from vbcli.models.halving import to_bfloat16
 from vbcli.models.naming import ClassNames, imagenet_names
 from vbcli.models.weights import read_weights
 from vbcli.storage import as_path, is_remote
@@ -211,6 +212,8 @@ def load_encoder(
     assert side is not None
     blank = torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device)
     fold_batch_norms(module, lambda: forward(blank))
+    if dtype == torch.bfloat16:
+        forward = _forward_function(backbone, pool, dtype, torch.device(device), to_bfloat16(module))
     blocks = forward(blank)
     n_cells = {"mean": 1, "grid2": 4, "grid3": 9, "names": 1}[pool]
     block_dims = tuple(block.shape[2] for block in blocks)
@@ -251,10 +254,12 @@ def _resolve_precision(precision: Precision, device: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
-def _forward_function(backbone: _Backbone, pool: Pool, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], list[Tensor]]:
+def _forward_function(
+    backbone: _Backbone, pool: Pool, dtype: torch.dtype, device: torch.device, input_dtype: torch.dtype = torch.float32
+) -> Callable[[Tensor], list[Tensor]]:
     @torch.inference_mode()
     def forward(clips: Tensor) -> list[Tensor]:  # (B, F, H, W, 3) uint8
-        x = backbone.preprocessing.normalise(clips)  # (B, 3, F, H, W)
+        x = backbone.preprocessing.normalise(clips).to(input_dtype)  # (B, 3, F, H, W)
         if backbone.n_frames == 1:
             x = x.squeeze(2).contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

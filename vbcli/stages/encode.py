@@ -52,7 +52,7 @@ class Encode(Stage):
     detect_shots: Detector | None = None
 
     name: ClassVar[str] = "encode"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     output_kind: ClassVar[str] = "features"
 
     def __post_init__(self) -> None:
