@@ -6,7 +6,7 @@ import base64
 import itertools
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +22,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from vbcli.errors import MediaError
+from vbcli.media.disposable import Kind, disposable, packet_kinds
 from vbcli.media.formats import FORMATS, PROTOCOLS, SEEKABLE
 from vbcli.storage import fetch, is_remote, split_member
 
@@ -100,13 +101,15 @@ class PacketList:
     """The frames of a video as they are stored, in the order in which they are decoded.
 
     `shown` and `lasts` are 64-bit integers in base64: presentation times and durations (0 where not known), in ticks of `tick`, numerator
-    and denominator, in seconds. `is_key` has a byte for each. Times that the container lacks are worked out from its others, or the packet
-    is left out. `has_own_times` says that it lacks none, and that no packet is decoded before the one in front of it.
+    and denominator, in seconds. `is_key` has a byte for each, and `is_disposable`, whether no other frame needs it; that is empty where it
+    is not known. Times that the container lacks are worked out from its others, or the packet is left out. `has_own_times` says that it
+    lacks none, and that no packet is decoded before the one in front of it.
     """
 
     shown: str
     lasts: str
     is_key: str
+    is_disposable: str
     tick: tuple[int, int]
     start_s: float
     has_own_times: bool
@@ -119,6 +122,7 @@ class _Packet(NamedTuple):
     decoded: int | None
     lasts: int
     is_key: bool
+    kind: Kind
 
 
 def absolute_path(path: str) -> str:
@@ -156,43 +160,57 @@ def read_info(path: str) -> VideoInfo:
         MediaError: it cannot be opened, or holds no video.
     """
     with _opened(path) as container:
-        stream = _best_stream(container, path)
-        context = stream.codec_context
-        rate = stream.average_rate or stream.guessed_rate
-        return VideoInfo(
-            stream_index=stream.index,
-            duration_s=_duration_s(container, stream),
-            width_px=context.width,
-            height_px=context.height,
-            fps=float(rate) if rate else None,
-            codec=context.codec.canonical_name,
-            has_audio=len(container.streams.audio) > 0,
-            delay_s=_delay_s(container, stream),
-            is_seekable=any(name in SEEKABLE for name in container.format.name.split(",")),
-            start_s=(container.start_time or 0) / av.time_base,
-            is_interlaced=context.field_order in _INTERLACED_ORDERS or context.codec.canonical_name in _INTERLACED_CODECS,
-            has_alpha=context.format is not None and any(part.is_alpha for part in context.format.components),
-            colours=(context.color_primaries, context.color_trc, context.colorspace),
-        )
+        return _info(container, _best_stream(container, path))
 
 
-def read_packets(path: str) -> PacketList:
-    """When the frames of a video are shown, without decoding any.
+def read_contents(path: str) -> tuple[VideoInfo, PacketList]:
+    """What a container says, and when the frames of a video are shown, without decoding any.
 
     Raises:
-        MediaError: it cannot be read, or is too long.
+        MediaError: it cannot be read, holds no video, or is too long.
     """
-    own, tick, start_s, has_times = _packets(path, "-genpts")
-    has_own_times = has_times and all(packet.shown is not None for packet in own) and _is_ordered(p.decoded for p in own)
-    filled = own if all(packet.shown is not None for packet in own) else _packets(path, "+genpts")[0]
+    with _opened(path, "-genpts") as container:
+        stream = _best_stream(container, path)
+        info, tick = _info(container, stream), stream.time_base or Fraction(1, av.time_base)
+        has_times = not container.format.flags & Flags.no_timestamps.value
+        kind_of = packet_kinds(container.format.name, info.codec, stream.codec_context.extradata)
+        own, n_passed = _packets(container, stream, path, kind_of)
+    has_all = all(packet.shown is not None for packet in own)
+    filled = own
+    if not has_all:
+        with _opened(path, "+genpts") as container:
+            filled, _ = _packets(container, _best_stream(container, path), path, None)
     timed = [packet for packet in filled if packet.shown is not None]
-    return PacketList(
+    # By their numbers packets are left out: all must be there that ffmpeg counts.
+    is_disposable = disposable(packet.kind for packet in own) if has_all and not n_passed else b""
+    return info, PacketList(
         shown=_packed(packet.shown or 0 for packet in timed),
         lasts=_packed(packet.lasts for packet in timed),
         is_key=base64.b64encode(bytes(packet.is_key for packet in timed)).decode(),
+        is_disposable=base64.b64encode(is_disposable).decode(),
         tick=(tick.numerator, tick.denominator),
-        start_s=start_s,
-        has_own_times=has_own_times,
+        start_s=info.start_s,
+        has_own_times=has_times and has_all and _is_ordered(p.decoded for p in own),
+    )
+
+
+def _info(container: InputContainer, stream: VideoStream) -> VideoInfo:
+    context = stream.codec_context
+    rate = stream.average_rate or stream.guessed_rate
+    return VideoInfo(
+        stream_index=stream.index,
+        duration_s=_duration_s(container, stream),
+        width_px=context.width,
+        height_px=context.height,
+        fps=float(rate) if rate else None,
+        codec=context.codec.canonical_name,
+        has_audio=len(container.streams.audio) > 0,
+        delay_s=_delay_s(container, stream),
+        is_seekable=any(name in SEEKABLE for name in container.format.name.split(",")),
+        start_s=(container.start_time or 0) / av.time_base,
+        is_interlaced=context.field_order in _INTERLACED_ORDERS or context.codec.canonical_name in _INTERLACED_CODECS,
+        has_alpha=context.format is not None and any(part.is_alpha for part in context.format.components),
+        colours=(context.color_primaries, context.color_trc, context.colorspace),
     )
 
 
@@ -240,24 +258,28 @@ def demuxed(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
         return
 
 
-def _packets(path: str, fflags: str) -> tuple[list[_Packet], Fraction, float, bool]:
-    """The packets of a stream, its tick, when the container starts, and whether it is one that has times at all."""
+def _packets(
+    container: InputContainer, stream: VideoStream, path: str, kind_of: Callable[[memoryview], Kind] | None
+) -> tuple[list[_Packet], int]:
+    """The packets of a stream, and how many are not frames that are shown."""
     found: list[_Packet] = []
-    with _opened(path, fflags) as container:
-        stream = _best_stream(container, path)
-        tick, start_s = stream.time_base or Fraction(1, av.time_base), (container.start_time or 0) / av.time_base
-        has_times = not container.format.flags & Flags.no_timestamps.value
-        try:
-            for p in demuxed(container, stream):
-                if p.size and not p.is_discard:
-                    found.append(_Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe))
-                if len(found) > MAX_PACKETS:
-                    raise MediaError(f"{path} has more than {MAX_PACKETS:,} frames")
-        except av.error.FFmpegError as error:
-            # ffmpeg, too, takes what lies before the damage.
-            if not found:
-                raise MediaError(f"{path} cannot be read: {error.strerror or error}") from error
-    return found, tick, start_s, has_times
+    n_passed = 0
+    try:
+        for p in demuxed(container, stream):
+            if p.size and not p.is_discard:
+                kind = None if kind_of is None else kind_of(memoryview(p))
+                found.append(_Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, kind))
+            # The last, which is empty, says that there are no more.
+            elif p.size:
+                n_passed += 1
+            if len(found) > MAX_PACKETS:
+                raise MediaError(f"{path} has more than {MAX_PACKETS:,} frames")
+    except av.error.FFmpegError as error:
+        # ffmpeg, too, takes what lies before the damage.
+        if not found:
+            raise MediaError(f"{path} cannot be read: {error.strerror or error}") from error
+        n_passed += 1
+    return found, n_passed
 
 
 def _is_ordered(times: Iterable[int | None]) -> bool:

@@ -41,12 +41,14 @@ class Packets:
     """The frames of a video as they are stored, in the order in which they are decoded.
 
     `shown_s` float64 (P,) is when each is shown, from the container's start, `lasts_s` for how long (0 where that is not known), `is_key`
-    whether a decoder can begin with it. `is_plain`: the container tells each time, and they run forwards.
+    whether a decoder can begin with it, `is_disposable` whether no other frame needs it (none where that is not known). `is_plain`: the
+    container tells each time, and they run forwards.
     """
 
     shown_s: np.ndarray
     lasts_s: np.ndarray
     is_key: np.ndarray
+    is_disposable: np.ndarray
     is_plain: bool
 
     @property
@@ -70,23 +72,27 @@ def probe_video(path: str, limits: Limits = DEFAULT_LIMITS, budget: Budget | Non
     Raises:
         MediaError: it cannot be opened, holds no video, or breaks a limit.
     """
-    answer = _ask("info", path, limits, budget)
-    info = VideoInfo(**{**answer, "colours": tuple(answer["colours"])})
-    if info.width_px * info.height_px > limits.max_pixels:
-        raise MediaError(f"{path} has frames of {info.width_px}x{info.height_px} pixels, more than the limit of {limits.max_pixels}")
-    return info
+    return _checked(path, _ask("info", path, limits, budget), limits)
 
 
-def read_packets(path: str, limits: Limits = DEFAULT_LIMITS, budget: Budget | None = None) -> Packets:
-    """When the frames of a video are shown, without decoding any; none where the container does not tell.
+def read_contents(path: str, limits: Limits = DEFAULT_LIMITS, budget: Budget | None = None) -> tuple[VideoInfo, Packets]:
+    """What a container says, and when the frames of a video are shown, without decoding any; none where the container does not tell.
 
     Args:
         budget: of the video, where more is asked of it.
 
     Raises:
-        MediaError: it cannot be read, or breaks a limit.
+        MediaError: it cannot be read, holds no video, or breaks a limit.
     """
-    return _unpacked(PacketList(**_ask("packets", path, limits, budget)))
+    info, packets = _ask("contents", path, limits, budget)
+    return _checked(path, info, limits), _unpacked(PacketList(**packets))
+
+
+def _checked(path: str, answer: dict[str, Any], limits: Limits) -> VideoInfo:
+    info = VideoInfo(**{**answer, "colours": tuple(answer["colours"])})
+    if info.width_px * info.height_px > limits.max_pixels:
+        raise MediaError(f"{path} has frames of {info.width_px}x{info.height_px} pixels, more than the limit of {limits.max_pixels}")
+    return info
 
 
 def _unpacked(packets: PacketList) -> Packets:
@@ -100,6 +106,7 @@ def _unpacked(packets: PacketList) -> Packets:
         shown * tick_s - packets.start_s,
         lasts * tick_s,
         np.frombuffer(base64.b64decode(packets.is_key), np.bool_),
+        np.frombuffer(base64.b64decode(packets.is_disposable), np.bool_),
         packets.has_own_times and len(shown) > 0 and int(late.max()) <= REORDERED,
     )
 
@@ -144,7 +151,7 @@ def _timed_packets(path: str, limits: Limits) -> Packets:
 @lru_cache(maxsize=2)
 def _kept_packets(path: str, size: int, mtime_ns: int, limits: Limits) -> Packets:
     del size, mtime_ns
-    return read_packets(path, limits)
+    return read_contents(path, limits)[1]
 
 
 # ---------------------------------------------------------------- the process that opens containers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,12 @@ def find_ffmpeg(choice: str = "bundled") -> str:
     return found
 
 
+@lru_cache(maxsize=1)
+def _bundled() -> str | None:
+    """The bundled ffmpeg, where it is the package's own and not one that its user names instead."""
+    return None if "IMAGEIO_FFMPEG_EXE" in os.environ else imageio_ffmpeg.get_ffmpeg_exe()
+
+
 @lru_cache(maxsize=4)
 def ffmpeg_build(executable: str) -> str:
     """First line of `ffmpeg -version`."""
@@ -55,6 +62,9 @@ def time_base_option(executable: str) -> str:
     Raises:
         VbcliError: it knows neither, or cannot hand frames through with their times.
     """
+    # A process less for each of ours; its package is of one version.
+    if executable == _bundled():
+        return "demux"
     ffmpeg_build(executable)
     source = ["-f", "lavfi", "-i", "color=size=16x16:rate=10:duration=0.1", "-fps_mode", "passthrough"]
     for option in ("demux", "-1"):
@@ -64,6 +74,16 @@ def time_base_option(executable: str) -> str:
     raise VbcliError(
         f"{executable} is too old ({ffmpeg_build(executable)})", hint="5.1 or newer is needed; leave --ffmpeg out to use the bundled one"
     )
+
+
+@lru_cache(maxsize=4)
+def can_leave_out(executable: str) -> bool:
+    """Whether this ffmpeg can drop packets by their numbers before it decodes: since version 7.1."""
+    if executable == _bundled():
+        return True
+    source = ["-f", "lavfi", "-i", "color=size=16x16:duration=0.1"]
+    command = [executable, "-nostdin", "-v", "error", "-bsf:0", "noise=drop='lt(n,1)'", *source, "-f", "null", "-"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 @lru_cache(maxsize=4)

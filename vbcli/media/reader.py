@@ -19,10 +19,10 @@ from typing import Any
 import av.subtitles.stream  # noqa: F401
 
 from vbcli.errors import MediaError
-from vbcli.media.containers import read_info, read_packets
+from vbcli.media.containers import read_contents, read_info
 from vbcli.memory import limit_memory
 
-CALLS = {"info": lambda path: asdict(read_info(path)), "packets": lambda path: asdict(read_packets(path))}
+CALLS = {"info": lambda path: asdict(read_info(path)), "contents": lambda path: [asdict(part) for part in read_contents(path)]}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

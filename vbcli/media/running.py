@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import resource
 import subprocess
@@ -31,7 +32,13 @@ class Run:
 
     stdout: IO[bytes]
     budget: Budget
+    messages: IO[bytes]
     said: bytes = b""
+
+    @property
+    def has_complained(self) -> bool:
+        """Whether it has said anything so far."""
+        return os.fstat(self.messages.fileno()).st_size > 0
 
     @property
     def printed(self) -> list[float]:
@@ -64,7 +71,7 @@ def running(command: list[bytes | str], path: str, limits: Limits, budget: Budge
             assert process.stdout is not None
             _limit_memory(process, limits.memory_mb)
             watch = _Watch(process, budget)
-            run = Run(process.stdout, budget)
+            run = Run(process.stdout, budget, messages)
             try:
                 yield run
                 with budget.waiting():

@@ -6,13 +6,11 @@ video's own time base; PyAV takes the stream apart. `pts_s` is relative to the c
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
-import av
-import av.error
 import ffmpeg
 import numpy as np
 
@@ -21,13 +19,12 @@ from vbcli.media.containers import VideoInfo, media_url
 from vbcli.media.filters import Geometry, fitted_frames, is_hdr, whole_frames
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.limits import Budget, Limits
-from vbcli.media.probe import Packets, probe_video, read_packets, usual_step
-from vbcli.media.program import filter_names, time_base_option
+from vbcli.media.passes import TRUE_S, Frame, UntrueTimesError, are_near, frames_of, nearest, without_packets
+from vbcli.media.probe import Packets, probe_video, read_contents, usual_step
+from vbcli.media.program import can_leave_out, filter_names, time_base_option
 from vbcli.media.running import running
 from vbcli.media.sampling import PARTS_AT_ONCE, AtRate, AtTimes, EveryFrame, KeyFrames, Sampling, Uniform, at_positions
 
-TRUE_S = 1e-3
-"""Two programs agree on a time when they differ by less."""
 _RUNS_BACK = "gte(prev_selected_pts,pts)"
 _ALARM = "0*if(lt(pts,prev_pts),print(1,16))"
 """An encoder refuses frames whose times run backwards: they are left out, and it is told."""
@@ -38,15 +35,8 @@ _GAP = b"Failed to compensate for timestamp delta"
 """What ffmpeg says of a silence that it has no memory for; it leaves it out, and all that follows would come too early."""
 
 
-class _Frame(NamedTuple):
-    pts_s: float
-    data: bytes
-    width_px: int
-    height_px: int
-
-
-class _UntrueTimesError(Exception):
-    """ffmpeg's frames have other times than the packets, or run backwards."""
+class _ComplaintError(Exception):
+    """Frames do not come as they should where some are left out."""
 
 
 class Video:
@@ -65,7 +55,7 @@ class Video:
         Raises:
             MediaError: it cannot be opened, holds no video, or breaks a limit.
         """
-        return probe_video(self.path, self.limits, self.budget)
+        return self._contents[0] if "_contents" in vars(self) else probe_video(self.path, self.limits, self.budget)
 
     @property
     def end_s(self) -> float:
@@ -148,30 +138,36 @@ class Video:
     # ---------------------------------------------------------------- which frames
 
     @cached_property
+    def _contents(self) -> tuple[VideoInfo, Packets]:
+        return read_contents(self.path, self.limits, self.budget)
+
+    @cached_property
     def _packets(self) -> Packets:
-        return read_packets(self.path, self.limits, self.budget)
+        return self._contents[1]
 
     def _nothing_decoded(self) -> MediaError:
         return MediaError(f"{self.path} has no frame that can be decoded")
 
-    def _counted(self, frames: Iterator[_Frame]) -> Iterator[_Frame]:
+    def _counted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for n, frame in enumerate(frames):
             if n == self.limits.max_frames:
                 raise MediaError(f"{self.path} gives more frames than the limit of {n}")
             yield frame
 
-    def _sampled(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[_Frame]:
+    def _sampled(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
+        # Before the header: its container is opened once for both.
+        is_plain = self._packets.is_plain
         if is_hdr(self.info) and not {"zscale", "tonemap"} <= filter_names(self.executable):
             hint = "leave --ffmpeg out to use the bundled one"
             raise MediaError(f"{self.path} has a high dynamic range, for which this ffmpeg lacks the filter zscale", hint)
         n, is_done = 0, False
-        if self._packets.is_plain:
+        if is_plain:
             try:
                 for frame in self._chosen_on_the_way(sampling, geometry, output):
                     n += 1
                     yield frame
                 is_done = True
-            except _UntrueTimesError as error:
+            except UntrueTimesError as error:
                 if n:
                     raise MediaError(f"{self.path} cannot be decoded: {error}") from None
         if not is_done:
@@ -183,7 +179,7 @@ class Video:
         if isinstance(sampling, AtTimes) and n < len(sampling.times_s):
             raise MediaError(f"{self.path} gives {n} of {len(sampling.times_s)} frames that were asked for")
 
-    def _chosen_on_the_way(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[_Frame]:
+    def _chosen_on_the_way(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
         shown_s = self._packets.shown_s
         # Where some are missing, or others come, none has gone out yet: these are few.
         if isinstance(sampling, Uniform):
@@ -191,15 +187,79 @@ class Video:
             yield from self._complete(list(self._passes(wanted, geometry, output, is_whole=True)), len(wanted.times_s))
         elif isinstance(sampling, KeyFrames):
             found, keys = list(self._passes(sampling, geometry, output)), np.unique(shown_s[self._packets.is_key])
-            if not _are_near(np.array([frame.pts_s for frame in found]), keys).all():
-                raise _UntrueTimesError("other frames than it says are coded without any other")
+            if not are_near(np.array([frame.pts_s for frame in found]), keys).all():
+                raise UntrueTimesError("other frames than it says are coded without any other")
             yield from self._complete(found, len(keys))
         else:
-            yield from self._passes(sampling, geometry, output)
+            yield from self._in_haste(sampling, geometry, output)
 
-    def _complete(self, frames: list[_Frame], n_wanted: int) -> list[_Frame]:
+    def _in_haste(self, sampling: AtRate | EveryFrame | AtTimes, geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
+        """Frames that ffmpeg chooses, without decoding those that nobody needs.
+
+        At the first complaint of ffmpeg, and where another frame comes than the one that is next, all are decoded, and it goes on there.
+        """
+        n, left_out = 0, self._left_out(sampling)
+        if left_out is not None:
+            try:
+                for frame in self._hurried(sampling, left_out, geometry, output):
+                    n += 1
+                    yield frame
+            except _ComplaintError:
+                pass
+            else:
+                return
+        yield from itertools.islice(self._passes(sampling, geometry, output), n, None)
+
+    def _left_out(self, sampling: AtRate | EveryFrame | AtTimes) -> str | None:
+        """What is told to leave out the packets that nobody needs; None where there are none, or it is not known."""
+        packets = self._packets
+        # Of an interlaced frame the missing lines are worked out from those beside it.
+        if not packets.is_disposable.any() or self.info.is_interlaced or not can_leave_out(self.executable):
+            return None
+        if isinstance(sampling, AtRate | AtTimes) and len(sampling.expressions(0.0)) > 1:
+            return None
+        # Which of two frames of one time comes first only their decoder knows.
+        if len(np.unique(packets.shown_s)) < len(packets.shown_s):
+            return None
+        is_left_out = packets.is_disposable.copy()
+        is_left_out[sampling.choose(packets.shown_s, packets.is_key)] = False
+        return without_packets(is_left_out) if is_left_out.any() else None
+
+    def _hurried(
+        self, sampling: AtRate | EveryFrame | AtTimes, left_out: str, geometry: Geometry, output: dict[str, str | int]
+    ) -> Iterator[Frame]:
+        """The chosen frames, as long as they come as they should.
+
+        Raises:
+            _ComplaintError: another frame comes than the one that is next, or ffmpeg says anything at all.
+        """
+        wanted_s = self._packets.shown_s[sampling.choose(self._packets.shown_s, self._packets.is_key)].tolist()
+        stamps, shift_s = self._shifted()
+        options: dict[str, str | int] = {f"bsf:{self.info.stream_index}": left_out}
+        command = self._command(sampling.expression(self.info.start_s), stamps, geometry, output, options)
+        n = 0
+        try:
+            with running(command, self.path, self.limits, self.budget) as run:
+                for frame in frames_of(run, self.path, self.limits.max_pixels):
+                    pts_s = frame.pts_s - shift_s - self.info.start_s
+                    # It complains before it hands out a frame that is wrong.
+                    if n == len(wanted_s) or abs(pts_s - wanted_s[n]) >= TRUE_S or run.has_complained:
+                        raise _ComplaintError
+                    n += 1
+                    yield frame._replace(pts_s=pts_s)
+        except MediaError as error:
+            raise _ComplaintError from error
+        if run.said or n < len(wanted_s):
+            raise _ComplaintError
+
+    def _shifted(self) -> tuple[list[tuple[str, dict[str, str]]], float]:
+        """The filter that makes times fit into NUT, which has none below zero, and how much later they are then."""
+        shift_s = max(0.0, -(float(self._packets.shown_s.min()) + self.info.start_s))
+        return [("setpts", {"expr": f"PTS+round({shift_s!r}/TB)"})] if shift_s else [], shift_s
+
+    def _complete(self, frames: list[Frame], n_wanted: int) -> list[Frame]:
         if len(frames) < n_wanted:
-            raise _UntrueTimesError(f"{n_wanted - len(frames)} frames that it should have do not come")
+            raise UntrueTimesError(f"{n_wanted - len(frames)} frames that it should have do not come")
         return frames
 
     def _passes(
@@ -209,22 +269,20 @@ class Video:
         output: dict[str, str | int],
         *,
         is_whole: bool = False,
-    ) -> Iterator[_Frame]:
+    ) -> Iterator[Frame]:
         """Frames that ffmpeg chooses.
 
         Args:
             is_whole: the video must give all of the frames that it says it has.
 
         Raises:
-            _UntrueTimesError: their times are others than those of the packets, or run backwards, or frames are lost.
+            UntrueTimesError: their times are others than those of the packets, or run backwards, or frames are lost.
         """
         start_s = self.info.start_s
         expressions = sampling.expressions(start_s) if isinstance(sampling, AtRate | AtTimes) else [sampling.expression(start_s)]
         options: dict[str, str | int] = {"skip_frame": "nokey"} if isinstance(sampling, KeyFrames) else {}
         known = np.sort(self._packets.shown_s)
-        # NUT has no times below zero.
-        shift_s = max(0.0, -(float(known[0]) + start_s))
-        stamps = [("setpts", {"expr": f"PTS+round({shift_s!r}/TB)"})] if shift_s else []
+        stamps, shift_s = self._shifted()
         last: tuple[float, ...] = (-math.inf,)
         for expression in expressions:
             select = f"{expression}*not({_RUNS_BACK})+{_SAY_TIME if is_whole else _ALARM}"
@@ -235,8 +293,8 @@ class Video:
                 # Where the picture's size changes, ffmpeg builds its filters anew and takes the next frame for the first.
                 if step <= last:
                     continue
-                if not _are_near(np.array([pts_s]), known).all():
-                    raise _UntrueTimesError(f"ffmpeg shows a frame at {pts_s:g} s at which there is none")
+                if not are_near(np.array([pts_s]), known).all():
+                    raise UntrueTimesError(f"ffmpeg shows a frame at {pts_s:g} s at which there is none")
                 last = step
                 yield frame._replace(pts_s=pts_s)
 
@@ -264,18 +322,18 @@ class Video:
         if len(shown) == len(times) and (np.diff(times) > 0).all():
             return shown
         known, counts = np.unique(shown, return_counts=True)
-        place, is_near = _nearest(times, known), _are_near(times, known)
+        place, is_near = nearest(times, known), are_near(times, known)
         told = np.where(is_near, known[place], times)
         left = np.repeat(known, (counts - np.bincount(place[is_near], minlength=len(known))).clip(0))
         far = np.flatnonzero(~is_near & ~np.isnan(times))
         told[far] = left if len(left) == len(far) else known[place[far]]
         return told
 
-    def _chosen_from_all(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[_Frame]:
+    def _chosen_from_all(self, sampling: Sampling, geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
         times, is_key = self._all_frames
         if isinstance(sampling, KeyFrames) and not is_key.any():
             # Decoders of some simple codecs say it of no frame.
-            is_key = _are_near(times, np.sort(self._packets.shown_s[self._packets.is_key]))
+            is_key = are_near(times, np.sort(self._packets.shown_s[self._packets.is_key]))
         chosen = sampling.choose(times, is_key).tolist()
         positions = sorted(chosen)
         is_told = len(positions) <= PARTS_AT_ONCE
@@ -286,9 +344,9 @@ class Video:
         wanted = zip(positions if is_told else range(len(times)), frames, strict=False)
         yield from self._in_order(wanted, chosen, times)
 
-    def _in_order(self, found: Iterator[tuple[int, _Frame]], chosen: Sequence[int], times: np.ndarray) -> Iterator[_Frame]:
+    def _in_order(self, found: Iterator[tuple[int, Frame]], chosen: Sequence[int], times: np.ndarray) -> Iterator[Frame]:
         """Chosen frames in their order; those that come too early wait."""
-        waiting: dict[int, _Frame] = {}
+        waiting: dict[int, Frame] = {}
         n, n_bytes, most, is_chosen = 0, 0, self.limits.memory_mb << 20, set(chosen)
         for position, frame in found:
             if position not in is_chosen:
@@ -332,46 +390,13 @@ class Video:
         arguments = target.global_args(*general).compile(cmd=self.executable)
         return [media_url(self.path) if a == marker else a for a in arguments]
 
-    def _pass(self, command: list[bytes | str], n_printed: int) -> Iterator[_Frame]:
+    def _pass(self, command: list[bytes | str], n_printed: int) -> Iterator[Frame]:
         """The frames of one run of ffmpeg, with its times.
 
         Raises:
-            _UntrueTimesError: when all have come, something else was printed than so many frames.
+            UntrueTimesError: when all have come, something else was printed than so many frames.
         """
-        path, limits, n = self.path, self.limits, 0
-        with running(command, path, limits, self.budget) as run:
-            try:
-                # The descriptor, not the file: PyAV drops an interrupt that comes while it reads from a Python object.
-                with self.budget.waiting():
-                    options = {"fd": str(run.stdout.fileno())}
-                    opened = av.open("fd:", format="nut", mode="r", options=options, metadata_errors="replace")
-                with opened as container:
-                    video = container.streams.video[0]
-                    width, height = video.codec_context.width, video.codec_context.height
-                    if width * height > limits.max_pixels:
-                        raise MediaError(f"{path} gives frames of {width}x{height} pixels, more than the limit of {limits.max_pixels}")
-                    for packet in run.timed(container.demux(video)):
-                        if packet.pts is None or packet.time_base is None or packet.size == 0:
-                            continue
-                        n += 1
-                        yield _Frame(float(packet.pts * packet.time_base), bytes(packet), width, height)
-            except (av.error.FFmpegError, IndexError) as error:
-                # Closed, so that ffmpeg ends and can be waited for; mostly it has ended already, and says itself why.
-                run.stdout.close()
-                if n:
-                    raise MediaError(f"{path} cannot be decoded: {error}") from error
+        with running(command, self.path, self.limits, self.budget) as run:
+            yield from frames_of(run, self.path, self.limits.max_pixels)
         if len(run.printed) != n_printed:
-            raise _UntrueTimesError("frames are lost" if n_printed else "the times of its frames run backwards")
-
-
-def _nearest(times: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Where in times that are in order, of which there are some, the nearest to each lies."""
-    after = np.searchsorted(known, times).clip(0, len(known) - 1)
-    before = (after - 1).clip(0)
-    return np.where(np.abs(known[before] - times) < np.abs(known[after] - times), before, after)
-
-
-def _are_near(times: np.ndarray, known: np.ndarray) -> np.ndarray:
-    if not len(known):
-        return np.zeros(len(times), np.bool_)
-    return np.abs(known[_nearest(times, known)] - times) < TRUE_S
+            raise UntrueTimesError("frames are lost" if n_printed else "the times of its frames run backwards")
