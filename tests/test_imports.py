@@ -15,12 +15,12 @@ import vbcli
 ROOT = Path(vbcli.__file__).parent
 # Later layers may import earlier ones, never the other way round.
 LAYERS = [
-    {"errors", "schemas", "memory", "digests", "workers"},
+    {"errors", "schemas", "memory", "digests", "workers", "ahead"},
     {"storage"},
     {"config", "files", "encoderfolders"},
     {"shards", "media", "text", "tars", "workspace", "splits", "ptb"},
     {"metrics", "pixels", "duplicates", "rendering", "copying", "selection", "timelines", "listing", "walk", "videotext"},
-    {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens"},
+    {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens", "encoderspecs"},
     {"models", "encoders"},
     {"clips", "shots", "featurefiles", "training", "cloze", "stages", "segments", "grounding"},
     {"retrieval"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from vbcli.ahead import read_ahead
 from vbcli.clips import Clip, ClipRule, gather_clips
 from vbcli.config import to_dict
 from vbcli.encoders import Encoder, EncoderSpec, load_encoder
@@ -25,6 +26,12 @@ from vbcli.schemas import features_schema
 from vbcli.shots import Detector, TimedFrame, check_detector, shot_times
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.extract import VIDEO_IDENTITY, detect_cuts
+
+N_BATCHES_AHEAD = 2
+"""Of clips that are decoded and wait."""
+
+Event = Clip | str | ItemFailure
+"""A clip of a video, its name when all of them have come, or its failure."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,24 @@ class Encode(Stage):
         clips_of = self._clips_of_frames if self.source == "frames" else partial(self._clips_of_video, decoder)
 
         def process(rows: Rows) -> Rows:
-            return _encode_videos(
-                encoder,
-                (r if isinstance(r, ItemFailure) else (_video_id(r), self._counted(_video_id(r), clips_of(r))) for r in rows),
-                self.output_schema(),
-            )
+            # Decoding goes on while the network computes.
+            events = read_ahead(self._events(rows, clips_of), N_BATCHES_AHEAD * encoder.batch_size)
+            return _encode_videos(encoder, events, self.output_schema())
 
         return process
+
+    def _events(self, rows: Rows, clips_of: Callable[[pa.Table], Iterator[Clip]]) -> Iterator[Event]:
+        for row in rows:
+            if isinstance(row, ItemFailure):
+                yield row
+                continue
+            video_id = _video_id(row)
+            try:
+                yield from self._counted(video_id, clips_of(row))
+            except (MediaError, OSError) as error:
+                yield ItemFailure(video_id, self.name, type(error).__name__, getattr(error, "message", str(error)))
+            else:
+                yield video_id
 
     def _clips_of_frames(self, table: pa.Table) -> Iterator[Clip]:
         geometry = self.encoder.preprocessing.geometry
@@ -188,45 +206,36 @@ def fit_picture(picture: Image.Image, geometry: Geometry) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + side, top + side)))
 
 
-def _encode_videos(encoder: Encoder, videos: Iterable[ItemFailure | tuple[str, Iterator[Clip]]], schema: pa.Schema) -> Rows:
+def _encode_videos(encoder: Encoder, events: Iterator[Event], schema: pa.Schema) -> Rows:
     """Encodes clips in full batches that may span videos, and yields one table a video, in order."""
-    queue: list[ItemFailure | tuple[str, list[Clip], list[np.ndarray]]] = []
+    finished: list[ItemFailure | tuple[str, list[Clip], list[np.ndarray]]] = []
     pending: list[tuple[Clip, list[np.ndarray]]] = []
+    clips: list[Clip] = []
+    rows: list[np.ndarray] = []
 
-    def flush() -> None:
+    def flush() -> Rows:
         if pending:
             encoded = encoder.encode(np.stack([clip.pixels for clip, _ in pending]))
             for row, (_, target) in zip(encoded, pending, strict=True):
                 target.append(row)
             pending.clear()
-
-    def finished() -> Rows:
-        for entry in queue:
+        for entry in finished:
             yield entry if isinstance(entry, ItemFailure) else _feature_table(*entry, schema)
-        queue.clear()
+        finished.clear()
 
-    for entry in videos:
-        if isinstance(entry, ItemFailure):
-            queue.append(entry)
+    for event in events:
+        if isinstance(event, Clip):
+            pending.append((event, rows))
+            # A copy, not a view: the pixels live only until they are encoded.
+            clips.append(replace(event, pixels=event.pixels[:0].copy()))
+            if len(pending) == encoder.batch_size:
+                yield from flush()
             continue
-        video_id, found = entry
-        clips: list[Clip] = []
-        rows: list[np.ndarray] = []
-        try:
-            for clip in found:
-                pending.append((clip, rows))
-                # A copy, not a view: the pixels live only until they are encoded.
-                clips.append(replace(clip, pixels=clip.pixels[:0].copy()))
-                if len(pending) == encoder.batch_size:
-                    flush()
-                    yield from finished()
-        except (MediaError, OSError) as error:
+        if isinstance(event, ItemFailure):
             pending[:] = [p for p in pending if p[1] is not rows]
-            queue.append(ItemFailure(video_id, Encode.name, type(error).__name__, getattr(error, "message", str(error))))
-            continue
-        queue.append((video_id, clips, rows))
-    flush()
-    yield from finished()
+        finished.append(event if isinstance(event, ItemFailure) else (event, clips, rows))
+        clips, rows = [], []
+    yield from flush()
 
 
 def _feature_table(video_id: str, clips: list[Clip], features: list[np.ndarray], schema: pa.Schema) -> pa.Table:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 from PIL import Image
 
+from vbcli.ahead import mapped_ahead
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
 from vbcli.media.decode import MediaOptions
@@ -19,13 +20,16 @@ from vbcli.media.sampling import AtRate, AtTimes, EveryFrame, KeyFrames, Samplin
 from vbcli.media.video import Video
 from vbcli.schemas import FRAMES
 from vbcli.shots import Detector, TimedFrame, check_detector, find_cuts, frame_size, shot_of, shot_times
-from vbcli.stage import Process, Rows, Stage
+from vbcli.stage import Process, Stage
 
 # What of a video decides its frames: not its text, and not where the folder lies.
 VIDEO_IDENTITY = ["video_id", "bytes", "mtime_ns"]
 
 MAX_BYTES = (1 << 31) - (64 << 20)
 """Of the frames of one video: Arrow holds 2 GB in one piece, and a row group holds whole videos."""
+
+N_AT_ONCE = 2
+"""Videos that a worker has in hand: while it takes the frames of one apart, ffmpeg decodes the other."""
 
 Mode = Literal["fps", "keyframes", "n-frames", "shots"]
 
@@ -87,23 +91,20 @@ class Extract(Stage):
         if self.detect_shots is not None:
             check_detector(self.detect_shots)
 
-        def process(rows: Rows) -> Rows:
-            for table in rows:
-                if isinstance(table, ItemFailure):
-                    yield table
-                    continue
-                video_id, path = table.column("video_id")[0].as_py(), table.column("path")[0].as_py()
-                try:
-                    decoder.check_link(video_id, path)
-                    video = decoder.video(path)
-                    cuts, times = detect_cuts(video, self.detect_shots)
-                    jpegs = _gather(path, video.jpegs(self._sampling(cuts, times), geometry, self.quality))
-                except MediaError as error:
-                    yield ItemFailure(video_id, self.name, type(error).__name__, error.message)
-                    continue
-                yield _frame_table(video_id, jpegs, cuts)
+        def frames_of(table: pa.Table | ItemFailure) -> pa.Table | ItemFailure:
+            if isinstance(table, ItemFailure):
+                return table
+            video_id, path = table.column("video_id")[0].as_py(), table.column("path")[0].as_py()
+            try:
+                decoder.check_link(video_id, path)
+                video = decoder.video(path)
+                cuts, times = detect_cuts(video, self.detect_shots)
+                jpegs = _gather(path, video.jpegs(self._sampling(cuts, times), geometry, self.quality))
+            except MediaError as error:
+                return ItemFailure(video_id, self.name, type(error).__name__, error.message)
+            return _frame_table(video_id, jpegs, cuts)
 
-        return process
+        return lambda rows: mapped_ahead(frames_of, rows, N_AT_ONCE)
 
     def _sampling(self, cuts: Sequence[float], times: Sequence[float]) -> Sampling:
         if self.mode == "n-frames":
