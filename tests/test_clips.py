@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vbcli.clips import Clip, ClipRule, gather_clips
-from vbcli.encoders import EncoderSpec, Preprocessing
+from vbcli.encoderspecs import EncoderSpec, Preprocessing
 from vbcli.media.filters import Geometry
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from timm.data.imagenet_info import ImageNetInfo
 from torchvision.models import video
 
-from vbcli.encoders import Encoder, EncoderSpec, load_encoder
+from vbcli.encoders import Encoder, load_encoder
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.media.decode import Decoder
 from vbcli.media.filters import Geometry

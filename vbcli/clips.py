@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from vbcli.encoders import EncoderSpec
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.shots import TimedFrame, shot_of
 
 ClipRule = Literal["fixed", "respect-shots", "shots", "frames"]

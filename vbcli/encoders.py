@@ -1,25 +1,22 @@
 """Encoders: clips of frames to features. Image encoders (timm, open_clip) and 3-D convolution encoders (torchvision, or our own).
 
-An encoder's name is `LIBRARY:ARCHITECTURE[/WEIGHTS]`; WEIGHTS is a tag that the library can download, a local path, or
-`random`. Or it is the folder of an encoder that `vbcli train --task encoder` made. The pre-processing is part of the weights'
-identity and travels in the encoder's specification.
+How they are named and what identifies them is in `encoderspecs.py`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vbcli.config import config_hash
+from vbcli.encoderspecs import DEFAULT_ENCODER, IMPORTED, TRAINED, EncoderSpec, Pool, Precision, Preprocessing, trained_preprocessing
 from vbcli.errors import UsageError, VbcliError
 from vbcli.media.filters import Geometry
 from vbcli.memory import keep_freed_memory
@@ -30,93 +27,8 @@ from vbcli.models.naming import ClassNames, imagenet_names
 from vbcli.models.weights import read_weights
 from vbcli.storage import as_path, is_remote
 
-DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
-IMPORTED = "imported"
-TRAINED = "conv3d"
-"""What stands before the hash in the name of an encoder of ours: the same wherever its folder lies."""
-Pool = Literal["mean", "grid2", "grid3", "names"]
-Precision = Literal["auto", "float32", "bfloat16"]
 CLASSIFIERS = ("classifier.", "head.fc.", "fc.", "_fc.")
 """What the names of the weights of a last layer start with."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What the weights expect of a frame: its geometry, then (pixel / 255 - mean) / std by channel."""
-
-    geometry: Geometry
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalise(self, clips: Tensor) -> Tensor:
-        """uint8 (B, F, H, W, 3) to float32 (B, 3, F, H, W)."""
-        mean = torch.tensor(self.mean, device=clips.device).view(1, 3, 1, 1, 1) * 255
-        scale = 1 / (torch.tensor(self.std, device=clips.device).view(1, 3, 1, 1, 1) * 255)
-        return (clips.permute(0, 4, 1, 2, 3).float() - mean) * scale
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """Identity of an encoder: what must be equal for two features to be comparable.
-
-    `fps` and `n_frames` declare a clip: one frame every 1/fps seconds, n_frames of them. A feature has `n_cells * dim` numbers: the
-    grid cells row by row, each the mean of what one or several stages of the network say there (`block_dims` numbers each).
-    """
-
-    name: str
-    weights_sha256: str
-    preprocessing: Preprocessing
-    fps: float
-    n_frames: int
-    pool: Pool
-    n_cells: int
-    block_dims: tuple[int, ...]
-    precision: str
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a grid cell."""
-        return sum(self.block_dims)
-
-    @property
-    def clip_s(self) -> float:
-        """Length of a clip in seconds."""
-        return self.n_frames / self.fps
-
-    @property
-    def width(self) -> int:
-        """Numbers in a feature."""
-        return self.n_cells * self.dim
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, as `from_dict` takes them."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EncoderSpec:
-        """The specification that `as_dict` wrote."""
-        pre = values["preprocessing"]
-        resize = pre["geometry"]["resize_px"]
-        geometry = Geometry(tuple(resize) if isinstance(resize, list) else resize, pre["geometry"]["crop_px"])
-        return cls(
-            **{
-                **values,
-                "preprocessing": Preprocessing(geometry, tuple(pre["mean"]), tuple(pre["std"])),
-                "block_dims": tuple(values["block_dims"]),
-            }
-        )
-
-
-def imported_encoder(name: str, dim: int, rate: float) -> EncoderSpec:
-    """What stands for an encoder that is not here, whose features were imported.
-
-    Args:
-        name: that features of one encoder share: those of another cannot be compared with them.
-        dim: numbers of a feature.
-        rate: features a second.
-    """
-    nothing = Preprocessing(Geometry(1, 1), (0.0,) * 3, (1.0,) * 3)
-    return EncoderSpec(f"{IMPORTED}:{name}", config_hash([IMPORTED, name, dim]), nothing, rate, 1, "mean", 1, (dim,), "float32")
 
 
 @dataclass(frozen=True)
@@ -148,6 +60,13 @@ class Encoder:
                 batch = F.pad(batch, (0, 0) * 4 + (0, self.batch_size - n))
             outputs.append(torch.cat(self._forward(batch), 2)[:n].flatten(1).float().cpu().numpy())
         return np.concatenate(outputs) if outputs else np.zeros((0, self.spec.width), np.float32)
+
+
+def normalise(clips: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (B, F, H, W, 3) to float32 (B, 3, F, H, W), as the weights expect it."""
+    mean = torch.tensor(preprocessing.mean, device=clips.device).view(1, 3, 1, 1, 1) * 255
+    scale = 1 / (torch.tensor(preprocessing.std, device=clips.device).view(1, 3, 1, 1, 1) * 255)
+    return (clips.permute(0, 4, 1, 2, 3).float() - mean) * scale
 
 
 # ---------------------------------------------------------------- loading
@@ -259,7 +178,7 @@ def _forward_function(
 ) -> Callable[[Tensor], list[Tensor]]:
     @torch.inference_mode()
     def forward(clips: Tensor) -> list[Tensor]:  # (B, F, H, W, 3) uint8
-        x = backbone.preprocessing.normalise(clips).to(input_dtype)  # (B, 3, F, H, W)
+        x = normalise(clips, backbone.preprocessing).to(input_dtype)  # (B, 3, F, H, W)
         if backbone.n_frames == 1:
             x = x.squeeze(2).contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -430,15 +349,10 @@ def _load_torchvision(architecture: str, weights: str) -> _Backbone:
     return _Backbone(module, None if is_mvit else feature_maps, pooled, Preprocessing(geometry, mean, std), fps, n_frames)
 
 
-def trained_preprocessing(size_px: int) -> Preprocessing:
-    """What the encoders that we train are given: the whole frame, squeezed into a square."""
-    return Preprocessing(Geometry((size_px, size_px), size_px), (0.45,) * 3, (0.225,) * 3)
-
-
 def _load_trained(encoder_dir: Path) -> _Backbone:
     checkpoint = load_encoder_checkpoint(encoder_dir)
     model, size = checkpoint.model, checkpoint.model.config.size_px
-    preprocessing = Preprocessing(Geometry((size, size), size), checkpoint.mean, checkpoint.std)
+    preprocessing = replace(trained_preprocessing(size), mean=checkpoint.mean, std=checkpoint.std)
 
     def pooled(x: Tensor) -> Tensor:
         return torch.cat([maps.mean((2, 3)) for maps in model.feature_maps(x)], 1)

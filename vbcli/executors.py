@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 from vbcli.errors import VbcliError
 from vbcli.files import stale_files
@@ -19,7 +19,10 @@ from vbcli.jobs import ShardJob, ShardResult, read_trace, run_shard, try_items
 from vbcli.runner import Executor
 from vbcli.stage import Process, Stage
 from vbcli.storage import is_remote
-from vbcli.workers import count_cores, is_interrupted, open_pool, submit
+from vbcli.workers import count_cores, is_interrupted, open_pool, preload, submit
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ExecutorName = Literal["serial", "processes"]
 
@@ -43,6 +46,9 @@ class SerialExecutor(Executor):
     A job during which an earlier process was killed is run in one of its own: a video may have done that, and must not do it again.
     """
 
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **kwargs)
+
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
         process: Process | None = None
         for job in jobs:
@@ -56,7 +62,7 @@ class SerialExecutor(Executor):
 
 
 class ProcessExecutor(Executor):
-    """Runs jobs in worker processes, at most one job a worker at a time; a job that is alone in this process.
+    """Runs jobs in worker processes, at most one job a worker at a time; a job that is alone in this process, where there is no worker yet.
 
     Where a worker dies, the jobs that were under way are looked at one by one: the video that kills the process is found, recorded as a
     failure, and the others are made.
@@ -68,8 +74,15 @@ class ProcessExecutor(Executor):
         """What ends with the executor, and hears of an interrupt."""
         self._pool: ProcessPoolExecutor | None = None
 
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return submit(self._opened_pool(), function, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            self._close()
+            raise VbcliError("a worker process died while it loaded", hint="often out of memory: give fewer --workers") from error
+
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]:
-        if len(jobs) == 1:
+        if len(jobs) == 1 and self._pool is None:
             # A worker would load libraries and model again, for nothing.
             yield from SerialExecutor().run(stage, jobs)
             return
@@ -83,20 +96,24 @@ class ProcessExecutor(Executor):
                 for job in running.values():
                     yield from _run_suspect(stage, job)
 
+    def _opened_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = self.opened.enter_context(open_pool(self.n_workers))
+        return self._pool
+
     def _close(self) -> None:
         self.opened.pop_all().close()
         self._pool = None
 
     def _run_waiting(self, stage: Stage, waiting: deque[ShardJob], running: dict[Future[ShardResult], ShardJob]) -> Iterator[ShardResult]:
-        if self._pool is None:
-            self._pool = self.opened.enter_context(open_pool(self.n_workers))
+        pool = self._opened_pool()
         while True:
             # Handing out one job a worker at a time keeps an interrupt short: nothing is queued behind it.
             while len(running) < self.n_workers and waiting and not is_interrupted():
                 # In the list before it is under way: a pool that is broken refuses it.
                 job = waiting.popleft()
                 try:
-                    running[submit(self._pool, _run_in_worker, stage, job)] = job
+                    running[submit(pool, _run_in_worker, stage, job)] = job
                 except BrokenProcessPool:
                     waiting.appendleft(job)
                     raise
@@ -161,17 +178,19 @@ def _worker_died(job: ShardJob) -> VbcliError:
 
 
 @contextmanager
-def open_executor(name: ExecutorName, n_workers: int) -> Iterator[Executor]:
+def open_executor(name: ExecutorName, n_workers: int, modules: Iterable[str] = ()) -> Iterator[Executor]:
     """Opens an executor; worker processes live until the end of the block.
 
     Args:
         name: `serial` or `processes`.
         n_workers: worker processes; 0 means one a core.
+        modules: what the workers are going to load.
     """
     n_workers = n_workers or count_cores()
     if name == "serial" or n_workers == 1:
         yield SerialExecutor()
         return
+    preload(modules)
     executor = ProcessExecutor(n_workers)
     with executor.opened:
         yield executor

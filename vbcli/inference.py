@@ -16,7 +16,7 @@ from typing import Any
 
 from vbcli import shards
 from vbcli.encoderfolders import carried_encoder
-from vbcli.encoders import EncoderSpec
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError, with_article
 from vbcli.files import check_free, write_json
 from vbcli.listing import list_videos

@@ -20,6 +20,7 @@ import pyarrow as pa
 from vbcli import shards
 from vbcli.digests import table_digest
 from vbcli.encoderfolders import carry_encoder
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError, with_article
 from vbcli.executors import ExecutorName, open_executor
 from vbcli.media.decode import MediaOptions
@@ -47,7 +48,6 @@ from vbcli.storage import copy_folder, remove_folder
 if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
     from vbcli.clips import ClipRule
-    from vbcli.encoders import EncoderSpec
     from vbcli.shots import Detector
 
 TRUNCATED_S = 1.0
@@ -59,7 +59,7 @@ class RunOptions:
     """How a dataset is run.
 
     Args:
-        executor: `serial` or `processes`.
+        executor: `serial`, `processes`, or one that is open already.
         n_workers: worker processes; 0 is one a core.
         is_retry: also redo the items that failed before.
         part: (i, n) makes part i of n of the shards, from 1; the others are for other machines.
@@ -70,7 +70,7 @@ class RunOptions:
         on_progress: called when shards are done.
     """
 
-    executor: ExecutorName = "processes"
+    executor: ExecutorName | Executor = "processes"
     n_workers: int = 0
     is_retry: bool = False
     media: MediaOptions = field(default_factory=MediaOptions)
@@ -87,10 +87,18 @@ class RunOptions:
         return [shard for shard in inputs if shard.index % n_parts == number - 1]
 
     @contextmanager
-    def open(self) -> Iterator[Executor]:
+    def open(self, modules: Sequence[str] = ()) -> Iterator[Executor]:
+        """The executor, for the block.
+
+        Args:
+            modules: what its workers are going to load.
+        """
         # Found, before anything is written.
         self.media.open()
-        with open_executor(self.executor, self.n_workers) as executor:
+        if isinstance(self.executor, Executor):
+            yield self.executor
+            return
+        with open_executor(self.executor, self.n_workers, modules) as executor:
             yield executor
 
 
@@ -108,7 +116,7 @@ def extract_videos(
         VbcliError: there are no videos, or the output folder holds something else.
     """
     options = options or RunOptions()
-    with options.open() as executor:
+    with options.open(stage.modules()) as executor:
         if options.is_dry:
             return dry_run(stage, dry_inputs(videos_dir, frames_dir, caption_files, stage, options), frames_dir, options)
         gone = scan_folder(videos_dir, frames_dir, caption_files, stage, executor, options)

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -26,6 +26,9 @@ from vbcli.stage import Stage
 from vbcli.storage import is_remote
 from vbcli.workers import deferred_interrupts
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def shard_key(stage: Stage, input_key: str) -> str:
     """Key of an output shard: stage, version, configuration and what it is made from."""
@@ -34,6 +37,10 @@ def shard_key(stage: Stage, input_key: str) -> str:
 
 class Executor(ABC):
     """Runs jobs of a stage, here or elsewhere; results come as they finish."""
+
+    @abstractmethod
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a function where jobs run: what it loads, this process need not load."""
 
     @abstractmethod
     def run(self, stage: Stage, jobs: list[ShardJob]) -> Iterator[ShardResult]: ...

@@ -56,6 +56,10 @@ class Stage(ABC):
         """
         return {}
 
+    def modules(self) -> tuple[str, ...]:
+        """What is loaded to run it, by name."""
+        return (type(self).__module__,)
+
     def failed_in(self, shard: Path) -> frozenset[str]:
         """The videos of an output shard that a retry makes anew.
 
@@ -102,6 +106,9 @@ class Chain(Stage):
 
     def origin(self) -> dict[str, Any]:
         return self.stages[-1].origin()
+
+    def modules(self) -> tuple[str, ...]:
+        return tuple(module for s in self.stages for module in s.modules())
 
     def open(self) -> Process:
         processes = [s.open() for s in self.stages]

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +19,15 @@ from vbcli.memory import limit_memory
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Not fork: a forked child would inherit threads of torch and faiss in an undefined state. The server that workers are forked from has none.
+_START = "forkserver" if sys.platform == "linux" else "spawn"
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Has workers forked from a process that has loaded these modules for all of them; where one was forked before, nothing is done."""
+    if _START == "forkserver":
+        get_context(_START).set_forkserver_preload(list(modules))
+
 
 def count_cores() -> int:
     """The cores that are for us."""
@@ -29,8 +38,8 @@ def count_cores() -> int:
 @contextmanager
 def open_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that live until the end of the block; `KeyboardInterrupt` ends them at once. Hand them work with `submit`."""
-    # spawn: a forked child would inherit threads of torch and faiss in an undefined state.
-    pool = ProcessPoolExecutor(n_workers, mp_context=get_context("spawn"), initializer=_start_pool_worker, initargs=(_flag(),))
+    told = (_flag(), dict(os.environ))
+    pool = ProcessPoolExecutor(n_workers, mp_context=get_context(_START), initializer=_start_pool_worker, initargs=told)
     try:
         yield pool
     except KeyboardInterrupt:
@@ -116,7 +125,10 @@ def _call(memory_mb: int, function: Callable[..., bool], args: tuple[Any, ...]) 
     sys.exit(0 if function(*args) else 1)
 
 
-def _start_pool_worker(flag: Any) -> None:
+def _start_pool_worker(flag: Any, environment: dict[str, str]) -> None:
+    # The server was started with that of its time.
+    os.environ.clear()
+    os.environ.update(environment)
     _start_worker(flag)
     # Libraries of neural networks are slow to take leave, and read pages of theirs for it that were never used: hundreds of megabytes.
     Finalize(None, os._exit, args=(0,), exitpriority=-100)

@@ -12,7 +12,8 @@ import torch
 
 from vbcli.config import Conv3dConfig, load_preset
 from vbcli.encoderfolders import carried_encoder, carry_encoder, is_encoder
-from vbcli.encoders import EncoderSpec, load_encoder
+from vbcli.encoders import load_encoder
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.models.conv3d import Conv3dClassifier, Conv3dEncoder, SplitConv
 from vbcli.models.encoder_checkpoint import EncoderCheckpoint, load_encoder_checkpoint, save_encoder

@@ -21,7 +21,8 @@ from PIL import Image
 from tests.conftest import run_ffmpeg
 from vbcli import shards
 from vbcli.clips import EDGE_S, gather_clips
-from vbcli.encoders import EncoderSpec, Preprocessing, load_encoder
+from vbcli.encoders import load_encoder
+from vbcli.encoderspecs import EncoderSpec, Preprocessing
 from vbcli.errors import ItemFailure, VbcliError
 from vbcli.media.decode import MediaOptions
 from vbcli.media.filters import Geometry

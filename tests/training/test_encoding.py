@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from vbcli.clips import gather_clips
 from vbcli.config import Conv3dConfig
-from vbcli.encoders import EncoderSpec, trained_preprocessing
+from vbcli.encoders import normalise
+from vbcli.encoderspecs import EncoderSpec, trained_preprocessing
 from vbcli.errors import VbcliError
 from vbcli.media.filters import Geometry
 from vbcli.models.conv3d import Conv3dClassifier
@@ -236,7 +237,7 @@ def test_motion_is_learned_that_no_frame_shows(tmp_path: Path) -> None:
     Trainer(made, settings, tmp_path, {}, lambda now: None).run()
     drawn = made.draw(VALIDATION, range(made.n_validation), 0, is_disturbed=False)
     with torch.inference_mode():
-        frames = made.preprocessing.normalise(drawn.batch.frames)
+        frames = normalise(drawn.batch.frames, made.preprocessing)
         learned = (made.model(frames).argmax(1) == drawn.wanted["classes"].argmax(1)).float().mean()
     # 40 held-out videos: a coin has 0.85 or more right once in a million times.
     assert learned >= 0.85

@@ -44,6 +44,10 @@ from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
+    from vbcli.encoderspecs import Pool as SpecPool
+    from vbcli.encoderspecs import Precision as SpecPrecision
+    from vbcli.pipeline import RunOptions
+    from vbcli.runner import RunReport
     from vbcli.shots import Detector
     from vbcli.stages.extract import Mode
 
@@ -181,30 +185,40 @@ def encode(
     check_language(language)
     if respect_shots and shots:
         raise UsageError("--respect-shots and --shots both say what a clip is", hint="give one of them")
-    from vbcli.encoders import load_encoder
-    from vbcli.pipeline import encode_dataset
-
-    target = out_dir or places.features_dir
     clips = "shots" if shots else "respect-shots" if respect_shots else "fixed"
-    loaded = load_encoder(encoder, pool=pool.value, precision=precision.value, clip_s=clip_s)
     limits, chosen_part = Limits(timeout_s, memory_mb, max_pixels, max_frames), parse_part(part)
     with run_options("encode", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
-        options = replace(options, part=chosen_part, limit=limit, language=language, is_dry=dry_run)
-        report = encode_dataset(
+        report = _encode(
             source,
-            target,
-            loaded.spec,
+            out_dir or places.features_dir,
+            (encoder, pool.value, precision.value, clip_s),
+            replace(options, part=chosen_part, limit=limit, language=language, is_dry=dry_run),
             caption_files=captions or (),
             threads=threads,
-            encoder_dir=loaded.folder,
             clips=clips,
             detect_shots=_detector(detect_shots, kind is None and (shots or respect_shots)),
-            options=options,
         )
     if dry_run:
         finish_dry_run(report, as_json)
     else:
         finish_run(report, "features", as_json)
+
+
+def _encode(
+    source: Path, target: Path, encoder: tuple[str, SpecPool, SpecPrecision, float | None], options: RunOptions, **how: Any
+) -> RunReport:
+    """Encodes a dataset. What the encoder is a worker tells: this process need not load it.
+
+    Args:
+        encoder: arguments of `describe_encoder`.
+        how: further arguments of `encode_dataset`.
+    """
+    from vbcli.pipeline import encode_dataset
+    from vbcli.stages.encode import describe_encoder, encoder_modules
+
+    with options.open((describe_encoder.__module__, *encoder_modules(encoder[0]))) as opened:
+        spec, folder = opened.call(describe_encoder, *encoder)
+        return encode_dataset(source, target, spec, encoder_dir=folder, options=replace(options, executor=opened), **how)
 
 
 VIDEO_OPTIONS = ("ffmpeg", "detect_shots", "follow_links", "timeout_s", "memory_mb", "max_pixels", "max_frames", "limit", "language")
@@ -284,17 +298,21 @@ def _workspace_source(places: Places) -> Path:
 def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
     """As `vbcli encode` does it with the options that the features there were made with, or with none."""
     from vbcli.encoderfolders import carried_encoder
-    from vbcli.encoders import DEFAULT_ENCODER, EncoderSpec, load_encoder
+    from vbcli.encoderspecs import DEFAULT_ENCODER, EncoderSpec
     from vbcli.pipeline import dataset_kind, encode_dataset
     from vbcli.shards import read_manifest
 
-    if dataset_kind(features_dir):
-        manifest = read_manifest(features_dir, "features")
-        spec, threads = EncoderSpec.from_dict(manifest.fact("encoder")), manifest.config["threads"]
-    else:
-        spec, threads = load_encoder(DEFAULT_ENCODER).spec, 1
     with run_options("encode", ExecutorName.processes, 0, False, "bundled") as options:
-        report = encode_dataset(frames_dir, features_dir, spec, threads=threads, encoder_dir=carried_encoder(features_dir), options=options)
+        if dataset_kind(features_dir):
+            manifest = read_manifest(features_dir, "features")
+            spec, threads, folder = (
+                EncoderSpec.from_dict(manifest.fact("encoder")),
+                manifest.config["threads"],
+                carried_encoder(features_dir),
+            )
+            report = encode_dataset(frames_dir, features_dir, spec, threads=threads, encoder_dir=folder, options=options)
+        else:
+            report = _encode(frames_dir, features_dir, (DEFAULT_ENCODER, "grid3", "auto", None), options, threads=1)
     # What could not be encoded is told, and the others make a vocabulary.
     show_run(report, "features")
 

@@ -34,7 +34,7 @@ from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.encoders import EncoderSpec
+    from vbcli.encoderspecs import EncoderSpec
     from vbcli.retrieval.index import VideoIndex
     from vbcli.retrieval.search import Match
 

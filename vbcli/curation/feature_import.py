@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from vbcli import shards
 from vbcli.digests import table_digest
-from vbcli.encoders import imported_encoder
+from vbcli.encoderspecs import imported_encoder
 from vbcli.errors import MediaError, UsageError, VbcliError
 from vbcli.featurefiles import find_feature_files, read_features
 from vbcli.listing import ScannedVideo

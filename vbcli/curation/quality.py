@@ -21,7 +21,7 @@ from vbcli.duplicates import (
     hash_neighbours,
     near_pairs,
 )
-from vbcli.encoders import EncoderSpec
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.files import write_json
 from vbcli.pipeline import RunOptions, note_missing, parents_of, run_noted

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from vbcli import shards
-from vbcli.encoders import EncoderSpec
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.files import read_json
 from vbcli.stages.embed import WHOLE

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vbcli.encoders import EncoderSpec, create_open_clip
+from vbcli.encoders import create_open_clip
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError
 from vbcli.models.encoder_checkpoint import state_sha256
 

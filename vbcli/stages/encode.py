@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from PIL import Image
 from vbcli.ahead import read_ahead
 from vbcli.clips import Clip, ClipRule, gather_clips
 from vbcli.config import to_dict
-from vbcli.encoders import Encoder, EncoderSpec, load_encoder
+from vbcli.encoderspecs import EncoderSpec, Pool, Precision
 from vbcli.errors import ItemFailure, MediaError, UsageError, VbcliError
 from vbcli.media.decode import Decoder, MediaOptions
 from vbcli.media.filters import Geometry
@@ -26,6 +27,33 @@ from vbcli.schemas import features_schema
 from vbcli.shots import Detector, TimedFrame, check_detector, shot_times
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.extract import VIDEO_IDENTITY, detect_cuts
+
+if TYPE_CHECKING:
+    from vbcli.encoders import Encoder
+
+_described: dict[EncoderSpec, Encoder] = {}
+"""The encoder that this process was asked to describe: it is likely to be asked to encode with it."""
+
+
+def describe_encoder(name: str, pool: Pool, precision: Precision, clip_s: float | None) -> tuple[EncoderSpec, Path | None]:
+    """The specification of an encoder, as `load_encoder` finds it, and its folder where it is one that was trained here.
+
+    Raises:
+        VbcliError: as `load_encoder`.
+    """
+    from vbcli.encoders import load_encoder
+
+    encoder = load_encoder(name, pool=pool, precision=precision, clip_s=clip_s)
+    _described.clear()
+    _described[encoder.spec] = encoder
+    return encoder.spec, encoder.folder
+
+
+def encoder_modules(name: str) -> tuple[str, ...]:
+    """What is loaded to run an encoder of this name."""
+    library = name.partition(":")[0]
+    return ("vbcli.encoders", *([library] if library in ("timm", "open_clip") else []))
+
 
 N_BATCHES_AHEAD = 2
 """Of clips that are decoded and wait."""
@@ -79,13 +107,15 @@ class Encode(Stage):
     def facts(self) -> dict[str, Any]:
         return {"encoder": self.encoder.as_dict(), "clip_s": self.encoder.clip_s}
 
+    def modules(self) -> tuple[str, ...]:
+        return (*super().modules(), *encoder_modules(self.encoder.name))
+
     def open(self) -> Process:
         import torch
 
         torch.set_num_threads(self.threads)
         spec = self.encoder
-        precision = "bfloat16" if spec.precision == "bfloat16" else "float32"
-        encoder = load_encoder(self.encoder_dir or spec.name, pool=spec.pool, precision=precision, clip_s=spec.clip_s, device=self.device)
+        encoder = _described.pop(spec, None) or self._load()
         if encoder.spec.weights_sha256 != spec.weights_sha256:
             raise VbcliError(
                 f"the weights of encoder {spec.name} are not those that the dataset was begun with", hint="encode into a new folder"
@@ -101,6 +131,13 @@ class Encode(Stage):
             return _encode_videos(encoder, events, self.output_schema())
 
         return process
+
+    def _load(self) -> Encoder:
+        from vbcli.encoders import load_encoder
+
+        spec = self.encoder
+        precision = "bfloat16" if spec.precision == "bfloat16" else "float32"
+        return load_encoder(self.encoder_dir or spec.name, pool=spec.pool, precision=precision, clip_s=spec.clip_s, device=self.device)
 
     def _events(self, rows: Rows, clips_of: Callable[[pa.Table], Iterator[Clip]]) -> Iterator[Event]:
         for row in rows:

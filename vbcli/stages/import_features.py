@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from vbcli.encoders import EncoderSpec
+from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import ItemFailure, MediaError
 from vbcli.featurefiles import read_features
 from vbcli.schemas import VIDEOS, features_schema

@@ -16,7 +16,8 @@ from tokenizers import normalizers, pre_tokenizers
 from torch import Tensor
 from torch.nn import functional as F
 
-from vbcli.encoders import Preprocessing
+from vbcli.encoders import normalise
+from vbcli.encoderspecs import Preprocessing
 from vbcli.errors import VbcliError
 from vbcli.models.conv3d import Conv3dClassifier
 from vbcli.stages.tokenize import captions_within
@@ -155,7 +156,7 @@ class EncoderTask(Task[Conv3dClassifier, VideoFrames, ClipRow, ClipBatch]):
         )
 
     def losses(self, drawn: DrawnRows[ClipBatch]) -> dict[str, Tensor]:
-        logits = self.model(self.preprocessing.normalise(drawn.batch.frames)).float()  # (B, K)
+        logits = self.model(normalise(drawn.batch.frames, self.preprocessing)).float()  # (B, K)
         wanted = drawn.wanted["classes"]  # (B, K)
         if self.objective.is_exclusive:
             return {self.objective.name: F.cross_entropy(logits, wanted, reduction="sum")}

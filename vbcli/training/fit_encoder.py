@@ -13,7 +13,7 @@ from typing import Any
 from vbcli import shards
 from vbcli.config import Conv3dConfig, config_hash, load_preset, to_dict
 from vbcli.encoderfolders import is_encoder
-from vbcli.encoders import trained_preprocessing
+from vbcli.encoderspecs import trained_preprocessing
 from vbcli.errors import VbcliError
 from vbcli.files import check_free, not_written, read_json
 from vbcli.models.conv3d import Conv3dClassifier
