@@ -32,11 +32,11 @@ from vbcli.stages.embed import Embed
 from vbcli.stages.embed_frames import EmbedFrames
 from vbcli.stages.encode import Encode
 from vbcli.stages.fuse import Fuse
-from vbcli.stages.model import ModelStage
+from vbcli.stages.model import ModelStage, look_at_model
 from vbcli.stages.teach import TeacherCaption
 from vbcli.stages.tokenize import Tokenize, tokenize_inputs
-from vbcli.storage import as_path, copy_folder
-from vbcli.vocab.artifact import load_vocabulary
+from vbcli.storage import copy_folder
+from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 
 
 def fuse_dataset(
@@ -92,21 +92,19 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
         VbcliError: no model for the stage in its `checkpoint_dir`, or tokens of another vocabulary.
     """
     options = options or RunOptions()
-    # Whole and fit for what is asked, before a folder is bound to it.
-    checkpoint = load_checkpoint(as_path(stage.checkpoint_dir), *stage.tasks)
-    stage.check(checkpoint)
-    is_tokens = _is_tokens(source, checkpoint, stage.name)
-    own_videos = output_dir / "videos"
-    stage = replace(stage, videos_dir=str(source / "videos" if is_tokens else own_videos))
-    if is_tokens:
-        _check_split(source, stage.split)
-    with options.open() as executor:
+    with options.open((*stage.modules(), Encode.__module__)) as executor:
+        # Whole and fit for what is asked, before a folder is bound to it; in a worker, which needs it anyway.
+        model = executor.call(look_at_model, stage)
+        is_tokens = _is_tokens(source, model.vocab_dir, model.visual, stage.name)
+        own_videos = output_dir / "videos"
+        stage = replace(stage, videos_dir=str(source / "videos" if is_tokens else own_videos))
         if is_tokens:
+            _check_split(source, stage.split)
             inputs = dataset_inputs(source, stage)
             return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
-        chain = Chain((*_to_tokens(checkpoint, own_videos, stage.device, stage.threads, options.media), stage))
+        chain = Chain((*_to_tokens(model.vocab_dir, model.visual, own_videos, stage.device, stage.threads, options.media), stage))
         gone = scan_folder(source, output_dir, (), chain, executor, options)
-        is_told = checkpoint.reads_text or stage.is_cut_by_transcript
+        is_told = model.reads_text or stage.is_cut_by_transcript
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
         return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))
 
@@ -118,11 +116,11 @@ def find_tokens(source: Path, checkpoint: Checkpoint, place: Path, *, threads: i
         VbcliError: `source` is neither, its tokens are of another vocabulary, or none of its videos can be read.
     """
     options = options or RunOptions()
-    if _is_tokens(source, checkpoint, "predict"):
+    if _is_tokens(source, checkpoint.vocab_dir, checkpoint.visual, "predict"):
         return source
     own_videos = place / "videos"
     with options.open() as executor:
-        chain = Chain(_to_tokens(checkpoint, own_videos, "cpu", threads, options.media))
+        chain = Chain(_to_tokens(checkpoint.vocab_dir, checkpoint.visual, own_videos, "cpu", threads, options.media))
         gone = scan_folder(source, place, (), chain, executor, options)
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone)
         report = run_noted(chain, inputs, place, executor, options, parents=parents_of(own_videos))
@@ -131,7 +129,7 @@ def find_tokens(source: Path, checkpoint: Checkpoint, place: Path, *, threads: i
     return place
 
 
-def _is_tokens(source: Path, checkpoint: Checkpoint, command: str) -> bool:
+def _is_tokens(source: Path, vocab_dir: Path, vocabulary: Vocabulary, command: str) -> bool:
     """Whether a model is asked about tokens, of its own vocabulary, rather than about videos."""
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
@@ -142,13 +140,14 @@ def _is_tokens(source: Path, checkpoint: Checkpoint, command: str) -> bool:
             hint="name the videos themselves, or what vbcli tokenize made",
         )
     if kind == "tokens":
-        check_vocabulary(source, checkpoint.vocab_dir.parent, checkpoint.visual.sha256)
+        check_vocabulary(source, vocab_dir.parent, vocabulary.sha256)
     return kind == "tokens"
 
 
-def _to_tokens(checkpoint: Checkpoint, videos_dir: Path, device: str, threads: int, media: MediaOptions) -> tuple[Encode, Tokenize]:
+def _to_tokens(
+    vocab_dir: Path, vocabulary: Vocabulary, videos_dir: Path, device: str, threads: int, media: MediaOptions
+) -> tuple[Encode, Tokenize]:
     """From videos to a model's tokens, by the encoder and the vocabulary that its folder carries."""
-    vocabulary, vocab_dir = checkpoint.visual, checkpoint.vocab_dir
     encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
     return (
         Encode(encoder, "videos", device, threads, media, None if encoder_dir is None else str(encoder_dir)),

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pyarrow as pa
@@ -21,12 +22,38 @@ from vbcli.storage import as_path
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
 from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline
 from vbcli.training.from_text import bridge_video
+from vbcli.vocab.artifact import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_SIZE = 16
 WINDOW_OVERLAP_CLIPS = 4
+
+
+class ModelFacts(NamedTuple):
+    """What one who runs a model must know of it: its visual vocabulary and where that lies, and whether it reads transcripts."""
+
+    vocab_dir: Path
+    visual: Vocabulary
+    reads_text: bool
+
+
+_looked_at: dict[str, Checkpoint] = {}
+"""The checkpoint that this process looked at, by its model's hash: it is likely to be asked to run it."""
+
+
+def look_at_model(stage: ModelStage) -> ModelFacts:
+    """Loads the model of a stage, whole, and sees whether it can answer.
+
+    Raises:
+        VbcliError: it cannot be loaded, or not answer as it is asked to.
+    """
+    checkpoint = load_checkpoint(as_path(stage.checkpoint_dir), *stage.tasks)
+    stage.check(checkpoint)
+    _looked_at.clear()
+    _looked_at[stage.model_sha256] = checkpoint
+    return ModelFacts(checkpoint.vocab_dir, checkpoint.visual, checkpoint.reads_text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +118,7 @@ class ModelStage(Stage):
         import torch
 
         torch.set_num_threads(self.threads)
-        checkpoint = load_checkpoint(as_path(self.checkpoint_dir), *self.tasks)
+        checkpoint = _looked_at.pop(self.model_sha256, None) or load_checkpoint(as_path(self.checkpoint_dir), *self.tasks)
         checkpoint.model.to(self.device)
         paths = VideoRows(as_path(self.videos_dir))
 
