@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from folder_rows import folder_rows
 from harness import Row, is_good, machine, run_rows, write_results
 from materials import Inputs
 from media_rows import media_rows
@@ -20,7 +21,7 @@ from media_rows import media_rows
 
 def all_rows(inputs: Inputs) -> list[Row]:
     """The rows in the order of a run from videos to sentences."""
-    return [*media_rows(inputs)]
+    return [*media_rows(inputs), *folder_rows(inputs)]
 
 
 def main() -> None:
