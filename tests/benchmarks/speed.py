@@ -13,15 +13,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from caption_rows import caption_rows
 from folder_rows import folder_rows
 from harness import Row, is_good, machine, run_rows, write_results
 from materials import Inputs
 from media_rows import media_rows
+from train_rows import train_rows
+from transformers.utils.logging import disable_progress_bar
 
 
 def all_rows(inputs: Inputs) -> list[Row]:
     """The rows in the order of a run from videos to sentences."""
-    return [*media_rows(inputs), *folder_rows(inputs)]
+    return [*media_rows(inputs), *train_rows(inputs), *caption_rows(inputs), *folder_rows(inputs)]
 
 
 def main() -> None:
@@ -47,6 +50,7 @@ def main() -> None:
         parser.error(f"no row is named {', '.join(sorted(unknown))}; --list names them")
     if not (inputs.clips_dir / "captions.csv").is_file():
         parser.error(f"{inputs.clips_dir} holds no captions.csv: name a folder of captioned clips with --clips")
+    disable_progress_bar()
     sys.stdout.writelines(f"{name}: {value}\n" for name, value in machine().items())
     measured = run_rows(
         [row for row in rows if not arguments.only or row.name in arguments.only], arguments.pairs, is_quick=arguments.quick
