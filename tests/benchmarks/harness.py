@@ -139,7 +139,7 @@ class Row:
 
     Args:
         prepare: makes the inputs, where they are not there yet, and loads what is not to be timed.
-        n_pairs: most pairs, of one that takes long.
+        n_pairs: most pairs, of one that takes long; 0: its first run is what is told.
     """
 
     name: str
@@ -160,10 +160,11 @@ def measure(row: Row, n_pairs: int, *, is_quick: bool) -> dict[str, Any]:
     first = {name: side() for name, side in sides.items()}
     difference = prepared.check({name: run.result for name, run in first.items()})
     runs = {name: [run.quantities] for name, run in first.items()}
-    if not is_quick:
+    n_pairs = 0 if is_quick else n_pairs if row.n_pairs is None else min(n_pairs, row.n_pairs)
+    if n_pairs:
         runs = {name: [] for name in sides}
         del first
-        for number in range(min(n_pairs, row.n_pairs or n_pairs)):
+        for number in range(n_pairs):
             for name in list(sides)[:: -1 if number % 2 else 1]:
                 gc.collect()
                 runs[name].append(sides[name]().quantities)

@@ -20,11 +20,12 @@ from materials import Inputs
 from media_rows import media_rows
 from train_rows import train_rows
 from transformers.utils.logging import disable_progress_bar
+from vocab_rows import vocab_rows
 
 
 def all_rows(inputs: Inputs) -> list[Row]:
     """The rows in the order of a run from videos to sentences."""
-    return [*media_rows(inputs), *train_rows(inputs), *caption_rows(inputs), *folder_rows(inputs)]
+    return [*media_rows(inputs), *vocab_rows(inputs), *train_rows(inputs), *caption_rows(inputs), *folder_rows(inputs)]
 
 
 def main() -> None:
