@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 LEARNING ?= learning
+BENCH ?= bench
+CLIPS ?= ../shared/data/clips
+TEXT ?= ../shared/data/text
 
 FUZZ_CASES ?= 2000
 
-.PHONY: demo learning fuzz test check lint types clean help
+.PHONY: demo learning bench fuzz test check lint types clean help
 
 help:
 	@echo "make demo      install, make a small narrated video world, run the whole chain on it, print the scores"
@@ -15,6 +18,7 @@ help:
 	@echo "make check     lint, types and tests: what CI runs"
 	@echo "make fuzz      read thousands of damaged files"
 	@echo "make learning  train every cell of the learning table on the demo world (hours; goes on where it was)"
+	@echo "make bench     measure the speed beside peers, in $(BENCH)/ (hours; BENCH_OPTIONS=--quick: minutes, tiny inputs, nothing judged)"
 	@echo "make clean     remove the virtual environment, caches and $(DEMO)/"
 
 $(BIN)/python:
@@ -33,6 +37,9 @@ demo: $(VENV)/installed
 
 learning: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/learning.py $(LEARNING)
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python tests/benchmarks/speed.py $(BENCH) --clips $(CLIPS) --text $(TEXT) $(BENCH_OPTIONS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 8

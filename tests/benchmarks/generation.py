@@ -68,6 +68,16 @@ def theirs(model: Any, build: Callable[..., Any], batches: Sequence[Batch], text
     return said
 
 
+def load_exported(folder: Path) -> tuple[Any, Callable[..., Any]]:
+    """The model of an exported captioner, and what builds its inputs."""
+    spec = importlib.util.spec_from_file_location("video_inputs", folder / "video_inputs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    video_inputs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(video_inputs)
+    return transformers.BartForConditionalGeneration.from_pretrained(folder).eval(), video_inputs.inputs_embeds
+
+
 def two_best(checkpoint: Checkpoint, batch: Batch, row: int, decoding: DecodingConfig) -> list[Hypothesis]:
     """Of one video, all hypotheses of our search, best first."""
     one = Batch(**{name: value[row : row + 1] for name, value in vars(batch).items()})
@@ -91,12 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "bart"
         export_transformers(checkpoint, exported)
-        model: Any = transformers.BartForConditionalGeneration.from_pretrained(exported).eval()
-        spec = importlib.util.spec_from_file_location("video_inputs", exported / "video_inputs.py")
-        assert spec is not None
-        assert spec.loader is not None
-        video_inputs = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(video_inputs)
+        model, build = load_exported(exported)
         sys.stdout.write("beams  length penalty  no-repeat  min  max | videos  same  near ties  wrong | our s  their s\n")
         for n_beams, penalty, no_repeat, minimum, maximum in GRID:
             decoding = DecodingConfig(n_beams, maximum, minimum, penalty, no_repeat)
@@ -104,7 +109,7 @@ def main() -> None:
                 started = time.perf_counter()
                 mine = ours(checkpoint, groups, decoding)
                 between = time.perf_counter()
-                others = theirs(model, video_inputs.inputs_embeds, batches, checkpoint.text, decoding)
+                others = theirs(model, build, batches, checkpoint.text, decoding)
                 ended = time.perf_counter()
             different = [i for i, (a, b) in enumerate(zip(mine, others, strict=True)) if a != b]
             gaps = []
