@@ -20,6 +20,7 @@ from vbcli.encoderspecs import DEFAULT_ENCODER, IMPORTED, TRAINED, EncoderSpec, 
 from vbcli.errors import UsageError, VbcliError
 from vbcli.media.filters import Geometry
 from vbcli.memory import keep_freed_memory
+from vbcli.models.devices import to_device
 from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha256
 from vbcli.models.folding import fold_batch_norms
 from vbcli.models.halving import to_bfloat16
@@ -53,7 +54,7 @@ class Encoder:
         """
         outputs = []
         for start in range(0, len(clips), self.batch_size):
-            batch = torch.from_numpy(clips[start : start + self.batch_size]).to(self.device)
+            batch = to_device(torch.from_numpy(clips[start : start + self.batch_size]), self.device)
             n = len(batch)
             if n < self.batch_size:
                 # Kernels may differ with the batch's size in the last bits: every batch has the same shape.

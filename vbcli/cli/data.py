@@ -17,6 +17,8 @@ from vbcli.cli.options import (
     Captions,
     DetectorName,
     DetectShots,
+    Device,
+    DeviceName,
     DryRun,
     Executor,
     ExecutorName,
@@ -46,6 +48,7 @@ from vbcli.workspace import Workspace as Places
 if TYPE_CHECKING:
     from vbcli.encoderspecs import Pool as SpecPool
     from vbcli.encoderspecs import Precision as SpecPrecision
+    from vbcli.models.devices import Device as SpecDevice
     from vbcli.pipeline import RunOptions
     from vbcli.runner import RunReport
     from vbcli.shots import Detector
@@ -152,6 +155,7 @@ def encode(
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,
+    device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
@@ -191,7 +195,7 @@ def encode(
         report = _encode(
             source,
             out_dir or places.features_dir,
-            (encoder, pool.value, precision.value, clip_s),
+            (encoder, pool.value, precision.value, clip_s, device.value),
             replace(options, part=chosen_part, limit=limit, language=language, is_dry=dry_run),
             caption_files=captions or (),
             threads=threads,
@@ -205,7 +209,7 @@ def encode(
 
 
 def _encode(
-    source: Path, target: Path, encoder: tuple[str, SpecPool, SpecPrecision, float | None], options: RunOptions, **how: Any
+    source: Path, target: Path, encoder: tuple[str, SpecPool, SpecPrecision, float | None, SpecDevice], options: RunOptions, **how: Any
 ) -> RunReport:
     """Encodes a dataset. What the encoder is a worker tells: this process need not load it.
 
@@ -217,8 +221,9 @@ def _encode(
     from vbcli.stages.encode import describe_encoder, encoder_modules
 
     with options.open((describe_encoder.__module__, *encoder_modules(encoder[0]))) as opened:
-        spec, folder = opened.call(describe_encoder, *encoder)
-        return encode_dataset(source, target, spec, encoder_dir=folder, options=replace(options, executor=opened), **how)
+        found = opened.call(describe_encoder, *encoder)
+        options = replace(options, executor=opened)
+        return encode_dataset(source, target, found.spec, encoder_dir=found.folder, device=found.device, options=options, **how)
 
 
 VIDEO_OPTIONS = ("ffmpeg", "detect_shots", "follow_links", "timeout_s", "memory_mb", "max_pixels", "max_frames", "limit", "language")
@@ -312,7 +317,7 @@ def _encode_frames(frames_dir: Path, features_dir: Path) -> None:
             )
             report = encode_dataset(frames_dir, features_dir, spec, threads=threads, encoder_dir=folder, options=options)
         else:
-            report = _encode(frames_dir, features_dir, (DEFAULT_ENCODER, "grid3", "auto", None), options, threads=1)
+            report = _encode(frames_dir, features_dir, (DEFAULT_ENCODER, "grid3", "auto", None, "auto"), options, threads=1)
     # What could not be encoded is told, and the others make a vocabulary.
     show_run(report, "features")
 

@@ -42,6 +42,15 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class DeviceName(StrEnum):
+    """Where a model runs."""
+
+    auto = "auto"
+    cuda = "cuda"
+    mps = "mps"
+    cpu = "cpu"
+
+
 class DetectorName(StrEnum):
     """What finds shots."""
 
@@ -81,6 +90,7 @@ Language = Annotated[
     typer.Option(metavar="CODE", help="Read the subtitles of this language where videos have several, such as en of clip.en.srt."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")]
+Device = Annotated[DeviceName, typer.Option(help="Where the model runs; auto is a GPU where there is one.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of a worker; a part of what makes results equal to the last bit.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

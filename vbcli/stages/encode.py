@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,23 +30,34 @@ from vbcli.stages.extract import VIDEO_IDENTITY, detect_cuts
 
 if TYPE_CHECKING:
     from vbcli.encoders import Encoder
+    from vbcli.models.devices import Device
 
-_described: dict[EncoderSpec, Encoder] = {}
+_described: dict[tuple[EncoderSpec, str], Encoder] = {}
 """The encoder that this process was asked to describe: it is likely to be asked to encode with it."""
 
 
-def describe_encoder(name: str, pool: Pool, precision: Precision, clip_s: float | None) -> tuple[EncoderSpec, Path | None]:
-    """The specification of an encoder, as `load_encoder` finds it, and its folder where it is one that was trained here.
+class EncoderFacts(NamedTuple):
+    """What one who runs an encoder must know of it: its specification, its folder where it was trained here, and where it runs."""
+
+    spec: EncoderSpec
+    folder: Path | None
+    device: str
+
+
+def describe_encoder(name: str, pool: Pool, precision: Precision, clip_s: float | None, device: Device) -> EncoderFacts:
+    """What `load_encoder` finds.
 
     Raises:
-        VbcliError: as `load_encoder`.
+        VbcliError: as `load_encoder`, or the device is not there.
     """
     from vbcli.encoders import load_encoder
+    from vbcli.models.devices import resolve_device
 
-    encoder = load_encoder(name, pool=pool, precision=precision, clip_s=clip_s)
+    found = resolve_device(device)
+    encoder = load_encoder(name, pool=pool, precision=precision, clip_s=clip_s, device=found)
     _described.clear()
-    _described[encoder.spec] = encoder
-    return encoder.spec, encoder.folder
+    _described[encoder.spec, found] = encoder
+    return EncoderFacts(encoder.spec, encoder.folder, found)
 
 
 def encoder_modules(name: str) -> tuple[str, ...]:
@@ -115,7 +126,7 @@ class Encode(Stage):
 
         torch.set_num_threads(self.threads)
         spec = self.encoder
-        encoder = _described.pop(spec, None) or self._load()
+        encoder = _described.pop((spec, self.device), None) or self._load()
         if encoder.spec.weights_sha256 != spec.weights_sha256:
             raise VbcliError(
                 f"the weights of encoder {spec.name} are not those that the dataset was begun with", hint="encode into a new folder"
