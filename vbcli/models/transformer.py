@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbcli.models.dropout import RowDropout
+from vbcli.models.linear import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +71,10 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.dropout = RowDropout(dropout)
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(width, width)
-        self.v = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.k = Linear(width, width)
+        self.v = Linear(width, width)
+        self.out = Linear(width, width)
 
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Projects what is attended to.
@@ -144,8 +145,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, intermediate: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, intermediate)
-        self.down = nn.Linear(intermediate, width)
+        self.up = Linear(width, intermediate)
+        self.down = Linear(intermediate, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Maps float (..., D) to float (..., D), each position by itself."""
