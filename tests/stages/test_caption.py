@@ -184,7 +184,7 @@ def step_by_step(checkpoint: Checkpoint, shown: VideoTokens, sentence: str) -> n
     """Log-probabilities of a sentence's tokens and of the end, a token at a time as generation reads them, float64 (T,)."""
     decoder = checkpoint.captioner.decoder
     memory, mask = encode_videos(checkpoint, [shown])
-    cache, previous, found = decoder.start(memory, mask, 1, 24), TEXT.cls_id, []
+    cache, previous, found = decoder.start(memory, mask, 1), TEXT.cls_id, []
     for token in (*TEXT.encode(sentence), TEXT.sep_id):
         found.append(float(decoder.step(torch.tensor([[previous]]), cache)[0, 0].log_softmax(-1)[token].detach()))
         previous = token

@@ -55,12 +55,17 @@ class PackedLinear(nn.Module):
         return _multiply(x, self.weight, self.bias)  # (..., O)
 
 
+def can_pack(weight: Tensor) -> bool:
+    """Whether a `PackedLinear` computes with such a weight here."""
+    return HAS_ONEDNN and weight.is_cpu and weight.dtype in (torch.float32, torch.bfloat16)
+
+
 def pack_linears(model: nn.Module) -> None:
-    """Replaces every `Linear` of a trained model by a `PackedLinear`, in place; without oneDNN, or elsewhere than on a processor, none."""
+    """Replaces every `Linear` of a trained model by a `PackedLinear` where it can, in place."""
     for name, child in model.named_children():
         if not isinstance(child, Linear):
             pack_linears(child)
-        elif HAS_ONEDNN and child.weight.is_cpu and child.weight.dtype in (torch.float32, torch.bfloat16):
+        elif can_pack(child.weight):
             setattr(model, name, PackedLinear(child.weight, child.bias))
 
 

@@ -196,7 +196,7 @@ class VideoBert(nn.Module):
             is_visual = feature_mask[..., None]  # (B, S, 1)
             if self.config.visual_input == "features":
                 tokens = tokens.masked_fill(is_visual, 0.0)  # (B, S, D)
-            tokens = tokens + self.feature_projection(features).masked_fill(~is_visual, 0.0)  # (B, S, D)
+            tokens = tokens + self.feature_projection(features.to(tokens.dtype)).masked_fill(~is_visual, 0.0)  # (B, S, D)
         positions = self.position_embedding.weight[: input_ids.shape[1]]  # (S, D)
         return self.dropout(self.embedding_norm(tokens + positions + self.type_embedding(token_type_ids)))  # (B, S, D)
 
