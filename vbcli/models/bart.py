@@ -6,7 +6,7 @@ Notation, with shapes at line ends:
     T  text length (decoder)            H  heads
     S  sequence length (memory)         E  width of a head, D / H
     V  visual length, a part of S       N  beams of a video
-    K  visual tokens, in the encoder    P  decoded tokens in a cache, of all beams of a video
+    K  visual tokens, in the encoder
     R  rows of the decoder's embedding table
 
 `attention_mask` is True on real tokens.
@@ -16,20 +16,19 @@ Source: Lewis et al. 2019, "BART", section 2; the captioner is C = Encoder(X), P
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbcli.config import BartConfig
 from vbcli.errors import VbcliError
 from vbcli.models.bridge import SentenceBridge
+from vbcli.models.cache import DecoderCache, mask_bias
 from vbcli.models.dropout import RowDropout
 from vbcli.models.linear import PackedLinear, can_pack, linear, pack_linears
-from vbcli.models.transformer import LayerCache, TransformerBlock, causal_mask, init_weights, key_mask
+from vbcli.models.transformer import TransformerBlock, causal_mask, init_weights, key_mask
 from vbcli.models.videobert import VideoBert
 
 POSITION_OFFSET = 2
@@ -69,76 +68,6 @@ class _Embedder(nn.Module):
         start = first + POSITION_OFFSET
         positions = self.position_embedding.weight[start : start + length]  # (T, D)
         return self.dropout(self.norm(tokens + positions))  # (B, T, D)
-
-
-@dataclasses.dataclass
-class DecoderCache:
-    """Keys and values of a batch of videos between two decoding steps.
-
-    The memory's are computed once a video, and its beams share them. So are those of the decoded tokens: beams that go on from the same
-    beam read the same tokens, and which token is in whose past is told by `is_past`, so that nothing is moved when beams change places.
-    The tensors of tokens have room for more; P are filled.
-    """
-
-    keys: Tensor  # (layers, B, H, E, room)
-    values: Tensor  # (layers, B, H, room, E)
-    is_past: Tensor  # (B, N, P)
-    memory_keys: Tensor  # (layers, B, H, E, S)
-    memory_values: Tensor  # (layers, B, H, S, E)
-    memory_bias: Tensor  # (B, 1, 1, S)
-    length: int = 0
-
-    def grow(self) -> list[LayerCache]:
-        """Takes in a token of each beam: views of each layer's part, the new tokens' keys and values to be filled in."""
-        n_videos, n_beams, n_old = self.is_past.shape
-        n_tokens = n_old + n_beams
-        own = torch.eye(n_beams, dtype=torch.bool, device=self.is_past.device).expand(n_videos, -1, -1)  # (B, N, N)
-        self.is_past = torch.cat([self.is_past, own], dim=-1)  # (B, N, P)
-        if n_tokens > self.keys.shape[4]:
-            n_more = 2 * n_tokens - self.keys.shape[4]
-            self.keys, self.values = F.pad(self.keys, (0, n_more)), F.pad(self.values, (0, 0, 0, n_more))
-        self.length += 1
-        bias = _bias(self.is_past)[:, None]  # (B, 1, N, P)
-        keys, values = self.keys[..., :n_tokens], self.values[..., :n_tokens, :]  # (layers, B, H, E, P), (layers, B, H, P, E)
-        layers = zip(keys, values, self.memory_keys, self.memory_values, strict=True)
-        return [LayerCache(k, v, bias, memory_k, memory_v, self.memory_bias) for k, v, memory_k, memory_v in layers]
-
-    def keep(self, videos: Tensor, beams: Tensor) -> None:
-        """Keeps some videos, and puts in the place of each beam the past of another beam of the same video.
-
-        Args:
-            videos: int64 (B',), numbers of the videos that go on, in the order that they then have; those whose number does not change
-                cost nothing.
-            beams: int64 (B', N'), for each new beam the old beam of that video that it continues; there may be more or fewer than before.
-        """
-        self.is_past = self.is_past[videos[:, None], beams]  # (B', N', P)
-        if len(videos) < len(self.memory_bias):
-            to = (videos != torch.arange(len(videos), device=videos.device)).nonzero()[:, 0]  # (moved,)
-            for tensor in (self.keys, self.values, self.memory_keys, self.memory_values):
-                tensor[:, to] = tensor[:, videos[to]]
-            self.keys, self.values = self.keys[:, : len(videos)], self.values[:, : len(videos)]
-            self.memory_keys, self.memory_values = self.memory_keys[:, : len(videos)], self.memory_values[:, : len(videos)]
-            self.memory_bias = self.memory_bias[videos]  # (B', 1, 1, S)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drops tokens that are in no beam's past any more, when that halves their number."""
-        is_read = self.is_past.any(1)  # (B, P)
-        n_read = int(is_read.sum(1).max())
-        if 2 * n_read > is_read.shape[1]:
-            return
-        places = is_read.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :n_read]  # (B, P')
-        self.is_past = self.is_past.gather(2, places[:, None].expand(-1, self.is_past.shape[1], -1))  # (B, N, P')
-        index = places[:, None, None]  # (B, 1, 1, P')
-        n_layers, _, n_heads, width, _ = self.keys.shape
-        self.keys[..., :n_read] = self.keys.gather(4, index.expand(n_layers, -1, n_heads, width, -1))
-        index = index.transpose(2, 3)  # (B, 1, P', 1)
-        self.values[..., :n_read, :] = self.values.gather(3, index.expand(n_layers, -1, n_heads, -1, width))
-
-
-def _bias(mask: Tensor) -> Tensor:
-    """What is added to scores so that only keys under the mask are read: float32 of its shape."""
-    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 class BartDecoder(nn.Module):
@@ -198,7 +127,7 @@ class BartDecoder(nn.Module):
         memory_values = torch.stack([values for _, values in projected])  # (layers, B, H, S, E)
         no_keys, no_values = memory_keys[..., :0], memory_values[..., :0, :]  # (layers, B, H, E, 0), (layers, B, H, 0, E)
         is_past = memory_mask.new_zeros(len(memory), n_beams, 0)  # (B, N, 0)
-        return DecoderCache(no_keys, no_values, is_past, memory_keys, memory_values, _bias(key_mask(memory_mask)))
+        return DecoderCache(no_keys, no_values, is_past, memory_keys, memory_values, mask_bias(key_mask(memory_mask)))
 
     @torch.no_grad()
     def step(self, token_ids: Tensor, cache: DecoderCache) -> Tensor:
@@ -216,9 +145,8 @@ class BartDecoder(nn.Module):
             hidden = block.step(hidden, part)  # (B, N, D)
         return self._logits(hidden)  # (B, N, R)
 
-    def pack(self) -> None:
-        """Lays the weights out for inference on a processor, after which they cannot be trained or moved."""
-        pack_linears(self)
+    def pack_output(self) -> None:
+        """Lays the output layer out for inference, from the embedding's weights as they are now."""
         if can_pack(self.token_embedding.weight):
             self.packed_output = PackedLinear(self.token_embedding.weight, self.final_logits_bias[0])
 
@@ -292,6 +220,14 @@ class Captioner(nn.Module):
             input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids
         )  # (B, S, D), (B, S)
         return self.decoder(decoder_input_ids, memory, memory_mask, decoder_attention_mask)  # (B, T, R)
+
+
+def pack_model(model: nn.Module) -> None:
+    """Lays the weights of a trained model out for inference on a processor, after which they cannot be trained, saved or moved."""
+    for module in model.modules():
+        if isinstance(module, BartDecoder):
+            module.pack_output()
+    pack_linears(model)
 
 
 class BartEncoder(nn.Module):

@@ -77,10 +77,10 @@ class _OneDnnLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         has_x, has_weight, has_bias = ctx.needs_input_grad
-        rows = gradients[0].reshape(-1, len(weight))  # (R, O)
+        rows = grad_outputs[0].reshape(-1, len(weight))  # (R, O)
         of_x = _multiply(rows, weight.t(), None).view_as(x) if has_x else None  # (..., I)
         of_weight = _multiply(rows.t(), x.reshape(-1, x.shape[-1]).t(), None) if has_weight else None  # (O, I)
         return of_x, of_weight, rows.sum(0) if has_bias else None
