@@ -230,7 +230,7 @@ def test_a_packed_decoder_writes_the_same(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("n_beams", [1, 4])
 def test_the_cache_forgets_what_no_beam_reads(n_beams: int) -> None:
-    """As many steps as it likes, it holds no more than twice what the beams' pasts hold, and the results stay those of the whole sequence."""
+    """It holds no more than twice what the pasts of the beams hold, and the results stay those of the whole sequence."""
     _, ours = models(0.0)
     torch.manual_seed(5)
     memory, mask = torch.randn(2, 3, 16, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
