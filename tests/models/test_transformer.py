@@ -120,12 +120,17 @@ def test_steps_equal_the_whole_sequence() -> None:
     expected = block(
         hidden, causal_mask(T, hidden.device), memory.repeat_interleave(n_beams, 0), key_mask(mask.repeat_interleave(n_beams, 0))
     )
-    room = torch.full((B * n_beams, H, T + 3, D // H), torch.nan)
-    cache = LayerCache(room, room.clone(), *block.cross_attention.keys_values(memory), key_mask(mask), length=0)
-    for position in range(T):
-        cache.length = position
-        step = block.step(hidden[:, position].view(B, n_beams, D), cache)
-        torch.testing.assert_close(step.flatten(0, 1), expected[:, position], rtol=1e-5, atol=1e-6)
+    memory_keys, memory_values = block.cross_attention.keys_values(memory)
+    keys, values = torch.full((B, H, D // H, n_beams * T), torch.nan), torch.full((B, H, n_beams * T, D // H), torch.nan)
+    of_beam = torch.arange(n_beams * T) % n_beams == torch.arange(n_beams)[:, None]  # (N, N * T), each beam reads its own tokens
+    with torch.no_grad():
+        for position in range(T):
+            n = n_beams * (position + 1)
+            own = torch.zeros(n_beams, n).masked_fill(~of_beam[:, :n], -torch.inf).expand(B, 1, -1, -1)
+            memory_bias = torch.zeros(B, 1, 1, S).masked_fill(~key_mask(mask), -torch.inf)
+            cache = LayerCache(keys[..., :n], values[:, :, :n], own, memory_keys.transpose(-1, -2), memory_values, memory_bias)
+            step = block.step(hidden[:, position].view(B, n_beams, D), cache)
+            torch.testing.assert_close(step.flatten(0, 1), expected[:, position], rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only() -> None:

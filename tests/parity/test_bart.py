@@ -135,7 +135,7 @@ def test_cached_steps_equal_the_whole_sequence_also_after_reordering() -> None:
     videos = torch.arange(B)
     sequences = torch.full((B, n_beams, 1), 2)
     with torch.no_grad():
-        cache = decoder.start(memory, memory_mask, n_beams, n_steps)
+        cache = decoder.start(memory, memory_mask, n_beams)
         for step in range(n_steps):
             logits = decoder.step(sequences[..., -1], cache)
             flat = sequences.flatten(0, 1)
@@ -157,7 +157,7 @@ def test_the_memory_is_projected_once_per_video() -> None:
         if name.endswith(("cross_attention.k", "cross_attention.v")):
             module.register_forward_hook(lambda _module, inputs, _output: shapes.append(inputs[0].shape))
     with torch.no_grad():
-        cache = decoder.start(torch.randn(B, S, 24), torch.ones(B, S, dtype=torch.bool), 5, 4)
+        cache = decoder.start(torch.randn(B, S, 24), torch.ones(B, S, dtype=torch.bool), 5)
         for _ in range(4):
             decoder.step(torch.full((B, 5), 7), cache)
     assert shapes == [torch.Size([B, S, 24])] * (2 * CONFIG.n_decoder_layers)

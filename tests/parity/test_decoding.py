@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from vbcli.config import BartConfig
 from vbcli.errors import VbcliError
-from vbcli.models.bart import Bart, BartDecoder, load_bart_state
-from vbcli.models.decoding import DecodingConfig, Hypothesis, generate
+from vbcli.models.bart import Bart, BartDecoder, load_bart_state, pack_model
+from vbcli.models.decoding import DecodingConfig, Hypothesis, _fill_gaps, generate
+from vbcli.models.linear import HAS_ONEDNN
 
 B, S, R = 6, 8, 40
 START, BOS, PAD, END = 2, 0, 1, 2
@@ -201,6 +203,52 @@ def test_a_video_does_not_depend_on_the_others(is_sampled: bool) -> None:
         for other in (together[row], shuffled[order.index(row)]):
             assert [h.token_ids for h in other] == [h.token_ids for h in alone]
             assert [h.score for h in other] == pytest.approx([h.score for h in alone], rel=1e-5)
+
+
+@hypothesis.given(st.sets(st.integers(0, 30)))
+def test_gaps_are_filled_from_the_end(rows: set[int]) -> None:
+    filled = _fill_gaps(sorted(rows))
+    assert sorted(filled) == sorted(rows)
+    assert all(row == place for place, row in enumerate(filled) if place in rows)
+
+
+@pytest.mark.skipif(not HAS_ONEDNN, reason="oneDNN is not used here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_decoder_writes_the_same(dtype: torch.dtype) -> None:
+    ours, packed = (copy.deepcopy(models(3.0)[1]).to(dtype) for _ in range(2))
+    pack_model(packed)
+    ids, mask = inputs()
+    with torch.inference_mode():
+        memory = ours.encode(ids, mask)
+        expected, result = (generate(model.decoder, *memory, DecodingConfig(max_length=12)) for model in (ours, packed))
+        again = ours.decoder(ids, *memory)
+        torch.testing.assert_close(packed.decoder(ids, *memory), again, rtol=0.02, atol=0.02 if dtype == torch.float32 else 0.2)
+    if dtype == torch.float32:
+        assert [[h.token_ids for h in video] for video in result] == [[h.token_ids for h in video] for video in expected]
+    assert packed.decoder.packed_output is not None
+
+
+@pytest.mark.parametrize("n_beams", [1, 4])
+def test_the_cache_forgets_what_no_beam_reads(n_beams: int) -> None:
+    """It holds no more than twice what the pasts of the beams hold, and the results stay those of the whole sequence."""
+    _, ours = models(0.0)
+    torch.manual_seed(5)
+    memory, mask = torch.randn(2, 3, 16, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
+    cache, sequences = ours.decoder.start(memory, mask, n_beams), torch.full((2, n_beams, 1), START)
+    sizes = []
+    for _ in range(30):
+        logits = ours.decoder.step(sequences[..., -1], cache)
+        # All beams go on from one: all others' tokens are dead.
+        beams = torch.randint(n_beams, (2, 1)).expand(-1, n_beams)
+        new = torch.randint(3, R, (2, n_beams, 1))
+        with torch.no_grad():
+            expected = ours.decoder(sequences.flatten(0, 1), memory.repeat_interleave(n_beams, 0), mask.repeat_interleave(n_beams, 0))
+        torch.testing.assert_close(logits.flatten(0, 1), expected[:, -1], rtol=1e-5, atol=1e-5)
+        sequences = torch.cat([sequences.gather(1, beams[..., None].expand_as(sequences)), new], dim=-1)
+        cache.keep(torch.arange(2), beams)
+        sizes.append(cache.is_past.shape[-1])
+    assert sizes[-1] <= 2 * 30
+    assert sizes[9] <= 2 * 10
 
 
 def test_seeds_decide_the_samples() -> None:

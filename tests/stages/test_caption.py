@@ -13,8 +13,9 @@ from vbcli.errors import VbcliError
 from vbcli.models.bart import BartDecoder, Captioner
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vbcli.models.decoding import DecodingConfig, generate
+from vbcli.models.precision import Precision
 from vbcli.models.videobert import VideoBert
-from vbcli.stages.caption import caption_videos, encode_videos
+from vbcli.stages.caption import MAX_CLIPS, MAX_VIDEOS, Caption, _batches, caption_videos, encode_videos
 from vbcli.stages.model import BATCH_SIZE, video_windows
 from vbcli.stages.zero_shot import NamedClass, ZeroShot
 from vbcli.textvocab import train_text_vocabulary
@@ -24,6 +25,7 @@ from vbcli.vocab.artifact import save_vocabulary
 from vbcli.vocab.build import fit_vocabulary
 from vbcli.vocab.config import VocabConfig
 
+PRECISIONS: list[Precision] = ["float32", "bfloat16", "auto"]
 RNG = np.random.default_rng(3)
 TEXT = train_text_vocabulary(["a red ball falls", "the blue cube grows and then it shrinks"])
 
@@ -84,6 +86,37 @@ def test_a_caption_does_not_depend_on_the_other_videos(checkpoint):
         (alone,) = caption_videos(checkpoint, [one], DecodingConfig(max_length=10))
         assert alone.token_ids == expected.token_ids
         assert alone.score == pytest.approx(expected.score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], []),
+        ([5, 3, 4], [[1, 2, 0]]),
+        ([0] * (MAX_VIDEOS + 1), [list(range(MAX_VIDEOS)), [MAX_VIDEOS]]),
+        ([MAX_CLIPS // 2, 1, MAX_CLIPS // 2], [[1, 0], [2]]),
+        ([3 * MAX_CLIPS, 3 * MAX_CLIPS], [[0], [1]]),
+    ],
+)
+def test_videos_of_like_length_are_captioned_together_as_far_as_memory_goes(lengths, expected):
+    assert list(_batches(lengths)) == expected
+
+
+def test_bfloat16_is_another_run_and_gives_captions(checkpoint, tmp_path: Path):
+    save_checkpoint(checkpoint, tmp_path / "c")
+    stages = [Caption(checkpoint_dir=str(tmp_path / "c"), decoding=DecodingConfig(max_length=10), precision=p) for p in PRECISIONS]
+    names = [stage.identity()["precision"] for stage in stages]
+    assert names[:2] == ["float32", "bfloat16"]
+    assert names[2] in names[:2]
+    loaded = load_checkpoint(tmp_path / "c", "caption")
+    stages[1].convert(loaded)
+    assert loaded.captioner.decoder.token_embedding.weight.dtype == torch.bfloat16
+    videos = [video(str(i), n) for i, n in enumerate((3, 30, 12, 7))]
+    with torch.inference_mode():
+        memory, mask = encode_videos(checkpoint, videos)
+        rounded, _ = encode_videos(loaded, videos)
+    assert (memory - rounded.float())[mask].abs().mean() < 0.03
+    assert all(isinstance(h.score, float) for h in caption_videos(loaded, videos, stages[1].decoding))
 
 
 def test_windows_are_encoded_a_few_at_a_time_as_if_they_were_encoded_at_once(checkpoint):
@@ -184,7 +217,7 @@ def step_by_step(checkpoint: Checkpoint, shown: VideoTokens, sentence: str) -> n
     """Log-probabilities of a sentence's tokens and of the end, a token at a time as generation reads them, float64 (T,)."""
     decoder = checkpoint.captioner.decoder
     memory, mask = encode_videos(checkpoint, [shown])
-    cache, previous, found = decoder.start(memory, mask, 1, 24), TEXT.cls_id, []
+    cache, previous, found = decoder.start(memory, mask, 1), TEXT.cls_id, []
     for token in (*TEXT.encode(sentence), TEXT.sep_id):
         found.append(float(decoder.step(torch.tensor([[previous]]), cache)[0, 0].log_softmax(-1)[token].detach()))
         previous = token

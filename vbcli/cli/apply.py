@@ -21,6 +21,7 @@ from vbcli.cli.options import (
     MaxFrames,
     MaxPixels,
     MemoryMb,
+    Precision,
     RetryFailed,
     Seed,
     Source,
@@ -97,6 +98,9 @@ def caption(
     top_k: Annotated[int, typer.Option(help="Sample among so many tokens; 0 is all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Sample among the tokens that make up this probability.")] = 1.0,
     seed: Seed = 0,
+    precision: Annotated[
+        Precision, typer.Option(help="auto is bfloat16 where the hardware computes with it: faster, and a few captions differ.")
+    ] = Precision.float32,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,
@@ -120,12 +124,21 @@ def caption(
     cut = None if segments is None else Segmentation(segments.value, segment_seconds)
     decoding = DecodingConfig(beams, max_length, min_length, length_penalty, no_repeat_ngram, temperature, top_k, top_p, sample, seed)
     if checkpoint is not None and str(checkpoint).startswith(TEACHER):
-        if segments is not None or split is not None or evidence:
-            raise UsageError("a published captioner captions whole videos of a folder", hint="leave --segments, --split and --evidence out")
+        if segments is not None or split is not None or evidence or precision is not Precision.float32:
+            hint = "leave --segments, --split, --evidence and --precision out"
+            raise UsageError("a published captioner captions whole videos of a folder, in float32", hint=hint)
         stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg, limits, follow_links)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
-        stage = Caption(checkpoint_dir=str(model_dir), split=split, threads=threads, decoding=decoding, segments=cut, is_grounded=evidence)
+        stage = Caption(
+            checkpoint_dir=str(model_dir),
+            split=split,
+            threads=threads,
+            decoding=decoding,
+            segments=cut,
+            is_grounded=evidence,
+            precision=precision.value,
+        )
     if burn_in is not None and source.is_dir() and str(burn_in.resolve()).startswith(f"{source.resolve()}/"):
         raise UsageError(f"--burn-in {burn_in} is among the videos, and its copies would be captioned next", hint="name another folder")
     target = captions_dir or places.results_dir("captions", source, stage.identity())

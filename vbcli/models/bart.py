@@ -6,7 +6,7 @@ Notation, with shapes at line ends:
     T  text length (decoder)            H  heads
     S  sequence length (memory)         E  width of a head, D / H
     V  visual length, a part of S       N  beams of a video
-    K  visual tokens, in the encoder    L  room for decoded tokens in a cache
+    K  visual tokens, in the encoder
     R  rows of the decoder's embedding table
 
 `attention_mask` is True on real tokens.
@@ -16,19 +16,19 @@ Source: Lewis et al. 2019, "BART", section 2; the captioner is C = Encoder(X), P
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbcli.config import BartConfig
 from vbcli.errors import VbcliError
 from vbcli.models.bridge import SentenceBridge
+from vbcli.models.cache import DecoderCache, mask_bias
 from vbcli.models.dropout import RowDropout
-from vbcli.models.transformer import LayerCache, TransformerBlock, causal_mask, init_weights, key_mask
+from vbcli.models.linear import PackedLinear, can_pack, linear, pack_linears
+from vbcli.models.transformer import TransformerBlock, causal_mask, init_weights, key_mask
 from vbcli.models.videobert import VideoBert
 
 POSITION_OFFSET = 2
@@ -70,46 +70,6 @@ class _Embedder(nn.Module):
         return self.dropout(self.norm(tokens + positions))  # (B, T, D)
 
 
-@dataclasses.dataclass
-class DecoderCache:
-    """Keys and values of a batch of videos between two decoding steps.
-
-    The memory's are computed once per video, and its beams share them; the decoded tokens' lie in tensors of full length,
-    of which `length` positions are filled.
-    """
-
-    keys: Tensor  # (layers, B*N, H, L, E)
-    values: Tensor  # (layers, B*N, H, L, E)
-    memory_keys: Tensor  # (layers, B, H, S, E)
-    memory_values: Tensor  # (layers, B, H, S, E)
-    memory_mask: Tensor  # (B, 1, 1, S)
-    length: int = 0
-
-    def layer(self, index: int) -> LayerCache:
-        """Views of one layer's part."""
-        return LayerCache(
-            self.keys[index], self.values[index], self.memory_keys[index], self.memory_values[index], self.memory_mask, self.length
-        )
-
-    def keep(self, videos: Tensor, beams: Tensor) -> None:
-        """Keeps some videos, and puts in the place of each beam the past of another beam of the same video.
-
-        Args:
-            videos: int64 (B',), increasing row numbers of the videos that go on.
-            beams: int64 (B', N), for each new beam the old beam of that video that it continues.
-        """
-        n_videos, n_beams = len(self.memory_mask), beams.shape[1]
-        rows = (videos[:, None] * n_beams + beams).flatten()  # (B'*N,)
-        if len(videos) < n_videos:
-            self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-            self.memory_keys, self.memory_values = self.memory_keys[:, videos], self.memory_values[:, videos]
-            self.memory_mask = self.memory_mask[videos]
-        elif n_beams > 1:
-            for tensor in (self.keys, self.values):
-                filled = tensor[:, :, :, : self.length]
-                filled.copy_(filled[:, rows])
-
-
 class BartDecoder(nn.Module):
     """BART's decoder: causal self-attention, cross-attention to a memory, and a head tied to its embedding.
 
@@ -126,6 +86,7 @@ class BartDecoder(nn.Module):
         self.embedder = _Embedder(config)
         self.blocks = _blocks(config, config.n_decoder_layers, has_cross_attention=True)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.n_tokens))
+        self.packed_output: PackedLinear | None = None
         init_weights(self, config.initializer_range)
 
     def forward(self, input_ids: Tensor, memory: Tensor, memory_mask: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -149,25 +110,26 @@ class BartDecoder(nn.Module):
             hidden = block(hidden, mask, memory, key_mask(memory_mask))  # (B, T, D)
         return self._logits(hidden)  # (B, T, R)
 
-    def start(self, memory: Tensor, memory_mask: Tensor, n_beams: int, max_length: int) -> DecoderCache:
-        """Prepares incremental decoding: projects the memory once per video and allocates room for the tokens.
+    @torch.no_grad()
+    def start(self, memory: Tensor, memory_mask: Tensor, n_beams: int) -> DecoderCache:
+        """Prepares incremental decoding: projects the memory once per video.
 
         Args:
             memory: float (B, S, D).
-            memory_mask: bool (B, S), True on real tokens.
+            memory_mask: bool (B, S), True on real tokens, of which each video has one or more.
             n_beams: N, sequences decoded per video.
-            max_length: L, the number of steps to come.
 
         Returns:
             An empty cache for `step`.
         """
         projected = [block.cross_attention.keys_values(memory) for block in self._layers()]  # (B, H, S, E) pairs
-        memory_keys = torch.stack([keys for keys, _ in projected])  # (layers, B, H, S, E)
+        memory_keys = torch.stack([keys.transpose(2, 3) for keys, _ in projected])  # (layers, B, H, E, S)
         memory_values = torch.stack([values for _, values in projected])  # (layers, B, H, S, E)
-        n_layers, n_videos, n_heads, _, head_width = memory_keys.shape
-        keys = memory_keys.new_zeros(n_layers, n_videos * n_beams, n_heads, max_length, head_width)  # (layers, B*N, H, L, E)
-        return DecoderCache(keys, torch.zeros_like(keys), memory_keys, memory_values, key_mask(memory_mask))
+        no_keys, no_values = memory_keys[..., :0], memory_values[..., :0, :]  # (layers, B, H, E, 0), (layers, B, H, 0, E)
+        is_past = memory_mask.new_zeros(len(memory), n_beams, 0)  # (B, N, 0)
+        return DecoderCache(no_keys, no_values, is_past, memory_keys, memory_values, mask_bias(key_mask(memory_mask)))
 
+    @torch.no_grad()
     def step(self, token_ids: Tensor, cache: DecoderCache) -> Tensor:
         """Scores the next token of every beam after one more token each.
 
@@ -179,16 +141,22 @@ class BartDecoder(nn.Module):
             float (B, N, R) logits.
         """
         hidden = self.embedder(self.token_embedding(token_ids), cache.length, 1)  # (B, N, D)
-        for index, block in enumerate(self._layers()):
-            hidden = block.step(hidden, cache.layer(index))  # (B, N, D)
-        cache.length += 1
+        for block, part in zip(self._layers(), cache.grow(), strict=True):
+            hidden = block.step(hidden, part)  # (B, N, D)
         return self._logits(hidden)  # (B, N, R)
+
+    def pack_output(self) -> None:
+        """Lays the output layer out for inference, from the embedding's weights as they are now."""
+        if can_pack(self.token_embedding.weight):
+            self.packed_output = PackedLinear(self.token_embedding.weight, self.final_logits_bias[0])
 
     def _layers(self) -> list[TransformerBlock]:
         return cast(list[TransformerBlock], list(self.blocks))  # a ModuleList forgets what it holds
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.token_embedding.weight) + self.final_logits_bias  # (B, T, R)
+        if self.packed_output is not None:
+            return self.packed_output(hidden)  # (B, T, R)
+        return linear(hidden, self.token_embedding.weight, self.final_logits_bias[0])  # (B, T, R)
 
 
 class Captioner(nn.Module):
@@ -252,6 +220,14 @@ class Captioner(nn.Module):
             input_ids, token_type_ids, attention_mask, features, feature_mask, residual_ids
         )  # (B, S, D), (B, S)
         return self.decoder(decoder_input_ids, memory, memory_mask, decoder_attention_mask)  # (B, T, R)
+
+
+def pack_model(model: nn.Module) -> None:
+    """Lays the weights of a trained model out for inference on a processor, after which they cannot be trained, saved or moved."""
+    for module in model.modules():
+        if isinstance(module, BartDecoder):
+            module.pack_output()
+    pack_linears(model)
 
 
 class BartEncoder(nn.Module):

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vbcli.config import BartConfig
@@ -133,27 +134,25 @@ def generate(
 
 def _search(decoder: BartDecoder, memory: Tensor, memory_mask: Tensor, config: DecodingConfig) -> list[list[Hypothesis]]:
     """Beam search; with one beam it is greedy, since a finished best beam can then not be overtaken."""
-    n_beams, n_tokens, device = config.n_beams, decoder.config.n_tokens, memory.device
+    n_beams, end_id, device = config.n_beams, decoder.config.eos_token_id, memory.device
     finished: list[list[Hypothesis]] = [[] for _ in memory]
     videos = list(range(len(memory)))
-    cache = decoder.start(memory, memory_mask, n_beams, config.max_length)
-    sequences = torch.full((len(memory), n_beams, 1), decoder.config.decoder_start_token_id, device=device)  # (B, N, 1)
-    # All beams begin alike: only the first one may give candidates, or each would be found N times.
-    totals = torch.full((len(memory), n_beams), -torch.inf, device=device)  # (B, N)
-    totals[:, 0] = 0.0
+    # All beams begin alike: the first step has one.
+    cache = decoder.start(memory, memory_mask, 1)
+    sequences = torch.full((len(memory), 1, 1), decoder.config.decoder_start_token_id, device=device)  # (B, 1, 1)
+    totals = torch.zeros((len(memory), 1), device=device)  # (B, 1)
     for length in range(1, config.max_length + 1):
-        log_probs = decoder.step(sequences[..., -1], cache).float().log_softmax(-1)  # (B, N, R)
-        _forbid(log_probs, sequences, decoder.config, config)
-        # Each beam gives at most one candidate that ends, so 2 N candidates leave N to go on with.
-        scores, best = (totals[..., None] + log_probs).flatten(1).topk(2 * n_beams)  # (B, 2N)
-        beams, tokens = best // n_tokens, best % n_tokens  # (B, 2N)
-        is_end = (tokens == decoder.config.eos_token_id) | (length == config.max_length)  # (B, 2N)
+        logits = decoder.step(sequences[..., -1], cache).float()  # (B, N, R)
+        beams, tokens, scores = _candidates(logits, sequences, totals, decoder.config, config)  # (B, 2N) each
+        is_end = (tokens == end_id) | (length == config.max_length)  # (B, 2N)
         norm = length**config.length_penalty
-        ended = (is_end & scores.isfinite())[:, :n_beams].nonzero().tolist()
-        for row, rank in ended:
-            token_ids = [*sequences[row, beams[row, rank]].tolist(), int(tokens[row, rank])]
-            finished[videos[row]].append(Hypothesis(_without_special(token_ids, decoder.config), float(scores[row, rank]) / norm))
-        for row in {row for row, _ in ended}:
+        ended = (is_end & scores.isfinite())[:, :n_beams]  # (B, N)
+        rows, ranks = ended.nonzero(as_tuple=True)
+        texts = torch.cat([sequences[rows, beams[rows, ranks]], tokens[rows, ranks, None]], dim=-1).tolist()
+        rows = rows.tolist()
+        for row, token_ids, score in zip(rows, texts, scores[:, :n_beams][ended].tolist(), strict=True):
+            finished[videos[row]].append(Hypothesis(_without_special(token_ids, decoder.config), score / norm))
+        for row in set(rows):
             finished[videos[row]] = _best(finished[videos[row]])[:n_beams]
         if length == config.max_length:
             break
@@ -162,6 +161,7 @@ def _search(decoder: BartDecoder, memory: Tensor, memory_mask: Tensor, config: D
         rows = [row for row, video in enumerate(videos) if len(finished[video]) < n_beams or hopes[row] > finished[video][-1].score]
         if not rows:
             break
+        rows = _fill_gaps(rows)
         kept = torch.tensor(rows, device=device)  # (B',)
         videos = [videos[row] for row in rows]
         totals = totals[kept]  # (B', N)
@@ -169,6 +169,38 @@ def _search(decoder: BartDecoder, memory: Tensor, memory_mask: Tensor, config: D
         sequences = torch.cat([sequences[kept[:, None], beams], tokens[..., None]], dim=-1)  # (B', N, T + 1)
         cache.keep(kept, beams)
     return finished
+
+
+def _candidates(
+    logits: Tensor, sequences: Tensor, totals: Tensor, tokens: BartConfig, config: DecodingConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best ways to go on.
+
+    Args:
+        logits: float32 (B, N, R), changed in place.
+        sequences: int64 (B, N, T), with the start token.
+        totals: float32 (B, N), log-probabilities of the sequences.
+
+    Returns:
+        Beam and token of each candidate, int64 (B, 2 n_beams), and the log-probability with it, float32, best first and minus infinity
+        where there is none.
+    """
+    # Each beam gives at most one candidate that ends, so twice as many candidates as beams leave enough to go on with.
+    n_wanted = 2 * config.n_beams
+    totals = totals - logits.logsumexp(-1)  # (B, N)
+    _forbid(logits, sequences, tokens, config)
+    best, token_ids = logits.topk(min(n_wanted, logits.shape[-1]))  # (B, N, K)
+    n_each = best.shape[-1]
+    scores, order = (totals[..., None] + best).flatten(1).topk(min(n_wanted, best[0].numel()))  # (B, up to 2 n_beams)
+    missing = (0, n_wanted - scores.shape[1])
+    found = F.pad(order // n_each, missing), F.pad(token_ids.flatten(1).gather(1, order), missing)
+    return *found, F.pad(scores, missing, value=-torch.inf)
+
+
+def _fill_gaps(rows: list[int]) -> list[int]:
+    """Puts the last of increasing numbers where one is missing, so that all others keep their place: [0, 3, 4] becomes [0, 4, 3]."""
+    kept, spare = set(rows), [row for row in rows if row >= len(rows)]
+    return [place if place in kept else spare.pop() for place in range(len(rows))]
 
 
 def _sample(
@@ -179,7 +211,7 @@ def _sample(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     finished: list[list[Hypothesis]] = [[] for _ in memory]
     videos = list(range(len(memory)))
-    cache = decoder.start(memory, memory_mask, n_samples, config.max_length)
+    cache = decoder.start(memory, memory_mask, n_samples)
     sequences = torch.full((len(memory), n_samples, 1), decoder.config.decoder_start_token_id, device=device)  # (B, N, 1)
     totals = torch.zeros(len(memory), n_samples, device=device)  # (B, N)
     is_done = torch.zeros(len(memory), n_samples, dtype=torch.bool, device=device)  # (B, N)
@@ -197,10 +229,11 @@ def _sample(
             token_ids = _without_special(sequences[row, sample].tolist(), decoder.config)
             finished[videos[row]].append(Hypothesis(token_ids, float(totals[row, sample]) / length**config.length_penalty))
         is_done = is_done | is_last
-        rows = (~is_done.all(-1)).nonzero()[:, 0]  # (B',)
-        if not len(rows):
+        going_on = _fill_gaps((~is_done.all(-1)).nonzero()[:, 0].tolist())
+        if not going_on:
             break
-        videos = [videos[row] for row in rows.tolist()]
+        rows = torch.tensor(going_on, device=device)  # (B',)
+        videos = [videos[row] for row in going_on]
         sequences, totals, is_done = sequences[rows], totals[rows], is_done[rows]
         cache.keep(rows, torch.arange(n_samples, device=device).expand(len(rows), -1))
     return [_best(hypotheses) for hypotheses in finished]

@@ -5,7 +5,7 @@ Notation, with shapes at line ends:
     B  batch (videos)        D  width
     T  query length          H  heads
     S  key length            E  width of a head, D / H
-    N  beams of a video      L  room for decoded tokens in a cache
+    N  beams of a video      P  decoded tokens in a cache, of all beams of a video
     R  real tokens of a batch
 
 Masks are bool, True where a key may be read, and broadcast to (B, H, T, S).
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbcli.models.dropout import RowDropout
+from vbcli.models.linear import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +71,10 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.dropout = RowDropout(dropout)
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(width, width)
-        self.v = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.k = Linear(width, width)
+        self.v = Linear(width, width)
+        self.out = Linear(width, width)
 
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Projects what is attended to.
@@ -118,6 +119,22 @@ class MultiHeadAttention(nn.Module):
         """
         return self._merge(self._attend(self._split(query), self._split(key), self._split(value), mask))  # (B, S, D)
 
+    def look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Attends from a few positions of each sequence, without gradients: plain products are faster then than torch's fused function.
+
+        Args:
+            query: float (B, N, D), not yet projected.
+            keys: float (B, H, E, S), those of `keys_values` transposed: as many beams of many lengths need them.
+            values: float (B, H, S, E) of `keys_values`.
+            bias: float32 (B, 1, N or 1, S), added to the scores: minus infinity where a key may not be read.
+
+        Returns:
+            float (B, N, D).
+        """
+        q = self._split(self.q(query) * (query.shape[-1] // self.n_heads) ** -0.5)  # (B, H, N, E)
+        scores = (q @ keys).float() + bias  # (B, H, N, S)
+        return self.out(self._merge(scores.softmax(-1).to(values.dtype) @ values))  # (B, N, D)
+
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         if not (self.training and self.dropout.p):
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)  # (B, H, T, E)
@@ -144,8 +161,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, intermediate: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, intermediate)
-        self.down = nn.Linear(intermediate, width)
+        self.up = Linear(width, intermediate)
+        self.down = Linear(intermediate, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Maps float (..., D) to float (..., D), each position by itself."""
@@ -154,14 +171,23 @@ class FeedForward(nn.Module):
 
 @dataclasses.dataclass
 class LayerCache:
-    """What one decoder block remembers between two steps; `length` positions of keys and values are filled."""
+    """What one decoder block remembers between two steps.
 
-    keys: Tensor  # (B*N, H, L, E)
-    values: Tensor  # (B*N, H, L, E)
-    memory_keys: Tensor  # (B, H, S, E)
-    memory_values: Tensor  # (B, H, S, E)
-    memory_mask: Tensor  # (B, 1, 1, S)
-    length: int
+    Attributes:
+        keys: float (B, H, E, P), of the decoded tokens of all beams, the N newest last: a step fills these in.
+        values: float (B, H, P, E), likewise.
+        bias: float32 (B, 1, N, P), 0 where a beam may read a token (its own past), else minus infinity.
+        memory_keys: float (B, H, E, S).
+        memory_values: float (B, H, S, E).
+        memory_bias: float32 (B, 1, 1, S), 0 on real tokens, else minus infinity.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+    memory_keys: Tensor
+    memory_values: Tensor
+    memory_bias: Tensor
 
 
 class TransformerBlock(nn.Module):
@@ -243,31 +269,25 @@ class TransformerBlock(nn.Module):
         Where the mask leaves nothing to read, only the residual and its norm are left.
         """
         keys, values = self.cross_attention.keys_values(memory)  # (B, H, S, E)
-        return self._read_memory(hidden, keys, values, memory_mask)  # (B, T, D)
+        return self.cross_norm(hidden + self.cross_dropout(self.cross_attention(hidden, keys, values, memory_mask)))  # (B, T, D)
 
     def step(self, hidden: Tensor, cache: LayerCache) -> Tensor:
         """Runs the block over one new position of each beam, and puts its keys and values into the cache.
 
         Args:
             hidden: float (B, N, D).
-            cache: of this block; position `cache.length` is written.
+            cache: of this block.
 
         Returns:
             float (B, N, D).
         """
-        rows = hidden.flatten(0, 1).unsqueeze(1)  # (B*N, 1, D)
-        key, value = self.self_attention.keys_values(rows)  # (B*N, H, 1, E)
-        end = cache.length + 1
-        cache.keys[:, :, cache.length : end] = key
-        cache.values[:, :, cache.length : end] = value
-        attended = self.self_attention(rows, cache.keys[:, :, :end], cache.values[:, :, :end])  # (B*N, 1, D)
-        hidden = self.self_norm(hidden + self.self_dropout(attended.view_as(hidden)))  # (B, N, D)
-        # The beams of a video are its query positions here, so all of them read one copy of the memory.
-        hidden = self._read_memory(hidden, cache.memory_keys, cache.memory_values, cache.memory_mask)  # (B, N, D)
-        return self.feed(hidden)  # (B, N, D)
-
-    def _read_memory(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        return self.cross_norm(hidden + self.cross_dropout(self.cross_attention(hidden, keys, values, mask)))  # (B, T, D)
+        keys, values = self.self_attention.keys_values(hidden)  # (B, H, N, E) each
+        cache.keys[..., -hidden.shape[1] :] = keys.transpose(-1, -2)
+        cache.values[:, :, -hidden.shape[1] :] = values
+        # The beams of a video are the query positions of one sequence here: none has a past, or a memory, of its own to be moved.
+        hidden = self.self_norm(hidden + self.self_attention.look(hidden, cache.keys, cache.values, cache.bias))  # (B, N, D)
+        read = self.cross_attention.look(hidden, cache.memory_keys, cache.memory_values, cache.memory_bias)  # (B, N, D)
+        return self.feed(self.cross_norm(hidden + read))  # (B, N, D)
 
     def feed(self, hidden: Tensor, taken: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """The feed-forward sublayer: float (..., D) to float (..., D); `taken` as `RowDropout.forward` has it."""

@@ -37,6 +37,7 @@ from vbcli.config import VideoBertConfig
 from vbcli.errors import VbcliError
 from vbcli.models.dropout import RowDropout
 from vbcli.models.frozen import FrozenText
+from vbcli.models.linear import Linear, linear
 from vbcli.models.transformer import RealTokens, TransformerBlock, init_weights, key_mask
 
 N_TOKEN_TYPES = 2
@@ -58,14 +59,14 @@ class VideoBert(nn.Module):
         self.position_embedding = nn.Embedding(config.max_positions, width)
         self.type_embedding = nn.Embedding(N_TOKEN_TYPES, width)
         has_features = config.visual_input != "tokens" and config.feature_dim > 0
-        self.feature_projection = nn.Linear(config.feature_dim, width) if has_features else None
+        self.feature_projection = Linear(config.feature_dim, width) if has_features else None
         self.frozen_text = None if config.text_bert is None else _build_frozen_text(config, config.text_bert)
         self.embedding_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = RowDropout(config.dropout)
         build_layer = CrossLayer if config.fusion == "cross" else _build_block
         self.blocks = nn.ModuleList(build_layer(config) for _ in range(config.n_layers))
-        self.pooler = nn.Linear(width, width)
-        self.masked_dense = nn.Linear(width, width)
+        self.pooler = Linear(width, width)
+        self.masked_dense = Linear(width, width)
         self.masked_norm = nn.LayerNorm(width, eps=eps)
         self.masked_bias = nn.Parameter(torch.zeros(config.first_residual_id))
         self.alignment = nn.Linear(width, 2)
@@ -144,7 +145,7 @@ class VideoBert(nn.Module):
             float (N, L) logits; with one codebook L = R.
         """
         rows = self.masked_norm(F.gelu(self.masked_dense(hidden_rows)))  # (N, D)
-        return F.linear(rows, self.token_embedding.weight[: self.config.first_residual_id], self.masked_bias)  # (N, L)
+        return linear(rows, self.token_embedding.weight[: self.config.first_residual_id], self.masked_bias)  # (N, L)
 
     def residual_logits(self, hidden_rows: Tensor) -> list[Tensor]:
         """Scores the visual tokens of each codebook but the first at the given positions.
@@ -195,7 +196,7 @@ class VideoBert(nn.Module):
             is_visual = feature_mask[..., None]  # (B, S, 1)
             if self.config.visual_input == "features":
                 tokens = tokens.masked_fill(is_visual, 0.0)  # (B, S, D)
-            tokens = tokens + self.feature_projection(features).masked_fill(~is_visual, 0.0)  # (B, S, D)
+            tokens = tokens + self.feature_projection(features.to(tokens.dtype)).masked_fill(~is_visual, 0.0)  # (B, S, D)
         positions = self.position_embedding.weight[: input_ids.shape[1]]  # (S, D)
         return self.dropout(self.embedding_norm(tokens + positions + self.type_embedding(token_type_ids)))  # (B, S, D)
 
@@ -210,13 +211,13 @@ class ResidualHead(nn.Module):
 
     def __init__(self, config: VideoBertConfig, n_tokens: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(n_tokens))
 
     def forward(self, hidden_rows: Tensor, table: Tensor) -> Tensor:
         """Scores float (N, D) against the rows float (K_m, D): float (N, K_m) logits."""
-        return F.linear(self.norm(F.gelu(self.dense(hidden_rows))), table, self.bias)  # (N, K_m)
+        return linear(self.norm(F.gelu(self.dense(hidden_rows))), table, self.bias)  # (N, K_m)
 
 
 class CrossLayer(nn.Module):

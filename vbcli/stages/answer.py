@@ -54,7 +54,7 @@ class Answer(ModelStage):
     is_grounded: bool = False
 
     name: ClassVar[str] = "answer"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     output_kind: ClassVar[str] = "answers"
     tasks: ClassVar[tuple[str, ...]] = ("answer",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ from vbcli.config import config_hash, to_dict
 from vbcli.grounding import evidence
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, generate
+from vbcli.models.precision import Precision, resolve_precision
 from vbcli.schemas import CAPTIONS
 from vbcli.segments import Segmentation, cut_segments
 from vbcli.stages.model import BATCH_SIZE, ModelStage, run_windows, video_windows
@@ -25,6 +26,10 @@ from vbcli.training.writing import decoder_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_VIDEOS = 64
+MAX_CLIPS = 8192
+"""Of the videos that are captioned together, padding counted: they bound the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(ModelStage):
@@ -34,16 +39,19 @@ class Caption(ModelStage):
         decoding: how sentences are generated; recorded with each caption.
         segments: how videos are cut into what is captioned; None captions the whole.
         is_grounded: also tell which part of what is captioned the sentence rests on.
+        precision: of the model; float32, as captions in bfloat16 are others.
     """
 
     decoding: DecodingConfig
     segments: Segmentation | None = None
     is_grounded: bool = False
+    precision: Precision = "float32"
 
     name: ClassVar[str] = "caption"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "captions"
     tasks: ClassVar[tuple[str, ...]] = ("caption",)
+    n_videos: ClassVar[int] = MAX_VIDEOS
 
     def output_schema(self) -> pa.Schema:
         return CAPTIONS
@@ -51,6 +59,21 @@ class Caption(ModelStage):
     @property
     def is_cut_by_transcript(self) -> bool:
         return self.segments is not None and self.segments.kind == "transcript"
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "precision": self._resolved_precision}
+
+    @property
+    def _resolved_precision(self) -> str:
+        if self.precision != "auto":
+            return self.precision
+        return str(resolve_precision(self.precision, self.device)).removeprefix("torch.")
+
+    def convert(self, checkpoint: Checkpoint) -> None:
+        dtype = resolve_precision(self.precision, self.device)
+        # Not the bridge, if there is one: it costs nothing.
+        for part in (checkpoint.captioner.encoder, checkpoint.captioner.decoder):
+            part.to(dtype)
 
     def check(self, checkpoint: Checkpoint) -> None:
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
@@ -74,16 +97,32 @@ def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decodi
     """The best hypothesis for each video or part of one."""
     import torch
 
-    best = []
-    for start in range(0, len(videos), BATCH_SIZE):
-        batch = videos[start : start + BATCH_SIZE]
+    best: list[Hypothesis] = [Hypothesis([], 0.0)] * len(videos)
+    for batch in _batches([len(video.visual_tokens) for video in videos]):
         # Of the video and its time, not of the place in the batch: what is drawn is the same after a retry.
-        keys = [[decoding.seed, v.video_id, v.segments[0].start_s] for v in batch]
+        keys = [[decoding.seed, videos[i].video_id, videos[i].segments[0].start_s] for i in batch]
         seeds = [int(config_hash(key)[:15], 16) for key in keys] if decoding.is_sampled else None
         with torch.inference_mode():
-            memory, mask = encode_videos(checkpoint, batch)
-            best += [found[0] for found in generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)]
+            memory, mask = encode_videos(checkpoint, [videos[i] for i in batch])
+            found = generate(checkpoint.captioner.decoder, memory, mask, decoding, seeds=seeds)
+        for i, hypotheses in zip(batch, found, strict=True):
+            best[i] = hypotheses[0]
     return best
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of videos, those of like length together, as many at once as `MAX_VIDEOS` and `MAX_CLIPS` allow, and at least one.
+
+    Many videos decode together: weights are read once for all of them, and a few long sentences at the end keep fewer waiting.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) == MAX_VIDEOS or (len(batch) + 1) * lengths[i] > MAX_CLIPS):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _log_likelihood(checkpoint: Checkpoint, videos: Sequence[VideoTokens], sentence: str) -> np.ndarray:

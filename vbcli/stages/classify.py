@@ -22,7 +22,7 @@ class Classify(ModelStage):
     """The classes of each video, with the probability of every class."""
 
     name: ClassVar[str] = "classify"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "classes"
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
 

@@ -34,7 +34,7 @@ class Embed(ModelStage):
     n_codebooks: int
 
     name: ClassVar[str] = "embed"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "vectors"
     tasks: ClassVar[tuple[str, ...]] = ("retrieve",)
 

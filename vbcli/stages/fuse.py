@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure
+from vbcli.models.bart import pack_model
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.schemas import fused_schema
 from vbcli.stage import Process, Rows, Stage
@@ -59,7 +60,7 @@ class Fuse(Stage):
     threads: int = 1
 
     name: ClassVar[str] = "fuse"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     output_kind: ClassVar[str] = "fused"
     input_columns: ClassVar[list[str] | None] = ["video_id", "segment_index", "start_s", "end_s", "visual_tokens", "features", "text"]
     is_batched: ClassVar[bool] = True
@@ -82,6 +83,7 @@ class Fuse(Stage):
         torch.set_num_threads(self.threads)
         checkpoint = load_checkpoint(as_path(self.checkpoint_dir))
         checkpoint.model.to(self.device)
+        pack_model(checkpoint.model)
 
         def tables(videos: Sequence[VideoTokens]) -> Iterator[pa.Table]:
             fused = iter(fuse_segments(checkpoint, [segment for video in videos for segment in video.segments]))

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.models.bart import Captioner
+from vbcli.models.bart import Captioner, pack_model
 from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.tokenize import VideoRows
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_SIZE = 16
+"""Of the windows that a model reads at once."""
 WINDOW_OVERLAP_CLIPS = 4
 
 
@@ -76,6 +77,8 @@ class ModelStage(Stage):
     tasks: ClassVar[tuple[str, ...]]
     """Tasks that a checkpoint must have been trained for."""
     is_batched: ClassVar[bool] = True
+    n_videos: ClassVar[int] = BATCH_SIZE
+    """That are answered at once."""
 
     @cached_property
     def model_sha256(self) -> str:
@@ -105,6 +108,9 @@ class ModelStage(Stage):
             VbcliError: why not.
         """
 
+    def convert(self, checkpoint: Checkpoint) -> None:
+        """Changes the precision of the model, in place; here it stays float32."""
+
     @abstractmethod
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
         """What the model says of each video: its rows without `video_id`, `path` and `checkpoint`; where `start_s` and `end_s` are left
@@ -119,7 +125,9 @@ class ModelStage(Stage):
 
         torch.set_num_threads(self.threads)
         checkpoint = _looked_at.pop(self.model_sha256, None) or load_checkpoint(as_path(self.checkpoint_dir), *self.tasks)
+        self.convert(checkpoint)
         checkpoint.model.to(self.device)
+        pack_model(checkpoint.model)
         paths = VideoRows(as_path(self.videos_dir))
 
         def table_of(videos: Sequence[VideoTokens]) -> pa.Table:
@@ -138,19 +146,23 @@ class ModelStage(Stage):
             return pa.Table.from_pylist(rows, schema=self.output_schema())
 
         def process(rows: Rows) -> Rows:
-            for batch in batch_videos(rows, lambda video: self.split is None or video.split == self.split):
+            for batch in batch_videos(rows, lambda video: self.split is None or video.split == self.split, n_videos=self.n_videos):
                 yield batch if isinstance(batch, ItemFailure) else table_of(batch)
 
         return process
 
 
 def batch_videos(
-    rows: Rows, is_wanted: Callable[[VideoTokens], bool] = lambda video: True, size: Callable[[VideoTokens], int] = lambda video: 1
+    rows: Rows,
+    is_wanted: Callable[[VideoTokens], bool] = lambda video: True,
+    size: Callable[[VideoTokens], int] = lambda video: 1,
+    n_videos: int = BATCH_SIZE,
 ) -> Iterator[ItemFailure | list[VideoTokens]]:
-    """The videos of a tokens dataset in batches of `BATCH_SIZE`; failures on the way pass through.
+    """The videos of a tokens dataset in batches; failures on the way pass through.
 
     Args:
         size: what a video adds to its batch.
+        n_videos: size of a batch.
     """
     waiting: list[VideoTokens] = []
     for table in rows:
@@ -160,7 +172,7 @@ def batch_videos(
         video = tokens_from_table(table)
         if is_wanted(video):
             waiting.append(video)
-        if sum(map(size, waiting)) >= BATCH_SIZE:
+        if sum(map(size, waiting)) >= n_videos:
             yield waiting
             waiting = []
     if waiting:

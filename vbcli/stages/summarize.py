@@ -52,7 +52,7 @@ class Summarize(ModelStage):
     decoding: DecodingConfig
 
     name: ClassVar[str] = "summarize"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_kind: ClassVar[str] = "summaries"
     tasks: ClassVar[tuple[str, ...]] = ("caption",)
 

@@ -48,7 +48,7 @@ class ZeroShot(ModelStage):
     template: str = MASK
 
     name: ClassVar[str] = "zero-shot"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     output_kind: ClassVar[str] = "classes"
     tasks: ClassVar[tuple[str, ...]] = ("caption", "pretrain")
 
