@@ -13,7 +13,7 @@ from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.schemas import VIDEOS, features_schema
 from vbcli.vocab.artifact import load_vocabulary, save_vocabulary
-from vbcli.vocab.build import build_vocabulary, feature_matrix, find_exemplars, fit_vocabulary
+from vbcli.vocab.build import build_vocabulary, feature_matrix, fit_streamed, fit_vocabulary
 from vbcli.vocab.config import VocabConfig
 
 RNG = np.random.default_rng(0)
@@ -50,8 +50,8 @@ def test_report_by_hand():
 
 def test_exemplars_are_nearest():
     x, _ = blobs()
-    vocabulary = fit_vocabulary(x, VocabConfig(branching=3, levels=2, n_components=0), {})
-    np.testing.assert_array_equal(find_exemplars(vocabulary, x)[0], brute_nearest(vocabulary.trees[0].leaf_centroids, x))
+    vocabulary, (found,) = fit_streamed([x], len(x), VocabConfig(branching=3, levels=2, n_components=0, n_codebooks=1), {})
+    np.testing.assert_array_equal(found, brute_nearest(vocabulary.trees[0].leaf_centroids, x))
 
 
 def test_same_seed_same_vocabulary_and_saved_one_loads(tmp_path):

@@ -179,9 +179,9 @@ def assign_tokens(tree: Tree, vectors: np.ndarray, assignment: Assignment) -> np
 
 
 def assign_near(tree: Tree, vectors: np.ndarray) -> np.ndarray:
-    """Visual tokens by following the nearest `N_KEPT` nodes of each level: the nearest leaf of all for all but about one vector in a thousand.
+    """Visual tokens by following the nearest `N_KEPT` nodes of each level, which finds the nearest leaf of nearly all vectors.
 
-    Of `MAX_EXACT` leaves or fewer all are compared. It is for fitting, where comparing all would take longer than all else.
+    Of `MAX_EXACT` leaves or fewer all are compared. It is for fitting, where comparing all of more would take longer than all else.
 
     Args:
         vectors: float32 (N, P).
