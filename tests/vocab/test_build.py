@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.schemas import VIDEOS, features_schema
+from vbcli.vocab import build
+from vbcli.vocab import vectors as files
 from vbcli.vocab.artifact import load_vocabulary, save_vocabulary
-from vbcli.vocab.build import build_vocabulary, feature_matrix, find_exemplars, fit_vocabulary
+from vbcli.vocab.build import build_vocabulary, feature_matrix, fit_streamed, fit_vocabulary
 from vbcli.vocab.config import VocabConfig
 
 RNG = np.random.default_rng(0)
@@ -50,8 +53,8 @@ def test_report_by_hand():
 
 def test_exemplars_are_nearest():
     x, _ = blobs()
-    vocabulary = fit_vocabulary(x, VocabConfig(branching=3, levels=2, n_components=0), {})
-    np.testing.assert_array_equal(find_exemplars(vocabulary, x)[0], brute_nearest(vocabulary.trees[0].leaf_centroids, x))
+    vocabulary, (found,) = fit_streamed([x], len(x), VocabConfig(branching=3, levels=2, n_components=0, n_codebooks=1), {})
+    np.testing.assert_array_equal(found, brute_nearest(vocabulary.trees[0].leaf_centroids, x))
 
 
 def test_same_seed_same_vocabulary_and_saved_one_loads(tmp_path):
@@ -140,3 +143,59 @@ def test_a_vocabulary_of_videos_none_of_which_is_for_training_says_so(features_d
     assert build_vocabulary(features_dir, tmp_path / "vocab", config).report["is_of_training_split"]
     other = build_vocabulary(write_features(tmp_path / "other", "val"), tmp_path / "other-vocab", config).report
     assert (other["is_of_training_split"], other["n_vectors"]) == (False, 400)
+
+
+def test_features_that_do_not_fit_in_memory_give_a_vocabulary_as_good_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, d, n_bytes = 120_000, 32, 2 << 20
+    mixing = RNG.normal(size=(d, d)).astype(np.float32)
+
+    class Stream:
+        def __iter__(self):
+            for seed in range(120):
+                yield np.random.default_rng(seed).normal(size=(n // 120, d)).astype(np.float32) @ mixing
+
+    config = VocabConfig(branching=6, levels=3, n_components=d, n_codebooks=2)
+    whole = fit_vocabulary(np.concatenate(list(Stream())), config, {})
+    monkeypatch.setattr(files, "MEMORY_BYTES", n_bytes)
+    monkeypatch.setattr(files, "BLOCK_BYTES", n_bytes // 4)
+    tracemalloc.start()
+    vocabulary, exemplars = fit_streamed(Stream(), n, config, {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The tokens and what they are counted by are in memory, 16 bytes a vector; the vectors, of 128 bytes each, are not.
+    assert peak < 6 * n_bytes + 32 * n < 4 * n * d * 1.1
+    ours, theirs = vocabulary.report, whole.report
+    assert ours["n_vectors"] == n
+    assert ours["n_tokens"] == ours["n_tokens_full_tree"] == 2 * 216
+    for name in ("quantisation_error_share", "perplexity", "variance_kept"):
+        assert ours[name] == pytest.approx(theirs[name], rel=0.03)
+    # What the report says of a stream is what its vocabulary does.
+    projected = np.concatenate([vocabulary.project(block) for block in Stream()])
+    tokens = vocabulary.assign(projected)
+    error = ((projected - vocabulary.reconstruct(tokens)) ** 2).sum(1).mean()
+    assert ours["quantisation_error"] == pytest.approx(error, rel=1e-4)
+    assert ours["counts"] == [np.bincount(column, minlength=216).tolist() for column in tokens.T]
+    for column, found in zip(tokens.T, exemplars, strict=True):
+        np.testing.assert_array_equal(column[found], np.arange(216))
+
+
+def test_a_dataset_read_in_passes_gives_the_vocabulary_of_one_in_memory(
+    features_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = VocabConfig(branching=2, levels=2, n_components=0, n_codebooks=1, n_refinements=2)
+    whole = build_vocabulary(features_dir, tmp_path / "whole", config)
+    # Features are read again and again, and vectors still fit.
+    monkeypatch.setattr(build._Clips, "open", classmethod(lambda cls, folder: cls(shards.list_shards(folder))))
+    streamed = build_vocabulary(features_dir, tmp_path / "streamed", config)
+    assert streamed.sha256 == whole.sha256
+    assert streamed.report == whole.report
+    assert (tmp_path / "streamed" / "exemplars.json").read_bytes() == (tmp_path / "whole" / "exemplars.json").read_bytes()
+
+
+def test_a_vocabulary_of_before_refinement_loads(tmp_path: Path) -> None:
+    x, _ = blobs()
+    save_vocabulary(fit_vocabulary(x, VocabConfig(branching=3, levels=1, n_components=0), {}), tmp_path, [])
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["config"]["n_refinements"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert load_vocabulary(tmp_path).config.n_refinements == 0

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vbcli.errors import VbcliError
+from vbcli.vocab import codebooks
 from vbcli.vocab.artifact import load_vocabulary, save_vocabulary
-from vbcli.vocab.build import find_exemplars, fit_vocabulary
+from vbcli.vocab.build import fit_streamed, fit_vocabulary
 from vbcli.vocab.codebooks import fit_codebooks
 from vbcli.vocab.config import VocabConfig
 from vbcli.vocab.tree import fit_tree
+from vbcli.vocab.vectors import VectorFile
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(600, 5)).astype(np.float32)
 PROBES = RNG.normal(size=(60, 5)).astype(np.float32)
 CONFIG = VocabConfig(branching=3, levels=2, n_components=0, n_codebooks=3)
+
+
+def held(rows):
+    file = VectorFile.create(len(rows), rows.shape[1], np.float32, None)
+    file.write(0, rows)
+    return file
 
 
 def greedy(vector, tables):
@@ -28,7 +38,7 @@ def greedy(vector, tables):
 
 
 def test_the_first_codebook_is_the_tree_and_each_other_a_tree_of_what_is_left():
-    one, two, three = fit_codebooks(VECTORS, CONFIG)
+    one, two, three = (codebook.tree for codebook in fit_codebooks(held(VECTORS), CONFIG))
     for name, value in vars(fit_tree(VECTORS, CONFIG)).items():
         np.testing.assert_array_equal(vars(one)[name], value)
     rest = np.stack([greedy(v, [one.leaf_centroids])[1] for v in VECTORS])
@@ -74,12 +84,25 @@ def test_report_by_hand():
     assert report["counts"] == [[2, 2], [2, 2]]
 
 
-def test_exemplars_leave_what_is_nearest_to_the_centroid():
-    vocabulary = fit_vocabulary(VECTORS, CONFIG, {})
+def test_exemplars_leave_what_is_nearest_to_the_centroid_of_those_that_have_the_token():
+    vocabulary, exemplars = fit_streamed([VECTORS], len(VECTORS), CONFIG, {})
     tables = [tree.leaf_centroids for tree in vocabulary.trees]
-    for m, found in enumerate(find_exemplars(vocabulary, VECTORS)):
-        rests = np.stack([greedy(v, tables[:m])[1] for v in VECTORS])
-        np.testing.assert_array_equal(found, ((tables[m][:, None] - rests[None]) ** 2).sum(2).argmin(1))
+    walks = [greedy(v, tables)[0] for v in VECTORS]
+    for m, found in enumerate(exemplars):
+        rests = [greedy(v, tables[:m])[1] for v in VECTORS]
+        for k, row in enumerate(found):
+            having = [i for i, tokens in enumerate(walks) if tokens[m] == k]
+            assert row == min(having, key=lambda i: float(((tables[m][k] - rests[i]) ** 2).sum()))
+
+
+def test_a_token_that_no_vector_has_is_shown_by_the_nearest_of_all(monkeypatch):
+    # Two leaves of one place: the second is never the nearest.
+    tree = fit_tree(np.array([[0.0], [4.0]], np.float32), VocabConfig(branching=2, levels=1, min_points=1))
+    twins = replace(tree, centroids=np.array([[2.0], [4.0], [4.0]], np.float32))
+    monkeypatch.setattr(codebooks, "fit_tree_of_file", lambda *_: twins)
+    (codebook,) = fit_codebooks(held(np.array([[1.0], [9.0], [4.5]], np.float32)), VocabConfig(n_codebooks=1))
+    assert codebook.tokens.tolist() == [0, 0, 0]
+    assert codebook.exemplars.tolist() == [2, 2]
 
 
 def test_a_saved_vocabulary_loads_with_all_its_codebooks(tmp_path):

@@ -267,6 +267,9 @@ def build_vocab(
         float, typer.Option(help="Each component is divided by its standard deviation to this power: 0 no whitening, 1 full.")
     ] = 0.5,
     min_points: Annotated[int, typer.Option(min=1, help="Least features a token, on average, when a node is split.")] = 8,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Iterations of k-means over all visual tokens of a tree at once, from those of the tree.")
+    ] = 0,
     seed: Seed = 0,
     workspace: Workspace = DEFAULT_WORKSPACE,
     as_json: AsJson = False,
@@ -283,7 +286,7 @@ def build_vocab(
     from vbcli.vocab.build import build_vocabulary
     from vbcli.vocab.config import VocabConfig
 
-    config = VocabConfig(branching, levels, whiten, whiten_power, min_points, seed=seed, n_codebooks=codebooks)
+    config = VocabConfig(branching, levels, whiten, whiten_power, min_points, seed=seed, n_codebooks=codebooks, n_refinements=refine)
     report = build_vocabulary(source, target, config).report
     _show_vocabulary(report, target, as_json)
 

@@ -5,29 +5,35 @@ Notation: N vectors, D dimensions of a feature, P dimensions after the projectio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from vbcli import shards
+from vbcli import shards, storage
 from vbcli.config import config_hash
 from vbcli.encoderfolders import CARRIED_NAME, carried_encoder, carry_encoder
 from vbcli.errors import VbcliError
 from vbcli.files import check_free, read_json
 from vbcli.splits import assign_splits
+from vbcli.vocab import vectors as files
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary, save_vocabulary
-from vbcli.vocab.codebooks import fit_codebooks, quantise
+from vbcli.vocab.codebooks import fit_codebooks
 from vbcli.vocab.config import VocabConfig
-from vbcli.vocab.projection import fit_projection
-from vbcli.vocab.tree import nearest
+from vbcli.vocab.projection import ROWS, fit_projection
+from vbcli.vocab.vectors import VectorFile, even_blocks, even_numbers, n_rows_of, take_rows
+
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""Of what a clip's tokens are made one number by, modulo 2^64, to count how many clips have the same."""
+MAX_PROBE_BYTES = 256 << 20
+"""Of the features of the videos that are probed; of more, clips are taken evenly spaced in each video."""
 
 
 def fit_vocabulary(features: np.ndarray, config: VocabConfig, encoder: dict[str, Any]) -> Vocabulary:
-    """Fits projection and trees.
+    """Fits projection and trees, with a quality report.
 
     Args:
         features: float (N, D), one row a clip; of the training split.
@@ -35,78 +41,87 @@ def fit_vocabulary(features: np.ndarray, config: VocabConfig, encoder: dict[str,
     Raises:
         VbcliError: too few vectors.
     """
-    if len(features) < 2 * config.min_points:
-        raise VbcliError(
-            f"{len(features)} clips are not enough for a visual vocabulary: at least {2 * config.min_points} are needed",
-            hint="encode more or longer videos, or lower --min-points",
-        )
-    blocks = encoder.get("block_dims")
-    projection = fit_projection(features, config.n_components, config.whitening, config.seed, tuple(blocks) if blocks else None)
-    projected = np.concatenate([projection.apply(block) for block in np.array_split(features, max(1, len(features) // 8192))])
-    vocabulary = Vocabulary(config, projection, fit_codebooks(projected, config), encoder)
-    vocabulary.report = quality_report(vocabulary, projected)
-    return vocabulary
+    return fit_streamed([features], len(features), config, encoder)[0]
 
 
-def quality_report(vocabulary: Vocabulary, projected: np.ndarray) -> dict[str, Any]:
-    """How well the tokens stand for the vectors.
+def fit_streamed(
+    blocks: Iterable[np.ndarray], n: int, config: VocabConfig, encoder: dict[str, Any], scratch_dir: Path | None = None
+) -> tuple[Vocabulary, list[np.ndarray]]:
+    """Fits projection and trees to features that come block by block, whatever number there is, with a quality report.
+
+    Where the projected vectors take more than `vectors.MEMORY_BYTES`, they are in scratch files, as precise as the features.
 
     Args:
-        projected: float32 (N, P).
+        blocks: float (n_i, D), of N rows in all; read twice.
+        n: N.
+        scratch_dir: where scratch files are; the system's folder for temporary files where it is None.
 
     Returns:
-        Numbers of vectors and tokens, mean squared error and its share of the variance, tokens used, perplexity of their use (in total, of
-        what a clip has: one token of each codebook) and share of the variance kept by the projection. `codebooks` has the same of each
-        codebook, errors being those of it and all before it; `counts` is by codebook and token.
+        The vocabulary; its report has numbers of vectors and tokens, mean squared error and its share of the variance, tokens used,
+        perplexity of their use (in total, of what a clip has: one token of each codebook) and share of the variance kept by the projection;
+        `codebooks` has the same of each codebook, errors being those of it and all before it, and `counts` is by codebook and token.
+        And for each codebook m the exemplars of its tokens, int64 (K_m,): see `Codebook`.
+
+    Raises:
+        VbcliError: too few vectors, or the disk is full.
     """
-    variance = max(float(projected.var(0).sum()), 1e-12)
-    codebooks, columns, counts = [], [], []
-    for tree, (tokens, rest) in zip(vocabulary.trees, quantise(projected, vocabulary.trees, vocabulary.config.assignment), strict=True):
-        error = float((rest**2).sum(1).mean())
-        columns.append(tokens)
-        counts.append(np.bincount(tokens, minlength=tree.n_tokens))
-        codebooks.append(
-            {
-                "n_tokens": tree.n_tokens,
-                "n_tokens_used": int((counts[-1] > 0).sum()),
-                "perplexity": _perplexity(counts[-1]),
-                "quantisation_error": error,
-                "quantisation_error_share": error / variance,
-            }
+    if n < 2 * config.min_points:
+        raise VbcliError(
+            f"{n} clips are not enough for a visual vocabulary: at least {2 * config.min_points} are needed",
+            hint="encode more or longer videos, or lower --min-points",
         )
-    return {
-        "n_vectors": len(projected),
+    block_dims = encoder.get("block_dims")
+    width = next(iter(blocks)).shape[1]
+    sample = take_rows(blocks, even_numbers(n, n_rows_of(files.MEMORY_BYTES, width)))
+    projection = fit_projection(sample, config.n_components, config.whitening, config.seed, tuple(block_dims) if block_dims else None)
+    dtype = np.float16 if sample.dtype == np.float16 else np.float32
+    vectors = VectorFile.create(n, projection.components.shape[1], dtype, scratch_dir)
+    del sample
+    start, sums, squares = 0, np.zeros(vectors.width), np.zeros(vectors.width)
+    for block in even_blocks(blocks, n, ROWS):
+        projected = projection.apply(block)
+        vectors.write(start, projected)
+        start += len(block)
+        sums += projected.sum(0, dtype=np.float64)
+        squares += np.square(projected, dtype=np.float64).sum(0)
+    variance = max(float((squares / n - (sums / n) ** 2).sum()), 1e-12)
+    trees, codebooks, exemplars, counts = [], [], [], []
+    combinations = np.zeros(n, np.uint64)
+    for codebook in fit_codebooks(vectors, config, scratch_dir):
+        trees.append(codebook.tree)
+        exemplars.append(codebook.exemplars)
+        counts.append(np.bincount(codebook.tokens, minlength=codebook.tree.n_tokens))
+        codebooks.append(_codebook_report(codebook.error, counts[-1], variance))
+        combinations = combinations * MULTIPLIER + codebook.tokens.astype(np.uint64)
+    vocabulary = Vocabulary(config, projection, tuple(trees), encoder)
+    vocabulary.report = {
+        "n_vectors": n,
         "n_tokens": vocabulary.n_tokens,
-        "n_tokens_full_tree": len(codebooks) * vocabulary.config.branching**vocabulary.config.levels,
+        "n_tokens_full_tree": len(codebooks) * config.branching**config.levels,
         "n_tokens_used": sum(c["n_tokens_used"] for c in codebooks),
-        "perplexity": _perplexity(np.unique(np.stack(columns, 1), axis=0, return_counts=True)[1]),
+        "perplexity": _perplexity(np.unique(combinations, return_counts=True)[1]),
         "quantisation_error": codebooks[-1]["quantisation_error"],
         "quantisation_error_share": codebooks[-1]["quantisation_error_share"],
-        "variance_kept": vocabulary.projection.kept,
+        "variance_kept": projection.kept,
         "codebooks": codebooks,
         "counts": [c.tolist() for c in counts],
+    }
+    return vocabulary, exemplars
+
+
+def _codebook_report(error: float, counts: np.ndarray, variance: float) -> dict[str, Any]:
+    return {
+        "n_tokens": len(counts),
+        "n_tokens_used": int((counts > 0).sum()),
+        "perplexity": _perplexity(counts),
+        "quantisation_error": error,
+        "quantisation_error_share": error / variance,
     }
 
 
 def _perplexity(counts: np.ndarray) -> float:
     share = counts[counts > 0] / counts.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def find_exemplars(vocabulary: Vocabulary, projected: np.ndarray) -> list[np.ndarray]:
-    """Index of the vector nearest to each centroid; where others came before, of the vector of which they leave what is nearest to it.
-
-    Args:
-        projected: float32 (N, P).
-
-    Returns:
-        int64 (K_m,) for each codebook m.
-    """
-    found, rest = [], projected
-    for tree, (_, after) in zip(vocabulary.trees, quantise(projected, vocabulary.trees, vocabulary.config.assignment), strict=True):
-        found.append(nearest(tree.leaf_centroids, rest))
-        rest = after
-    return found
 
 
 def feature_matrix(table: pa.Table) -> np.ndarray:
@@ -119,18 +134,60 @@ def feature_matrix(table: pa.Table) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
-def _probe(
-    vocabulary: Vocabulary, tables: Sequence[pa.Table], texts: Sequence[dict[str, Any]], splits: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Clips:
+    """The clips of a features dataset, video by video, kept in memory where they are few."""
+
+    paths: Sequence[Path]
+    kept: Sequence[pa.Table] | None = None
+
+    @classmethod
+    def open(cls, features_dir: Path) -> _Clips:
+        clips = cls(shards.list_shards(features_dir))
+        first = next(iter(clips), None)
+        n_rows = sum(shards.read_footer(path)["n_rows"] for path in clips.paths)
+        if first is None or n_rows * feature_matrix(first[:1]).nbytes > files.MEMORY_BYTES:
+            return clips
+        return cls(clips.paths, list(clips))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return self.tables()
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        if self.kept is not None:
+            return iter(self.kept)
+        return (table for path in self.paths for table in shards.iter_videos(path, columns))
+
+
+@dataclass(frozen=True)
+class _VideoFeatures:
+    """Features of some of the videos, bool (V,), to be gone through several times."""
+
+    clips: _Clips
+    is_fitted: np.ndarray
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for table, is_one in zip(self.clips.tables(["video_id", "feature"]), self.is_fitted, strict=True):
+            if is_one:
+                yield feature_matrix(table)
+
+
+def _probe(vocabulary: Vocabulary, clips: _Clips, texts: Sequence[dict[str, Any]], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
     # Workers that only tokenise need no scikit-learn, which takes a second to load.
-    from vbcli.vocab.probe import ProbeVideo, choose_videos, probe_report
+    from vbcli.vocab.probe import MIN_VIDEOS, ProbeVideo, choose_videos, probe_report
 
     videos = [
         ProbeVideo(row.get("labels") or [], [c["text"] for c in row.get("captions") or []], split != "train")
         for row, split in zip(texts, splits, strict=True)
     ]
     chosen = choose_videos(videos)
-    return probe_report(vocabulary, [feature_matrix(tables[i]) for i in chosen], [videos[i] for i in chosen])
+    features: list[np.ndarray] = []
+    if len(chosen) >= MIN_VIDEOS:
+        is_chosen = np.zeros(len(videos), bool)
+        is_chosen[chosen] = True
+        n_most = max(1, MAX_PROBE_BYTES // (4 * len(vocabulary.projection.mean) * len(chosen)))
+        features = [clip[even_numbers(len(clip), n_most)] for clip in _VideoFeatures(clips, is_chosen)]
+    return probe_report(vocabulary, features, [videos[i] for i in chosen])
 
 
 def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -> Vocabulary:
@@ -158,32 +215,39 @@ def build_vocabulary(features_dir: Path, vocab_dir: Path, config: VocabConfig) -
         found.report = read_json(vocab_dir / "report.json")
         return found
     check_free(vocab_dir, ("vocabulary.safetensors", "report.json", "exemplars.json", CARRIED_NAME))
-    tables = [table for path in shards.list_shards(features_dir) for table in shards.iter_videos(path)]
-    if not tables:
-        raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")
-    video_ids = [table.column("video_id")[0].as_py() for table in tables]
+    clips = _Clips.open(features_dir)
     columns = ["video_id", "split", "labels", "captions"]
     rows = pa.concat_tables(shards.read_shard(p, columns=columns) for p in shards.list_shards(features_dir / "videos"))
     by_id = {row["video_id"]: row for row in rows.to_pylist()}
+    video_ids, starts = [], []
+    for table in clips.tables(["video_id", "start_s"]):
+        video_ids.append(table.column("video_id")[0].as_py())
+        starts.append(table.column("start_s").to_numpy())
+    if not video_ids:
+        raise VbcliError(f"the features dataset {features_dir} holds no features", hint="see its _errors folder")
     texts = [by_id.get(v, {}) for v in video_ids]
     given = [row.get("split") for row in texts]
-    means = np.stack([feature_matrix(t).mean(0, dtype=np.float32) for t in tables])
+    everything = np.ones(len(video_ids), bool)
+    # Splits of the data's own need no look at the features.
+    means = np.zeros((0, 0)) if any(given) else np.stack([f.mean(0, dtype=np.float32) for f in _VideoFeatures(clips, everything)])
     splits = assign_splits(video_ids, given, means, config.seed)
-    training = [t for t, split in zip(tables, splits, strict=True) if split == "train"]
-    fitted = training or tables
-    features = np.concatenate([feature_matrix(t) for t in fitted])
-    vocabulary = fit_vocabulary(features, config, manifest.fact("encoder"))
+    is_training = np.array(splits) == "train"
+    is_fitted = is_training if is_training.any() else everything
+    n_clips = np.array([len(s) for s in starts]) * is_fitted
+    scratch_dir = None if storage.is_remote(vocab_dir) else vocab_dir.absolute().parent
+    features = _VideoFeatures(clips, is_fitted)
+    vocabulary, found = fit_streamed(features, int(n_clips.sum()), config, manifest.fact("encoder"), scratch_dir)
     vocabulary.source = source
     vocabulary.splits = {} if any(given) else dict(zip(video_ids, splits, strict=True))
-    vocabulary.report["is_of_training_split"] = bool(training)
-    vocabulary.report["probe"] = _probe(vocabulary, tables, texts, splits)
-    projected = vocabulary.project(features)
-    origin = [(v, s) for t in fitted for v, s in zip(t.column("video_id").to_pylist(), t.column("start_s").to_pylist(), strict=True)]
-    exemplars = [
-        {"codebook": m, "token": k, "video_id": origin[i][0], "start_s": origin[i][1]}
-        for m, found in enumerate(find_exemplars(vocabulary, projected))
-        for k, i in enumerate(found)
-    ]
+    vocabulary.report["is_of_training_split"] = bool(is_training.any())
+    vocabulary.report["probe"] = _probe(vocabulary, clips, texts, splits)
+    edges = np.cumsum(n_clips)
+    exemplars = []
+    for m, rows in enumerate(found):
+        places = np.searchsorted(edges, rows, side="right")
+        for k, (video, row) in enumerate(zip(places.tolist(), rows.tolist(), strict=True)):
+            start_s = float(starts[video][row - edges[video]])  # from the end
+            exemplars.append({"codebook": m, "token": k, "video_id": video_ids[video], "start_s": start_s})
     carry_encoder(carried_encoder(features_dir), vocab_dir)
     save_vocabulary(vocabulary, vocab_dir, exemplars)
     return vocabulary

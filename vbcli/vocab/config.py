@@ -26,6 +26,7 @@ class VocabConfig:
         n_iterations: of each k-means.
         assignment: `exact` is the nearest of all leaves, `descent` follows the tree.
         seed: of the k-means and of the projection.
+        n_refinements: iterations of k-means over all leaves of a tree at once, from the leaves of the tree; for `exact` assignment.
     """
 
     branching: int = 12
@@ -37,6 +38,7 @@ class VocabConfig:
     assignment: Assignment = "exact"
     seed: int = 0
     n_codebooks: int = 16
+    n_refinements: int = 0
 
     def __post_init__(self) -> None:
         if self.branching < 2:
@@ -47,5 +49,7 @@ class VocabConfig:
             raise UsageError(f"--seed {self.seed} is below 0")
         if not 1 <= self.n_codebooks <= MAX_CODEBOOKS:
             raise UsageError(f"--codebooks {self.n_codebooks} is not between 1 and {MAX_CODEBOOKS}")
+        if self.n_refinements < 0:
+            raise UsageError(f"--refine {self.n_refinements} is below 0")
         if not 0 <= self.whitening <= 1:
             raise UsageError(f"--whiten-power {self.whitening:g} is not between 0 and 1")

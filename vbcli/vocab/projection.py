@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vbcli.errors import VbcliError
 
-# The projection is fitted on an even sample that stays below this.
-SAMPLE_BYTES = 1 << 30
+ROWS = 8192
+"""That are multiplied at once."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Projection:
 def fit_projection(
     features: np.ndarray, n_components: int, whitening: float, seed: int = 0, block_dims: tuple[int, ...] | None = None
 ) -> Projection:
-    """Principal components of the features by a randomised singular value decomposition.
+    """Principal components of the features by a singular value decomposition: a randomised one where few of the axes are wanted.
 
     Blocks (what different stages of an encoder say) are first scaled to equal variance in all, so that none drowns the others; the
     result is scaled to a mean squared length of 1, the size that a model's embeddings begin with.
@@ -52,27 +53,43 @@ def fit_projection(
 
     Source: Halko, Martinsson, Tropp 2011, algorithm 5.1, by `torch.svd_lowrank`.
     """
-    d = features.shape[1]
+    n, d = features.shape
     if n_components == 0:
         return Projection(np.zeros(d, np.float32), np.eye(d, dtype=np.float32), 1.0)
-    sample = _even_sample(features, max(1, SAMPLE_BYTES // (4 * d))).astype(np.float32)
-    mean = sample.mean(0)
-    scale = _block_scale(sample - mean, block_dims or (d,))
-    centred = torch.from_numpy((sample - mean) * scale)
-    rank = min(n_components, len(sample) - 1, d)
+    rank = min(n_components, n - 1, d)
     if rank < 1:
         raise VbcliError("one feature vector is not enough for a visual vocabulary", hint="encode more or longer videos")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _, singular, axes = torch.svd_lowrank(centred, q=min(rank + 16, *centred.shape), niter=4)
-    singular, axes = singular[:rank], axes[:, :rank]
+    rows = features.astype(np.float32)
+    mean = rows.mean(0)
+    rows -= mean
+    scale = _block_scale(rows, block_dims or (d,))
+    rows *= scale
+    centred = torch.from_numpy(rows)
+    singular, axes = _leading_axes(centred, rank, seed)
     # The sign of a singular vector is arbitrary: its largest entry is made positive.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    std = (singular / math.sqrt(len(sample))).clamp_min(float(singular[0]) * 1e-6 + 1e-12)
+    std = (singular / math.sqrt(n)).clamp_min(float(singular[0]) * 1e-6 + 1e-12)
     components = torch.from_numpy(scale)[:, None] * axes / std**whitening
     components = components / (std ** (1 - whitening)).square().sum().sqrt()
     kept = float((singular**2).sum() / max(float((centred**2).sum()), 1e-12))
     return Projection(mean, components.numpy(), kept)
+
+
+def _leading_axes(centred: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Singular values (P,) and right singular vectors (D, P) of float32 (N, D), the largest first."""
+    n, d = centred.shape
+    q = min(rank + 16, n, d)
+    if n >= d < 4 * q:
+        # To multiply by as many random directions takes longer than all second moments.
+        moments = torch.zeros(d, d, dtype=torch.float64)
+        for block in centred.split(ROWS):
+            moments += block.T @ block
+        values, axes = torch.linalg.eigh(moments)
+        return values.flip(0)[:rank].clamp_min(0).sqrt().float(), axes.flip(1)[:, :rank].float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _, singular, axes = torch.svd_lowrank(centred, q=q, niter=4)
+    return singular[:rank], axes[:, :rank]
 
 
 def _block_scale(centred: np.ndarray, block_dims: tuple[int, ...]) -> np.ndarray:
@@ -80,7 +97,3 @@ def _block_scale(centred: np.ndarray, block_dims: tuple[int, ...]) -> np.ndarray
     block = np.tile(np.repeat(np.arange(len(block_dims)), block_dims), centred.shape[1] // sum(block_dims))
     variance = np.bincount(block, weights=centred.var(0))
     return (1 / np.sqrt(np.maximum(variance, 1e-12)))[block].astype(np.float32)
-
-
-def _even_sample(features: np.ndarray, n: int) -> np.ndarray:
-    return features if len(features) <= n else features[np.linspace(0, len(features) - 1, n).astype(np.int64)]

@@ -7,12 +7,22 @@ Source: Sun et al. 2019 (VideoBERT), section 4.2: hierarchical k-means with 4 le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import faiss
 import numpy as np
 
 from vbcli.vocab.config import Assignment, VocabConfig
+
+MAX_EXACT = 4096
+"""Leaves up to which `assign_near` compares all of them."""
+N_KEPT = 16
+"""Nodes that `assign_near` follows at each level."""
+SMALL_NODE = 1 << 22
+"""Numbers in the vectors of a node up to which one thread clusters it, and other threads other nodes: they would wait for each other more
+than they compute."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,14 @@ class Tree:
         return self.centroids[leaves[np.argsort(self.tokens[leaves])]]
 
 
+@dataclass
+class Node:
+    """A node while a tree grows: float32 (P,) and the nodes below."""
+
+    centroid: np.ndarray
+    below: list[Node] = field(default_factory=list)
+
+
 def fit_tree(vectors: np.ndarray, config: VocabConfig) -> Tree:
     """Clusters vectors into a tree: k-means at the root, then in each cluster, down to `levels`.
 
@@ -54,34 +72,66 @@ def fit_tree(vectors: np.ndarray, config: VocabConfig) -> Tree:
         vectors: float32 (N, P).
     """
     vectors = np.ascontiguousarray(vectors, np.float32)
-    nodes: list[tuple[np.ndarray, list[int]]] = []
-
-    def grow(centroid: np.ndarray, members: np.ndarray, level: int) -> int:
-        node = len(nodes)
-        below: list[int] = []
-        nodes.append((centroid, below))
-        k = min(config.branching, len(members) // config.min_points) if level < config.levels else 0
-        if k >= 2:
-            subset = vectors[members]
-            centroids = _kmeans(subset, k, config)
-            child_of = nearest(subset, centroids)
-            for child in range(k):
-                mine = members[child_of == child]
-                if len(mine):
-                    below.append(grow(centroids[child], mine, level + 1))
-        return node
-
-    grow(vectors.mean(0), np.arange(len(vectors)), 0)
-    return _pack_tree(nodes)
+    return pack_tree(grow(vectors, vectors.mean(0), config.levels, config))
 
 
-def _pack_tree(nodes: list[tuple[np.ndarray, list[int]]]) -> Tree:
-    n_children = np.array([len(below) for _, below in nodes], np.int32)
-    children = np.array([c for _, below in nodes for c in below], np.int32)
+def grow(vectors: np.ndarray, centroid: np.ndarray, levels: int, config: VocabConfig) -> Node:
+    """Clusters vectors into the nodes of a tree.
+
+    Args:
+        vectors: float32 (N, P).
+        centroid: float32 (P,), of the node at the top.
+        levels: below it; those of `config` do not count.
+    """
+    root = Node(centroid)
+    level = [(root, vectors)]
+
+    def split(node: tuple[Node, np.ndarray]) -> list[tuple[Node, np.ndarray]]:
+        return _split(*node, config)
+
+    with ThreadPoolExecutor(faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        for _ in range(levels):
+            is_small = [members.size <= SMALL_NODE for _, members in level]
+            small = pool.map(split, [node for node, is_one in zip(level, is_small, strict=True) if is_one])
+            level = [child for node, is_one in zip(level, is_small, strict=True) for child in (next(small) if is_one else split(node))]
+    return root
+
+
+def _split(node: Node, vectors: np.ndarray, config: VocabConfig) -> list[tuple[Node, np.ndarray]]:
+    """Puts the children below a node; they and their members."""
+    k = min(config.branching, len(vectors) // config.min_points)
+    if k < 2:
+        return []
+    centroids = _kmeans(vectors, k, config)
+    child_of = nearest(vectors, centroids)
+    children = [(Node(centroids[child]), vectors[child_of == child]) for child in range(k)]
+    children = [(child, members) for child, members in children if len(members)]
+    node.below = [child for child, _ in children]
+    return children
+
+
+def pack_tree(root: Node) -> Tree:
+    """The tree of a node and all below it."""
+    nodes: list[Node] = []
+    waiting = [root]
+    while waiting:
+        nodes.append(waiting.pop())
+        waiting.extend(reversed(nodes[-1].below))
+    n_children = np.array([len(node.below) for node in nodes], np.int32)
+    numbers = {id(node): number for number, node in enumerate(nodes)}
+    children = np.array([numbers[id(child)] for node in nodes for child in node.below], np.int32)
     first_child = np.where(n_children > 0, np.cumsum(n_children) - n_children, -1).astype(np.int32)
     is_leaf = n_children == 0
     tokens = np.where(is_leaf, np.cumsum(is_leaf) - 1, -1).astype(np.int32)
-    return Tree(np.stack([c for c, _ in nodes]).astype(np.float32), first_child, n_children, children, tokens)
+    return Tree(np.stack([node.centroid for node in nodes]).astype(np.float32), first_child, n_children, children, tokens)
+
+
+def unpack_tree(tree: Tree) -> list[Node]:
+    """The nodes of a tree, each with those below it, as they are numbered."""
+    nodes = [Node(centroid) for centroid in tree.centroids]
+    for node, first, n in zip(nodes, tree.first_child, tree.n_children, strict=True):
+        node.below = [nodes[child] for child in tree.children[first : first + n]] if n else []
+    return nodes
 
 
 def _kmeans(vectors: np.ndarray, k: int, config: VocabConfig) -> np.ndarray:
@@ -128,8 +178,10 @@ def assign_tokens(tree: Tree, vectors: np.ndarray, assignment: Assignment) -> np
     return nearest(vectors, tree.leaf_centroids).astype(np.int32)
 
 
-def assign_descent(tree: Tree, vectors: np.ndarray) -> np.ndarray:
-    """Visual tokens by following the nearest child from the root to a leaf.
+def assign_near(tree: Tree, vectors: np.ndarray) -> np.ndarray:
+    """Visual tokens by following the nearest `N_KEPT` nodes of each level, which finds the nearest leaf of nearly all vectors.
+
+    Of `MAX_EXACT` leaves or fewer all are compared. It is for fitting, where comparing all of more would take longer than all else.
 
     Args:
         vectors: float32 (N, P).
@@ -137,13 +189,41 @@ def assign_descent(tree: Tree, vectors: np.ndarray) -> np.ndarray:
     Returns:
         int32 (N,).
     """
-    node = np.zeros(len(vectors), np.int64)
-    while True:
-        inner = np.nonzero(tree.first_child[node] >= 0)[0]
-        if not len(inner):
-            return tree.tokens[node]
-        for parent in np.unique(node[inner]):
-            members = inner[node[inner] == parent]
-            start = tree.first_child[parent]
-            below = tree.children[start : start + tree.n_children[parent]]
-            node[members] = below[nearest(vectors[members], tree.centroids[below])]
+    return assign_tokens(tree, vectors, "exact") if tree.n_tokens <= MAX_EXACT else assign_descent(tree, vectors, N_KEPT)
+
+
+def assign_descent(tree: Tree, vectors: np.ndarray, n_kept: int = 1) -> np.ndarray:
+    """Visual tokens by following the nearest child from the root to a leaf.
+
+    Args:
+        vectors: float32 (N, P).
+        n_kept: nodes that are followed at each level, the nearest of the children of those before.
+
+    Returns:
+        int32 (N,).
+    """
+    if tree.n_tokens == len(tree.centroids) - 1:
+        return nearest(vectors, tree.leaf_centroids).astype(np.int32)
+    index = _child_index(tree)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    nodes = np.zeros((len(vectors), 1), np.int64)
+    while (tree.tokens[nodes[nodes >= 0]] < 0).any():
+        index.nprobe = nodes.shape[1]
+        _, nodes = index.search_preassigned(vectors, min(n_kept, nodes.shape[1] * int(tree.n_children.max())), nodes, None)
+    return tree.tokens[nodes[:, 0]]
+
+
+def _child_index(tree: Tree) -> Any:
+    """An index with a cell for each node, of its children; that of a leaf holds the leaf.
+
+    FAISS compares each vector with what is in its cells directly, on all threads, whatever vectors are beside it.
+    """
+    width = tree.centroids.shape[1]
+    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, len(tree.centroids))
+    index.is_trained = True
+    leaves = np.nonzero(tree.tokens >= 0)[0]
+    nodes = np.concatenate([tree.children, leaves]).astype(np.int64)
+    cells = np.concatenate([np.repeat(np.arange(len(tree.centroids)), tree.n_children), leaves]).astype(np.int64)
+    centroids = np.ascontiguousarray(tree.centroids[nodes], np.float32)
+    index.add_core(len(nodes), faiss.swig_ptr(centroids), faiss.swig_ptr(nodes), faiss.swig_ptr(cells))
+    return index
