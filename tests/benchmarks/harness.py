@@ -328,6 +328,6 @@ def machine() -> dict[str, Any]:
 
 
 def write_results(path: Path, measured: list[dict[str, Any]]) -> None:
-    """Writes all figures as JSON, beside those of rows that were measured before."""
+    """Writes all figures, and the machine, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), "rows": measured}, indent=1) + "\n", encoding="utf-8")
