@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import imageio_ffmpeg
+import numpy as np
 import psutil
 
 N_CORES = len(os.sched_getaffinity(0))
@@ -114,6 +115,11 @@ def compare(goal: Goal, ours: Sequence[float], theirs: Sequence[float]) -> Ratio
     above, below = (theirs, ours) if goal.is_speedup else (ours, theirs)
     pairs = [a / b for a, b in zip(above, below, strict=True)]
     return Ratio(median(above) / median(below), min(pairs), max(pairs))
+
+
+def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The power of its size that a cost grows with: least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
 @dataclass(frozen=True)
@@ -322,6 +328,6 @@ def machine() -> dict[str, Any]:
 
 
 def write_results(path: Path, measured: list[dict[str, Any]]) -> None:
-    """Writes all figures as JSON, beside those of rows that were measured before."""
+    """Writes all figures, and the machine, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), "rows": measured}, indent=1) + "\n", encoding="utf-8")

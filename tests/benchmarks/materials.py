@@ -71,7 +71,7 @@ def clips(inputs: Inputs) -> Path:
 
     def make(place: Path) -> None:
         place.mkdir()
-        for path in sorted(inputs.clips_dir.glob("*.mp4"))[: inputs.size(1 << 30, 4)]:
+        for path in sorted(inputs.clips_dir.glob("*.mp4"))[: inputs.size(1 << 30, 3)]:
             shutil.copyfile(path, place / path.name)
 
     return inputs.made("clips", make)
@@ -137,16 +137,20 @@ def captioner(inputs: Inputs, size: str) -> Path:
     """Checkpoint of a captioner that has learned enough of the clips to say different things of them.
 
     Args:
-        size: `mini` or `base`: encoder videobert-SIZE, decoder bart-SIZE, and 30,522 words. A quick benchmark takes tiny ones.
+        size: `mini` or `base`: encoder videobert-SIZE, decoder bart-SIZE, and 30,522 words. A quick benchmark has a tiny one for both.
     """
 
     def make(place: Path) -> None:
-        learned = ("--max-steps", "250" if size == "mini" else "80", "--patience", "1000")
-        init = ("--init", fresh_bert(inputs)) if size == "base" else ("--init", "minilm")
-        shape = ("--model", "videobert-tiny", "--max-steps", "60") if inputs.is_quick else ("--model", f"videobert-{size}", *learned, *init)
-        run_process(vbcli_command("train", chain(inputs) / "tokens", place, "--task", "caption", "--batch-size", "16", *shape))
+        if inputs.is_quick:
+            shape = ("--model", "videobert-tiny", "--max-steps", "60", "--batch-size", "8")
+        elif size == "mini":
+            shape = ("--model", "videobert-mini", "--init", "minilm", "--max-steps", "250", "--batch-size", "16")
+        else:
+            shape = ("--model", "videobert-base", "--init", fresh_bert(inputs), "--max-steps", "80", "--batch-size", "8")
+        command = ("train", chain(inputs) / "tokens", place, "--task", "caption", "--patience", "1000", *shape)
+        run_process(vbcli_command(*command))
 
-    return inputs.made(f"captioner-{size}", make)
+    return inputs.made("captioner-tiny" if inputs.is_quick else f"captioner-{size}", make)
 
 
 def exported(inputs: Inputs, size: str) -> Path:

@@ -33,7 +33,7 @@ def real_vectors(inputs: Inputs) -> np.ndarray:
         encoder, rng = load_encoder(DEFAULT_ENCODER, pool="mean"), np.random.default_rng(0)
         paths = sorted(clips(inputs).glob("*.mp4"))[: inputs.size(1 << 30, 1)]
         n_frames = sum(1 for path in paths for _ in _pictures(path))
-        n = inputs.size(200_000, 2_000)
+        n = inputs.size(200_000, 500)
         views, batch, found = -(-n // n_frames), [], []
         for path in paths:
             for picture in _pictures(path):

@@ -97,7 +97,7 @@ def _vocabulary(inputs: Inputs, name: str, make: Callable[[], np.ndarray], n_ref
 
 
 def _from_disk(inputs: Inputs) -> Prepared:
-    n = inputs.size(10_000_000, 20_000)
+    n = inputs.size(10_000_000, 10_000)
     command = ("build-vocab", "OUT", "--codebooks", "1", "--whiten", "0", "--branching", str(inputs.size(12, 4)), "--levels", "4")
 
     def side(n_vectors: int) -> Side:
@@ -124,7 +124,7 @@ def _assign(inputs: Inputs, make: Callable[[], np.ndarray], *, is_descent: bool)
     vectors = make()
     tree = fit_tree(vectors, tree_config(inputs, 0))
     leaves = tree.leaf_centroids
-    asked = vectors[: inputs.size(50_000, 1_000)]
+    asked = vectors[:50_000]
     index = faiss.IndexFlatL2(leaves.shape[1])
     index.add(leaves)
     sides: dict[str, Side] = {
