@@ -25,6 +25,7 @@ from vbcli.models.encoder_checkpoint import load_encoder_checkpoint, state_sha25
 from vbcli.models.folding import fold_batch_norms
 from vbcli.models.halving import to_bfloat16
 from vbcli.models.naming import ClassNames, imagenet_names
+from vbcli.models.precision import resolve_precision
 from vbcli.models.weights import read_weights
 from vbcli.storage import as_path, is_remote
 
@@ -123,7 +124,7 @@ def load_encoder(
         pooled, named = backbone.pooled, names.to(device)
         backbone = replace(backbone, pooled=lambda x: named(pooled(x)))
     fps = backbone.fps if clip_s is None else backbone.n_frames / clip_s
-    dtype = _resolve_precision(precision, device)
+    dtype = resolve_precision(precision, device)
     if backbone.n_frames == 1:
         module.to(memory_format=torch.channels_last)
     forward = _forward_function(backbone, pool, dtype, torch.device(device))
@@ -165,13 +166,6 @@ def _load_named(name: str) -> _Backbone:
     if is_remote(weights):
         raise VbcliError(f"the weights {weights} are not on this machine", hint=f"copy them, and name {library}:{architecture}/PATH")
     return _LOADERS[library](architecture, weights)
-
-
-def _resolve_precision(precision: Precision, device: str) -> torch.dtype:
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else device == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
 def _forward_function(

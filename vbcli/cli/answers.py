@@ -14,6 +14,8 @@ from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
     LIMITS,
     AsJson,
+    Device,
+    DeviceName,
     Evidence,
     Executor,
     ExecutorName,
@@ -59,6 +61,7 @@ def answer(
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,
+    device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
@@ -76,6 +79,7 @@ def answer(
     asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir, follow_links)
     from vbcli.cli.apply import ask
     from vbcli.models.decoding import DecodingConfig
+    from vbcli.models.devices import resolve_device
     from vbcli.stages.answer import Answer
 
     decoding = DecodingConfig(beams, max_length, no_repeat_ngram_size=0)
@@ -83,6 +87,7 @@ def answer(
         checkpoint_dir=str(model_dir),
         split=split,
         threads=threads,
+        device=resolve_device(device.value),
         questions=asked,
         video_ids=video_ids,
         decoding=decoding,

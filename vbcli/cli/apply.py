@@ -13,6 +13,8 @@ from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
     LIMITS,
     AsJson,
+    Device,
+    DeviceName,
     Evidence,
     Executor,
     ExecutorName,
@@ -104,6 +106,7 @@ def caption(
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,
+    device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
@@ -116,6 +119,7 @@ def caption(
 ) -> None:
     """Caption a folder of videos, straight from video to sentence, or a tokens dataset."""
     from vbcli.models.decoding import DecodingConfig
+    from vbcli.models.devices import resolve_device
     from vbcli.segments import Segmentation
     from vbcli.stages.caption import Caption
 
@@ -127,7 +131,7 @@ def caption(
         if segments is not None or split is not None or evidence or precision is not Precision.float32:
             hint = "leave --segments, --split, --evidence and --precision out"
             raise UsageError("a published captioner captions whole videos of a folder, in float32", hint=hint)
-        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, ffmpeg, limits, follow_links)
+        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, device, ffmpeg, limits, follow_links)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(
@@ -137,6 +141,7 @@ def caption(
             decoding=decoding,
             segments=cut,
             is_grounded=evidence,
+            device=resolve_device(device.value),
             precision=precision.value,
         )
     if burn_in is not None and source.is_dir() and str(burn_in.resolve()).startswith(f"{source.resolve()}/"):
@@ -151,13 +156,18 @@ def caption(
     finish_run(report, "captions", as_json, not_rendered, rows=rows)
 
 
-def _teacher_stage(source: str, decoding: DecodingConfig, threads: int, ffmpeg: str, limits: Limits, follow_links: bool) -> TeacherCaption:
+def _teacher_stage(
+    source: str, decoding: DecodingConfig, threads: int, device: DeviceName, ffmpeg: str, limits: Limits, follow_links: bool
+) -> TeacherCaption:
     from vbcli.media.decode import MediaOptions
+    from vbcli.models.devices import resolve_device
     from vbcli.models.teachers import find_teacher
     from vbcli.stages.teach import TeacherCaption
 
     media = MediaOptions(ffmpeg, limits, follow_links)
-    return TeacherCaption(teacher=find_teacher(source), decoding=decoding, threads=threads, media=media)
+    return TeacherCaption(
+        teacher=find_teacher(source), decoding=decoding, device=resolve_device(device.value), threads=threads, media=media
+    )
 
 
 def _ask_teacher(source: Path, target: Path, stage: TeacherCaption, options: RunOptions) -> RunReport:
@@ -223,6 +233,7 @@ def classify(
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,
+    device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
@@ -238,20 +249,28 @@ def classify(
     With --classes nothing need have been trained for them: they are told by how well a sentence with each fits the video, which a
     pre-trained VideoBERT (masked words) or a captioner (the captions it would write) says.
     """
+    from vbcli.models.devices import resolve_device
     from vbcli.shards import read_rows
     from vbcli.stages.classify import Classify
     from vbcli.stages.zero_shot import MASK, ZeroShot
 
     if classes is None and template != MASK:
         raise UsageError("--template goes with --classes")
-    places = Places(workspace)
+    places, found = Places(workspace), resolve_device(device.value)
     limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     if classes is None:
         model_dir = checkpoint or places.checkpoints_dir / "classify"
-        stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads)
+        stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads, device=found)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
-        stage = ZeroShot(checkpoint_dir=str(model_dir), split=split, threads=threads, classes=_read_classes(classes), template=template)
+        stage = ZeroShot(
+            checkpoint_dir=str(model_dir),
+            split=split,
+            threads=threads,
+            device=resolve_device(device.value),
+            classes=_read_classes(classes),
+            template=template,
+        )
     target = classes_dir or places.results_dir("classes", source, stage.identity())
     with run_options("classify", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:
         report = ask(source, target, stage, options)

@@ -180,7 +180,7 @@ def encode(
         sentence = "is for frames and videos: tokens are encoded by a trained model"
         _refuse(context, FRAMES_OPTIONS, sentence, "leave it out, or leave --checkpoint out and name frames or videos")
         model_dir, target = checkpoint or places.checkpoints_dir / "pretrain", out_dir or places.fused_dir
-        _fuse(source, target, model_dir, executor, workers, threads, retry_failed, as_json)
+        _fuse(source, target, model_dir, executor, workers, threads, device, retry_failed, as_json)
         return
     if kind == "frames":
         _refuse(context, VIDEO_OPTIONS, "is for videos: frames were taken before", "leave it out, or name the videos")
@@ -241,12 +241,21 @@ def _refuse(context: typer.Context, names: Sequence[str], sentence: str, hint: s
 
 
 def _fuse(
-    tokens_dir: Path, out_dir: Path, model_dir: Path, executor: ExecutorName, workers: int, threads: int, is_retry: bool, as_json: bool
+    tokens_dir: Path,
+    out_dir: Path,
+    model_dir: Path,
+    executor: ExecutorName,
+    workers: int,
+    threads: int,
+    device: DeviceName,
+    is_retry: bool,
+    as_json: bool,
 ) -> None:
     from vbcli.inference import fuse_dataset
+    from vbcli.models.devices import resolve_device
 
     with run_options("encode", executor, workers, is_retry, "bundled") as options:
-        report = fuse_dataset(tokens_dir, out_dir, model_dir, threads=threads, options=options)
+        report = fuse_dataset(tokens_dir, out_dir, model_dir, device=resolve_device(device.value), threads=threads, options=options)
     finish_run(report, "segments", as_json)
 
 

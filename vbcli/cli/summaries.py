@@ -15,6 +15,8 @@ from vbcli.cli.options import (
     DEFAULT_WORKSPACE,
     LIMITS,
     AsJson,
+    Device,
+    DeviceName,
     Executor,
     ExecutorName,
     Ffmpeg,
@@ -54,6 +56,7 @@ def summarize(
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
     threads: Threads = 1,
+    device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
     follow_links: FollowLinks = False,
@@ -67,6 +70,7 @@ def summarize(
     """Summarise videos: the segments that cover them best without repeating each other, 15 % if nothing is said, each with a caption."""
     kept = _length(length, n_keyframes)
     from vbcli.models.decoding import DecodingConfig
+    from vbcli.models.devices import resolve_device
     from vbcli.segments import Segmentation
     from vbcli.shards import read_rows
     from vbcli.stages.summarize import Summarize
@@ -76,7 +80,13 @@ def summarize(
     model_dir = checkpoint or places.checkpoints_dir / "caption"
     cut = Segmentation(segments.value, segment_seconds)
     stage = Summarize(
-        checkpoint_dir=str(model_dir), split=split, threads=threads, length=kept, segments=cut, decoding=DecodingConfig(n_beams=4)
+        checkpoint_dir=str(model_dir),
+        split=split,
+        threads=threads,
+        device=resolve_device(device.value),
+        length=kept,
+        segments=cut,
+        decoding=DecodingConfig(n_beams=4),
     )
     target = summaries_dir or places.results_dir("summaries", source, stage.identity())
     with run_options("summarize", executor, workers, retry_failed, ffmpeg, follows_links=follow_links, limits=limits) as options:

@@ -12,7 +12,7 @@ from vbcli.errors import UsageError
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 
-def resolve_device(device: Device) -> Literal["cuda", "mps", "cpu"]:
+def resolve_device(device: Device) -> Device:
     """What `auto` means here: CUDA, else Apple's Metal, else the CPU.
 
     Raises:
