@@ -10,7 +10,7 @@ import torch
 from folder_rows import different
 from generation import BATCH, load_exported, sequences, theirs
 from harness import N_CORES, OURS, Prepared, Row, Side, at_least, timed
-from materials import Inputs, captioner, chain, exported, read_captions
+from materials import AGAIN, Inputs, captioner, chain, exported, read_captions
 
 from vbcli import shards
 from vbcli.errors import ItemFailure
@@ -110,7 +110,7 @@ def _cider(inputs: Inputs) -> Prepared:
     }
 
     def check(results: dict[str, Any]) -> str:
-        shown = {name: references[name] for name in results[OURS]}
+        shown = {name: references[name.removeprefix(AGAIN)] for name in results[OURS]}
         ours, wanted = (score_captions(results[side], shown, with_meteor=False).cider for side in (OURS, "float32"))
         return "" if ours >= wanted * (1 - MAX_CIDER_LOSS) else f"CIDEr {ours:.3f} in bfloat16, {wanted:.3f} in float32"
 
