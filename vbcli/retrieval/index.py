@@ -33,7 +33,7 @@ MAX_FLAT, MAX_IVF = 200_000, 1_000_000
 of more a graph is searched."""
 MIN_CELL = 40
 """Vectors a cell; FAISS warns of fewer than 39."""
-FOUND_SHARE = 0.98
+FOUND_SHARE = 0.995
 """How much of the ten nearest a search in part must find, of tried queries."""
 N_TRIED, NOISE = 200, 0.5
 """How many are tried, and how far from a vector of the index each lies."""
