@@ -88,7 +88,7 @@ def grow(vectors: np.ndarray, centroid: np.ndarray, levels: int, config: VocabCo
     n_workers, n_each = (n_threads, 1) if config.branching <= FEW else (1, n_threads)
     with ThreadPoolExecutor(n_workers, initializer=faiss.omp_set_num_threads, initargs=(n_each,)) as pool:
         for _ in range(levels):
-            level = [child for children in pool.map(lambda node: _split(*node, config), level) for child in children]
+            level = [child for children in pool.map(lambda node: _split(node[0], node[1], config), level) for child in children]
     return root
 
 
