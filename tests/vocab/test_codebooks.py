@@ -116,3 +116,5 @@ def test_a_saved_vocabulary_loads_with_all_its_codebooks(tmp_path):
 def test_numbers_of_codebooks_out_of_range_are_refused():
     with pytest.raises(VbcliError, match="--codebooks 0 is not between 1 and 64"):
         VocabConfig(n_codebooks=0)
+    with pytest.raises(VbcliError, match="--refine -1 is below 0"):
+        VocabConfig(n_refinements=-1)

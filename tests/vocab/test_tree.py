@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vbcli.errors import VbcliError
+from vbcli.vocab import tree as trees
 from vbcli.vocab.build import fit_vocabulary
 from vbcli.vocab.config import VocabConfig
 from vbcli.vocab.tree import assign_descent, fit_tree
@@ -50,6 +51,23 @@ def test_descent_equals_a_walk_by_hand():
             below = tree.children[start : start + tree.n_children[node]]
             node = below[((tree.centroids[below] - probe) ** 2).sum(1).argmin()]
         assert tree.tokens[node] == token
+
+
+def test_following_several_nodes_finds_the_nearest_leaf_more_often_than_one_and_all_of_them_always():
+    x = RNG.normal(size=(4000, 6)).astype(np.float32)
+    tree = fit_tree(x, VocabConfig(branching=4, levels=4, min_points=5))
+    expected = brute_nearest(x[:500], tree.leaf_centroids)
+    found = [np.mean(assign_descent(tree, x[:500], n_kept) == expected) for n_kept in (1, 4, tree.n_tokens)]
+    assert found[0] < 0.95 < found[1] <= found[2] == 1
+
+
+def test_small_nodes_that_are_clustered_side_by_side_give_the_tree_of_one_after_another(monkeypatch):
+    x = RNG.normal(size=(3000, 4)).astype(np.float32)
+    config = VocabConfig(branching=4, levels=3, min_points=5)
+    expected = vars(fit_tree(x, config)).values()
+    monkeypatch.setattr(trees, "FEW", 1)
+    for ours, theirs in zip(vars(fit_tree(x, config)).values(), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_flat_vocabulary_is_faiss_kmeans():

@@ -33,7 +33,7 @@ MAX_FLAT, MAX_IVF = 200_000, 1_000_000
 of more a graph is searched."""
 MIN_CELL = 40
 """Vectors a cell; FAISS warns of fewer than 39."""
-FOUND_SHARE = 0.98
+FOUND_SHARE = 0.99
 """How much of the ten nearest a search in part must find, of tried queries."""
 N_TRIED, NOISE = 200, 0.5
 """How many are tried, and how far from a vector of the index each lies."""
@@ -94,7 +94,7 @@ class VectorIndex:
             self._search_enough(vectors, "efSearch", n)
 
     def _search_enough(self, vectors: np.ndarray, parameter: str, most: int) -> None:
-        """Searches twice as much until the nearest are found: how much that takes depends on whether the vectors have clusters."""
+        """Searches half as much again until the nearest are found: how much that takes depends on whether the vectors have clusters."""
         tried = vectors[:: max(1, len(vectors) // N_TRIED)]
         # Queries are near vectors of an index, not among them: what is in a graph is found by little search.
         noise = np.random.default_rng(0).normal(size=tried.shape).astype(np.float32)
@@ -108,7 +108,7 @@ class VectorIndex:
             share = np.mean([np.isin(a, b).mean() for a, b in zip(nearest, found, strict=True)])
             if share >= FOUND_SHARE or effort == most:
                 return
-            effort = min(2 * effort, most)
+            effort = min(effort + effort // 2 + 1, most)
 
     def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest vectors of each query.

@@ -52,10 +52,10 @@ def _grow_file(vectors: VectorFile, centroid: np.ndarray, levels: int, config: V
         return Node(centroid)
     n_steps = 1 if len(sample) >= ENOUGH * tree.n_tokens else config.n_iterations
     del sample
-    survey = survey_leaves(tree, vectors, assign_descent)
+    survey = survey_leaves(tree, vectors, assign_descent, has_sums=True)
     for _ in range(n_steps - 1):
         tree = recentre(tree, survey)
-        survey = survey_leaves(tree, vectors, assign_descent)
+        survey = survey_leaves(tree, vectors, assign_descent, has_sums=True)
     tree = recentre(tree, survey)
     parts = [part for part in partition(vectors, survey.tokens, tree.n_tokens, scratch_dir) if part.n]
     tree = _without(tree, survey.counts == 0)
@@ -83,7 +83,7 @@ def refine_tree(tree: Tree, vectors: VectorFile, n_refinements: int) -> Tree:
     Source: Lloyd 1982, "Least squares quantization in PCM"; the search among near leaves, Agustsson et al. 2017 (k2-means).
     """
     for _ in range(n_refinements):
-        survey = survey_leaves(tree, vectors, assign_near)
+        survey = survey_leaves(tree, vectors, assign_near, has_sums=True)
         tree = _without(recentre(tree, survey), survey.counts == 0)
     # Whether the vector that is nearest to a leaf is of it tells whether any is.
     closest = survey_leaves(tree, vectors, assign_near).closest

@@ -21,7 +21,7 @@ class Survey:
     Args:
         tokens: int32 (N,), of each vector.
         counts: int64 (K,), vectors of each leaf.
-        sums: float64 (K, P), of the vectors of each leaf.
+        sums: float64 (K, P), of the vectors of each leaf; zeros where they were not asked for.
         error: mean squared distance of a vector from the centroid of its leaf.
         closest: int64 (K,), the vector of each leaf that is nearest to its centroid; -1 of a leaf that holds none.
     """
@@ -33,11 +33,12 @@ class Survey:
     closest: np.ndarray
 
 
-def survey_leaves(tree: Tree, vectors: VectorFile, assign: Callable[[Tree, np.ndarray], np.ndarray]) -> Survey:
+def survey_leaves(tree: Tree, vectors: VectorFile, assign: Callable[[Tree, np.ndarray], np.ndarray], *, has_sums: bool = False) -> Survey:
     """Assigns vectors to leaves, and sums up what each holds.
 
     Args:
         assign: a tree and float32 (n, P) to tokens int32 (n,).
+        has_sums: sum up the vectors of each leaf, for `recentre`.
     """
     centroids = tree.leaf_centroids
     n_leaves = len(centroids)
@@ -53,7 +54,8 @@ def survey_leaves(tree: Tree, vectors: VectorFile, assign: Callable[[Tree, np.nd
         total += float(distance.sum(dtype=np.float64))
         order = np.lexsort((distance, block_tokens))
         held, first = np.unique(block_tokens[order], return_index=True)
-        sums[held] += np.add.reduceat(block[order], first, axis=0, dtype=np.float64)
+        if has_sums:
+            sums[held] += np.add.reduceat(block[order], first, axis=0, dtype=np.float64)
         nearest = order[first]
         is_less = distance[nearest] < least[held]
         closest[held[is_less]] = start + nearest[is_less]
@@ -63,7 +65,7 @@ def survey_leaves(tree: Tree, vectors: VectorFile, assign: Callable[[Tree, np.nd
 
 
 def recentre(tree: Tree, survey: Survey) -> Tree:
-    """Moves every leaf that holds vectors to their mean, and every node above to the mean of all below it."""
+    """Moves every leaf that holds vectors to their mean, and every node above to the mean of all below it; the survey is one with sums."""
     sums = np.zeros(tree.centroids.shape)
     counts = np.zeros(len(sums), np.int64)
     leaves = np.nonzero(tree.tokens >= 0)[0]

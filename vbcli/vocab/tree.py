@@ -20,9 +20,8 @@ MAX_EXACT = 4096
 """Leaves up to which `assign_near` compares all of them."""
 N_KEPT = 16
 """Nodes that `assign_near` follows at each level."""
-SMALL_NODE = 1 << 22
-"""Numbers in the vectors of a node up to which one thread clusters it, and other threads other nodes: they would wait for each other more
-than they compute."""
+FEW = 64
+"""Children up to which one thread clusters a node, and other threads other nodes: several would wait for each other more than compute."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,11 @@ def grow(vectors: np.ndarray, centroid: np.ndarray, levels: int, config: VocabCo
     """
     root = Node(centroid)
     level = [(root, vectors)]
-
-    def split(node: tuple[Node, np.ndarray]) -> list[tuple[Node, np.ndarray]]:
-        return _split(*node, config)
-
-    with ThreadPoolExecutor(faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+    n_threads = faiss.omp_get_max_threads()
+    n_workers, n_each = (n_threads, 1) if config.branching <= FEW else (1, n_threads)
+    with ThreadPoolExecutor(n_workers, initializer=faiss.omp_set_num_threads, initargs=(n_each,)) as pool:
         for _ in range(levels):
-            is_small = [members.size <= SMALL_NODE for _, members in level]
-            small = pool.map(split, [node for node, is_one in zip(level, is_small, strict=True) if is_one])
-            level = [child for node, is_one in zip(level, is_small, strict=True) for child in (next(small) if is_one else split(node))]
+            level = [child for children in pool.map(lambda node: _split(node[0], node[1], config), level) for child in children]
     return root
 
 
