@@ -44,6 +44,7 @@ from vbcli.stage import Stage
 from vbcli.stages.extract import Extract
 from vbcli.stages.scan import Probe, Scan, scan_videos
 from vbcli.storage import copy_folder, remove_folder
+from vbcli.workers import count_cores
 
 if TYPE_CHECKING:
     # These load torch: a run that only extracts frames does without it.
@@ -121,6 +122,9 @@ def extract_videos(
             return dry_run(stage, dry_inputs(videos_dir, frames_dir, caption_files, stage, options), frames_dir, options)
         gone = scan_folder(videos_dir, frames_dir, caption_files, stage, executor, options)
         inputs = dataset_inputs(frames_dir / "videos", stage, gone)
+        # Few videos leave cores idle that each has a decoder for.
+        n_videos = sum(shards.read_footer(path)["n_rows"] for path in shards.list_shards(frames_dir / "videos"))
+        stage = replace(stage, media=replace(stage.media, threads=max(1, count_cores() // max(1, n_videos))))
         report = run_noted(stage, inputs, frames_dir, executor, options, parents=parents_of(frames_dir / "videos"))
     if report.n_done and stage.mode == "fps":
         _note_truncated(frames_dir, "pts_s", 1 / stage.fps, options)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing import active_children, get_context, parent_process, resource_tracker
+from multiprocessing import active_children, forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.util import Finalize
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,6 +27,9 @@ def preload(modules: Iterable[str]) -> None:
     """Has workers forked from a process that has loaded these modules for all of them; where one was forked before, nothing is done."""
     if _START == "forkserver":
         get_context(_START).set_forkserver_preload(list(modules))
+        # Now: it loads them while we look at what is to be done.
+        with _interrupts_blocked():
+            forkserver.ensure_running()
 
 
 def count_cores() -> int:

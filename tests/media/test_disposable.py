@@ -120,3 +120,15 @@ def test_damage_is_met_as_without_haste(tmp_path: Path, make_video: MakeVideo, m
         data[place] ^= 0xFF
     path.write_bytes(data)
     assert frames(path, AtRate(4)) == all_decoded(path, AtRate(4), monkeypatch)
+
+
+@pytest.mark.parametrize("arguments", [H264, ["-c:v", "libx264", "-bf", "0"]])
+def test_frames_are_the_same_in_several_threads(tmp_path: Path, make_video: MakeVideo, arguments: list[str]) -> None:
+    path = make_video(tmp_path / "a.mp4", size=(160, 120), duration_s=6, fps=24, arguments=[*arguments, "-movflags", "faststart"])
+    threaded = Decoder(FFMPEG, threads=4)
+    assert list(threaded.jpegs(str(path), AtRate(4), Geometry(48))) == frames(path, AtRate(4))
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(3)
+    for place in rng.integers(len(data) // 3, len(data), 12).tolist():
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    assert list(threaded.jpegs(str(path), AtRate(4), Geometry(48))) == frames(path, AtRate(4))

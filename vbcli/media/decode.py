@@ -23,18 +23,21 @@ class MediaOptions:
     Args:
         ffmpeg: `bundled`, `system` or a path.
         follows_links: out of the folder of videos, too.
+        threads: of a decoder that works on whole videos; where anything is wrong with one, it is decoded anew with one thread, as what
+            comes of damage depends on their number.
     """
 
     ffmpeg: str = "bundled"
     limits: Limits = field(default_factory=Limits)
     follows_links: bool = False
+    threads: int = 1
 
     def open(self) -> Decoder:
         """
         Raises:
             VbcliError: there is no such ffmpeg.
         """
-        return Decoder(find_ffmpeg(self.ffmpeg), self.limits, self.follows_links)
+        return Decoder(find_ffmpeg(self.ffmpeg), self.limits, self.follows_links, self.threads)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Decoder:
     executable: str
     limits: Limits = field(default_factory=Limits)
     follows_links: bool = False
+    threads: int = 1
 
     def check_link(self, video_id: str, path: str) -> None:
         """Refuses a video that is a link to something outside of its folder.
@@ -60,7 +64,7 @@ class Decoder:
 
     def video(self, path: str) -> Video:
         """A video of which several things are asked: they share one time limit."""
-        return Video(self.executable, self.limits, path)
+        return Video(self.executable, self.limits, path, self.threads)
 
     def probe(self, path: str) -> VideoInfo:
         """What its container says of a video.

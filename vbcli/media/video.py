@@ -42,8 +42,9 @@ class _ComplaintError(Exception):
 class Video:
     """One video: what is asked of it shares a time limit."""
 
-    def __init__(self, executable: str, limits: Limits, path: str) -> None:
+    def __init__(self, executable: str, limits: Limits, path: str, threads: int = 1) -> None:
         self.executable = executable
+        self.threads = threads
         self.limits = limits
         self.path = path
         self.budget = Budget(limits.timeout_s)
@@ -194,12 +195,12 @@ class Video:
             yield from self._in_haste(sampling, geometry, output)
 
     def _in_haste(self, sampling: AtRate | EveryFrame | AtTimes, geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
-        """Frames that ffmpeg chooses, without decoding those that nobody needs.
+        """Frames that ffmpeg chooses, without decoding those that nobody needs, and in several threads where it may.
 
         At the first complaint of ffmpeg, and where another frame comes than the one that is next, all are decoded, and it goes on there.
         """
         n, left_out = 0, self._left_out(sampling)
-        if left_out is not None:
+        if left_out is not None or (self.threads > 1 and self._is_simple(sampling)):
             try:
                 for frame in self._hurried(sampling, left_out, geometry, output):
                     n += 1
@@ -210,23 +211,26 @@ class Video:
                 return
         yield from itertools.islice(self._passes(sampling, geometry, output), n, None)
 
+    def _is_simple(self, sampling: AtRate | EveryFrame | AtTimes) -> bool:
+        """Whether it is known which frames come, and one pass is enough."""
+        if isinstance(sampling, AtRate | AtTimes) and len(sampling.expressions(0.0)) > 1:
+            return False
+        # Which of two frames of one time comes first only their decoder knows. Of an interlaced frame the missing lines are worked out from
+        # those beside it.
+        shown_s = self._packets.shown_s
+        return not self.info.is_interlaced and len(np.unique(shown_s)) == len(shown_s)
+
     def _left_out(self, sampling: AtRate | EveryFrame | AtTimes) -> str | None:
         """What is told to leave out the packets that nobody needs; None where there are none, or it is not known."""
         packets = self._packets
-        # Of an interlaced frame the missing lines are worked out from those beside it.
-        if not packets.is_disposable.any() or self.info.is_interlaced or not can_leave_out(self.executable):
-            return None
-        if isinstance(sampling, AtRate | AtTimes) and len(sampling.expressions(0.0)) > 1:
-            return None
-        # Which of two frames of one time comes first only their decoder knows.
-        if len(np.unique(packets.shown_s)) < len(packets.shown_s):
+        if not packets.is_disposable.any() or not self._is_simple(sampling) or not can_leave_out(self.executable):
             return None
         is_left_out = packets.is_disposable.copy()
         is_left_out[sampling.choose(packets.shown_s, packets.is_key)] = False
         return without_packets(is_left_out) if is_left_out.any() else None
 
     def _hurried(
-        self, sampling: AtRate | EveryFrame | AtTimes, left_out: str, geometry: Geometry, output: dict[str, str | int]
+        self, sampling: AtRate | EveryFrame | AtTimes, left_out: str | None, geometry: Geometry, output: dict[str, str | int]
     ) -> Iterator[Frame]:
         """The chosen frames, as long as they come as they should.
 
@@ -235,7 +239,9 @@ class Video:
         """
         wanted_s = self._packets.shown_s[sampling.choose(self._packets.shown_s, self._packets.is_key)].tolist()
         stamps, shift_s = self._shifted()
-        options: dict[str, str | int] = {f"bsf:{self.info.stream_index}": left_out}
+        options: dict[str, str | int] = {"threads": self.threads}
+        if left_out is not None:
+            options[f"bsf:{self.info.stream_index}"] = left_out
         command = self._command(sampling.expression(self.info.start_s), stamps, geometry, output, options)
         n = 0
         try:
@@ -378,7 +384,7 @@ class Video:
     ) -> list[bytes | str]:
         # ffmpeg-python wants text: the name takes its place afterwards, so that any bytes in it reach ffmpeg unchanged.
         marker = "input-name"
-        frames = ffmpeg.input(marker, **self._input_options(), **options)[str(self.info.stream_index)]
+        frames = ffmpeg.input(marker, **{**self._input_options(), **options})[str(self.info.stream_index)]
         whole = whole_frames(self.info, is_of_one_size="reinit_filter" in options)
         chosen = [*whole, ("select", {"expr": select}), *stamps]
         for name, arguments in [*chosen, *fitted_frames(self.info, geometry)]:
