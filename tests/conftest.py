@@ -25,8 +25,15 @@ MakeVideo = Callable[..., Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first: whole chains would otherwise be what everything waits for at the end."""
+    """The longest first: whole chains would otherwise be what everything waits for at the end. What needs a GPU is skipped without one."""
     items.sort(key=lambda item: ("test_readme" not in item.path.name, "e2e" not in item.path.parts))
+    accelerated = [item for item in items if item.get_closest_marker("gpu")]
+    if accelerated:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in accelerated:
+                item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
 
 
 def write_frames(path: Path, codec: str, frames: Sequence[tuple[int, np.ndarray]]) -> Path:

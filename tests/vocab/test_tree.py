@@ -12,7 +12,7 @@ from vbcli.errors import VbcliError
 from vbcli.vocab import tree as trees
 from vbcli.vocab.build import fit_vocabulary
 from vbcli.vocab.config import VocabConfig
-from vbcli.vocab.tree import assign_descent, fit_tree
+from vbcli.vocab.tree import assign_descent, fit_tree, nearest
 
 RNG = np.random.default_rng(0)
 
@@ -95,3 +95,14 @@ def test_small_and_constant_data_give_a_smaller_tree():
     assert vocabulary.report["quantisation_error"] < 1e-5
     with pytest.raises(VbcliError, match="3 clips are not enough"):
         fit_vocabulary(x[:3], VocabConfig(), {})
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_processor_finds() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(64, 16)).astype(np.float32) * 10
+    vectors = (centres[rng.integers(64, size=20_000)] + rng.normal(size=(20_000, 16))).astype(np.float32)
+    tree = fit_tree(vectors, VocabConfig(branching=8, levels=2, n_components=0))
+    assert trees.has_gpu()
+    distances = ((vectors[:200, None] - tree.leaf_centroids) ** 2).sum(-1)
+    assert (nearest(vectors[:200], tree.leaf_centroids) == distances.argmin(1)).mean() > 0.99

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import faiss
@@ -22,6 +23,12 @@ N_KEPT = 16
 """Nodes that `assign_near` follows at each level."""
 FEW = 64
 """Children up to which one thread clusters a node, and other threads other nodes: several would wait for each other more than compute."""
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether FAISS computes on a GPU: what is clustered and compared there differs in its last bits."""
+    return faiss.get_num_gpus() > 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def grow(vectors: np.ndarray, centroid: np.ndarray, levels: int, config: VocabCo
     root = Node(centroid)
     level = [(root, vectors)]
     n_threads = faiss.omp_get_max_threads()
-    n_workers, n_each = (n_threads, 1) if config.branching <= FEW else (1, n_threads)
+    n_workers, n_each = (n_threads, 1) if config.branching <= FEW and not has_gpu() else (1, n_threads)
     with ThreadPoolExecutor(n_workers, initializer=faiss.omp_set_num_threads, initargs=(n_each,)) as pool:
         for _ in range(levels):
             level = [child for children in pool.map(lambda node: _split(node[0], node[1], config), level) for child in children]
@@ -138,6 +145,7 @@ def _kmeans(vectors: np.ndarray, k: int, config: VocabConfig) -> np.ndarray:
         seed=config.seed + 1,
         min_points_per_centroid=1,
         max_points_per_centroid=max(1, len(vectors)),
+        gpu=has_gpu(),
     )
     kmeans.train(vectors)
     assert kmeans.centroids is not None
@@ -154,7 +162,9 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     Returns:
         int64 (N,).
     """
-    index = faiss.IndexFlatL2(centroids.shape[1])
+    index: Any = faiss.IndexFlatL2(centroids.shape[1])
+    if has_gpu():
+        index = faiss.index_cpu_to_all_gpus(index)
     index.add(np.ascontiguousarray(centroids))
     return index.search(np.ascontiguousarray(vectors), 1)[1][:, 0]
 
