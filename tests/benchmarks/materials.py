@@ -84,7 +84,7 @@ def long_video(inputs: Inputs) -> Path:
 
     def make(place: Path) -> None:
         place.mkdir()
-        paths = sorted(inputs.clips_dir.glob("*.mp4"))[: inputs.size(20, 2)]
+        paths = sorted(inputs.clips_dir.glob("*.mp4"))[: inputs.size(32, 2)]
         parts = "".join(f"[{i}:v]fps=30,scale=1280:720,setsar=1,format=yuv420p[v{i}];" for i in range(len(paths)))
         joined = "".join(f"[v{i}]" for i in range(len(paths)))
         files = [argument for path in paths for argument in ("-i", str(path))]

@@ -208,7 +208,7 @@ def _encode_videos(inputs: Inputs) -> Prepared:
 
     def sum_of_parts() -> Run:
         decoding, encoding = run_beside(commands), run_process(peer_command("forward", images))
-        return Run({SECONDS: decoding.quantities[SECONDS] + encoding.quantities[SECONDS]})
+        return Run({SECONDS: decoding.quantities[SECONDS] + float(encoding.result)})
 
     sides: dict[str, Side] = {
         OURS: command_side(inputs, "features", "encode", folder, "OUT", read=features_of),
