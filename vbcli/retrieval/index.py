@@ -6,7 +6,7 @@ config.json   what the index is of, the encoder where its text tower is what rea
 
 FAISS indexes are made of the vectors when the index is opened: what is on disk is data alone, and adding or removing videos is running the
 command again. Building takes well under a second for a hundred thousand vectors of 256 dimensions, as they are searched exactly; cells and
-graphs take longer to make than many exact searches, and begin where those would be slow.
+codes take longer to make than many exact searches, and begin where those would be slow.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ from vbcli.stages.embed import WHOLE
 INDEX = "index"
 """The kind of the folder."""
 Level = Literal["video", "segment"]
-MAX_FLAT, MAX_IVF = 200_000, 1_000_000
-"""Vectors up to which all are compared (0.13 s a query, where making cells takes a minute), and up to which those of the nearest cells are;
-of more a graph is searched."""
+MAX_FLAT = 200_000
+"""Vectors up to which all are compared (0.1 s a query, where making cells takes a minute)."""
+MAX_SEARCHED = 1 / 20
+"""Share of the cells that may have to be searched: of more, comparing all by short codes is faster."""
+MAX_EXACT = 1024
+"""Times as many vectors as are to be found that are compared by what they are, after their codes."""
 MIN_CELL = 40
 """Vectors a cell; FAISS warns of fewer than 39."""
 FOUND_SHARE = 0.99
-"""How much of the ten nearest a search in part must find, of tried queries."""
+"""How much of the nearest a search in part must find, of tried queries."""
+N_NEAREST, N_TRAINED = 10, 65_536
+"""Of a query, that are to be found, and vectors that codes are learned from."""
 N_TRIED, NOISE = 200, 0.5
 """How many are tried, and how far from a vector of the index each lies."""
 
@@ -81,34 +86,30 @@ class VectorIndex:
 
     def __init__(self, vectors: np.ndarray) -> None:
         n, width = vectors.shape
-        cells = f"IVF{min(int(2 * n**0.5), n // MIN_CELL)},Flat"
-        self.kind = "Flat" if n <= MAX_FLAT else cells if n <= MAX_IVF else "HNSW32,Flat"
-        self._index: Any = faiss.index_factory(width, self.kind, faiss.METRIC_INNER_PRODUCT)
-        if not self._index.is_trained:
-            self._index.cp.max_points_per_centroid = 2 * MIN_CELL
-            self._index.train(vectors)
-        self._index.add(vectors)
-        if self.kind.startswith("IVF"):
-            self._search_enough(vectors, "nprobe", self._index.nlist)
-        elif self.kind.startswith("HNSW"):
-            self._search_enough(vectors, "efSearch", n)
-
-    def _search_enough(self, vectors: np.ndarray, parameter: str, most: int) -> None:
-        """Searches half as much again until the nearest are found: how much that takes depends on whether the vectors have clusters."""
-        tried = vectors[:: max(1, len(vectors) // N_TRIED)]
-        # Queries are near vectors of an index, not among them: what is in a graph is found by little search.
-        noise = np.random.default_rng(0).normal(size=tried.shape).astype(np.float32)
-        tried = tried + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-        n_nearest = min(10, len(vectors))
-        _, nearest = faiss.knn(tried, vectors, n_nearest, faiss.METRIC_INNER_PRODUCT)
-        effort = min(8, most)
-        while True:
-            faiss.ParameterSpace().set_index_parameter(self._index, parameter, effort)
-            _, found = self.search(tried, n_nearest)
-            share = np.mean([np.isin(a, b).mean() for a, b in zip(nearest, found, strict=True)])
-            if share >= FOUND_SHARE or effort == most:
-                return
-            effort = min(effort + effort // 2 + 1, most)
+        self.kind = "Flat"
+        if n <= MAX_FLAT:
+            self._index: Any = faiss.index_factory(width, self.kind, faiss.METRIC_INNER_PRODUCT)
+            self._index.add(vectors)
+            return
+        n_cells = min(int(2 * n**0.5), n // MIN_CELL)
+        tried = _queries_like(vectors)
+        wanted = faiss.knn(tried, vectors, N_NEAREST, faiss.METRIC_INNER_PRODUCT)[1]
+        # Else all are compared by short codes, of one or two bits a dimension, and some times ten of them by what they are.
+        codes = [width // n_each for n_each in (4, 2) if width % n_each == 0] or [width]
+        kinds = [
+            (f"IVF{n_cells},Flat", "nprobe", int(MAX_SEARCHED * n_cells)),
+            *((f"PQ{m}x4fs,RFlat", "k_factor", MAX_EXACT) for m in codes),
+        ]
+        for self.kind, parameter, most in kinds:
+            self._index = _trained(self.kind, vectors)
+            self._index.add(vectors)
+            effort = 8
+            while effort <= most:
+                setattr(self._index, parameter, effort)
+                found = self.search(tried, N_NEAREST)[1]
+                if np.mean([np.isin(a, b).mean() for a, b in zip(wanted, found, strict=True)]) >= FOUND_SHARE:
+                    return
+                effort *= 2
 
     def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest vectors of each query.
@@ -120,6 +121,23 @@ class VectorIndex:
             similarities float32 (Q, n) and rows int64 (Q, n), the nearest first; -1 where there are fewer.
         """
         return self._index.search(np.ascontiguousarray(queries, np.float32), n)
+
+
+def _trained(kind: str, vectors: np.ndarray) -> Any:
+    index: Any = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    if kind.startswith("IVF"):
+        index.cp.max_points_per_centroid = 2 * MIN_CELL
+        index.train(vectors)
+    else:
+        index.train(vectors[:: max(1, len(vectors) // N_TRAINED)])
+    return index
+
+
+def _queries_like(vectors: np.ndarray) -> np.ndarray:
+    """Queries are near vectors of an index, not among them: what is among them is found by little search."""
+    tried = vectors[:: max(1, len(vectors) // N_TRIED)]
+    noise = np.random.default_rng(0).normal(size=tried.shape).astype(np.float32)
+    return tried + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
 
 
 class VideoIndex:
