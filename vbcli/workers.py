@@ -26,7 +26,8 @@ _START = "forkserver" if sys.platform == "linux" else "spawn"
 def preload(modules: Iterable[str]) -> None:
     """Has workers forked from a process that has loaded these modules for all of them; where one was forked before, nothing is done."""
     if _START == "forkserver":
-        get_context(_START).set_forkserver_preload(list(modules))
+        # Where pandas is installed, pyarrow loads it when it first makes a column of Python's values.
+        get_context(_START).set_forkserver_preload([*modules, "pandas"])
         # Now: it loads them while we look at what is to be done.
         with _interrupts_blocked():
             forkserver.ensure_running()
