@@ -162,11 +162,12 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     Returns:
         int64 (N,).
     """
-    index: Any = faiss.IndexFlatL2(centroids.shape[1])
-    if has_gpu():
-        index = faiss.index_cpu_to_all_gpus(index)
-    index.add(np.ascontiguousarray(centroids))
-    return index.search(np.ascontiguousarray(vectors), 1)[1][:, 0]
+    vectors, centroids = (np.ascontiguousarray(rows, np.float32) for rows in (vectors, centroids))
+    if not has_gpu():
+        return faiss.knn(vectors, centroids, 1)[1][:, 0]
+    index: Any = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(centroids.shape[1]))
+    index.add(centroids)
+    return index.search(vectors, 1)[1][:, 0]
 
 
 def assign_tokens(tree: Tree, vectors: np.ndarray, assignment: Assignment) -> np.ndarray:
