@@ -42,7 +42,7 @@ def read_ahead(items: Iterator[T], n_ahead: int) -> Iterator[T]:
                 ready.put(entry, timeout=0.2)
                 return
             except queue.Full:
-                continue
+                pass
 
     def take() -> None:
         try:
@@ -50,7 +50,7 @@ def read_ahead(items: Iterator[T], n_ahead: int) -> Iterator[T]:
                 put((item,))
                 if is_over.is_set():
                     break
-        except BaseException as error:  # noqa: BLE001 - raised where the item would have come
+        except BaseException as error:  # noqa: BLE001 - raised where the item would have come: who waits for it would wait for ever
             put(error)
         else:
             put(None)

@@ -16,6 +16,9 @@ from vbcli.files import read_json
 
 T = TypeVar("T")
 
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Arithmetic of a model."""
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoBertConfig:

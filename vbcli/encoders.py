@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vbcli.encoderspecs import DEFAULT_ENCODER, IMPORTED, TRAINED, EncoderSpec, Pool, Precision, Preprocessing, trained_preprocessing
+from vbcli.config import Precision
+from vbcli.encoderspecs import DEFAULT_ENCODER, IMPORTED, TRAINED, EncoderSpec, Pool, Preprocessing, trained_preprocessing
 from vbcli.errors import UsageError, VbcliError
 from vbcli.media.filters import Geometry
 from vbcli.memory import keep_freed_memory

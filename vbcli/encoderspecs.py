@@ -19,7 +19,6 @@ IMPORTED = "imported"
 TRAINED = "conv3d"
 """What stands before the hash in the name of an encoder of ours: the same wherever its folder lies."""
 Pool = Literal["mean", "grid2", "grid3", "names"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

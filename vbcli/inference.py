@@ -71,7 +71,7 @@ def fuse_dataset(
     load_checkpoint(checkpoint_dir)
     stage = Fuse(str(checkpoint_dir), values["model_sha256"], values["encoder"]["hidden_size"], device, threads)
     note_missing(tokens_dir, options)
-    with options.open() as executor:
+    with options.open(stage.modules()) as executor:
         inputs = dataset_inputs(tokens_dir, stage)
         report = run_noted(stage, inputs, fused_dir, executor, options, parents=parents_of(tokens_dir), videos_dir=tokens_dir / "videos")
     if report.n_done:
@@ -119,8 +119,8 @@ def find_tokens(source: Path, checkpoint: Checkpoint, place: Path, *, threads: i
     if _is_tokens(source, checkpoint.vocab_dir, checkpoint.visual, "predict"):
         return source
     own_videos = place / "videos"
-    with options.open() as executor:
-        chain = Chain(_to_tokens(checkpoint.vocab_dir, checkpoint.visual, own_videos, "cpu", threads, options.media))
+    chain = Chain(_to_tokens(checkpoint.vocab_dir, checkpoint.visual, own_videos, "cpu", threads, options.media))
+    with options.open(chain.modules()) as executor:
         gone = scan_folder(source, place, (), chain, executor, options)
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone)
         report = run_noted(chain, inputs, place, executor, options, parents=parents_of(own_videos))
@@ -171,7 +171,7 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
         )
     # Whole and fit for what is asked, before a folder is bound to it.
     Teacher(stage.teacher, stage.device).check(stage.decoding)
-    with options.open() as executor:
+    with options.open(stage.modules()) as executor:
         gone = scan_folder(source, output_dir, (), stage, executor, options)
         inputs = dataset_inputs(output_dir / "videos", stage, gone)
         return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(output_dir / "videos"))
@@ -235,9 +235,9 @@ def index_frames(
     vectors_dir = index_dir / "vectors"
     videos_dir = source / "videos" if kind else vectors_dir / "videos"
     stage = EmbedFrames(spec.weights_sha256, spec.width, str(videos_dir))
-    with options.open() as executor:
+    chain = Chain((Encode(spec, "videos", "cpu", threads, options.media), stage))
+    with options.open(stage.modules() if kind else chain.modules()) as executor:
         if kind is None:
-            chain = Chain((Encode(spec, "videos", "cpu", threads, options.media), stage))
             gone = scan_folder(source, vectors_dir, (), chain, executor, options)
             report = run_noted(
                 chain, dataset_inputs(videos_dir, chain, gone), vectors_dir, executor, options, parents=parents_of(videos_dir)

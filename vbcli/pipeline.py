@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from vbcli import shards
+from vbcli.clips import ClipRule
 from vbcli.digests import table_digest
 from vbcli.encoderfolders import carry_encoder
 from vbcli.encoderspecs import EncoderSpec
@@ -40,16 +41,12 @@ from vbcli.runner import (
     read_videos,
     run_stage,
 )
+from vbcli.shots import Detector
 from vbcli.stage import Stage
 from vbcli.stages.extract import Extract
 from vbcli.stages.scan import Probe, Scan, scan_videos
 from vbcli.storage import copy_folder, remove_folder
 from vbcli.workers import count_cores
-
-if TYPE_CHECKING:
-    # These load torch: a run that only extracts frames does without it.
-    from vbcli.clips import ClipRule
-    from vbcli.shots import Detector
 
 TRUNCATED_S = 1.0
 """A video that lacks so much, and a tenth of its length, was cut off."""
@@ -88,7 +85,7 @@ class RunOptions:
         return [shard for shard in inputs if shard.index % n_parts == number - 1]
 
     @contextmanager
-    def open(self, modules: Sequence[str] = ()) -> Iterator[Executor]:
+    def open(self, modules: Sequence[str]) -> Iterator[Executor]:
         """The executor, for the block.
 
         Args:
@@ -122,13 +119,19 @@ def extract_videos(
             return dry_run(stage, dry_inputs(videos_dir, frames_dir, caption_files, stage, options), frames_dir, options)
         gone = scan_folder(videos_dir, frames_dir, caption_files, stage, executor, options)
         inputs = dataset_inputs(frames_dir / "videos", stage, gone)
-        # Few videos leave cores idle that each has a decoder for.
-        n_videos = sum(shards.read_footer(path)["n_rows"] for path in shards.list_shards(frames_dir / "videos"))
-        stage = replace(stage, media=replace(stage.media, threads=max(1, count_cores() // max(1, n_videos))))
+        stage = replace(stage, media=replace(stage.media, threads=_decoder_threads(shards.list_shards(frames_dir / "videos"))))
         report = run_noted(stage, inputs, frames_dir, executor, options, parents=parents_of(frames_dir / "videos"))
     if report.n_done and stage.mode == "fps":
         _note_truncated(frames_dir, "pts_s", 1 / stage.fps, options)
     return report
+
+
+def _decoder_threads(videos_shards: Sequence[Path]) -> int:
+    """Few videos leave cores idle that their decoders can use."""
+    n_cores = count_cores()
+    if 2 * len(videos_shards) > n_cores:
+        return 1
+    return max(1, n_cores // max(1, sum(shards.read_footer(path)["n_rows"] for path in videos_shards)))
 
 
 def _note_truncated(dataset_dir: Path, time_column: str, step_s: float, options: RunOptions) -> None:
@@ -275,7 +278,7 @@ def encode_dataset(
     if not options.is_dry:
         copy = carry_encoder(encoder_dir, features_dir)
         stage = replace(stage, encoder_dir=None if copy is None else str(copy))
-    with options.open() as executor:
+    with options.open(stage.modules()) as executor:
         if kind is None and options.is_dry:
             return dry_run(stage, dry_inputs(source_dir, features_dir, caption_files, stage, options), features_dir, options)
         if kind is None:
@@ -347,7 +350,7 @@ def tokenize_dataset(
     videos_dir = own_videos if is_own else features_dir / "videos"
     stage = replace(stage, videos_dir=str(videos_dir))
     note_missing(features_dir, options)
-    with options.open() as executor:
+    with options.open(stage.modules()) as executor:
         if relabelled:
             run_stage(Relabel(), relabelled, videos_dir, executor, parents=parents_of(features_dir / "videos"))
         inputs = tokenize_inputs(features_dir, stage, videos_dir)

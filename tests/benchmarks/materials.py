@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import shutil
@@ -54,6 +55,15 @@ class Inputs:
             make(unfinished)
             unfinished.rename(path)
         return path
+
+
+def inputs_parser(description: str | None) -> argparse.ArgumentParser:
+    """A command line that names a work folder and what is measured on."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work_dir", type=Path, nargs="?", default=Path("bench"))
+    parser.add_argument("--clips", type=Path, default=Path("../shared/data/clips"), help="real clips")
+    parser.add_argument("--text", type=Path, default=Path("../shared/data/text"), help="sentences")
+    return parser
 
 
 def read_captions(inputs: Inputs) -> dict[str, str]:

@@ -8,7 +8,6 @@ takes to start does not lower. `--full` goes on to 10,000 videos and ten million
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 from harness import N_CORES, SECONDS, fit_exponent, machine, run_process, timed, vbcli_command
-from materials import Inputs, fresh
+from materials import Inputs, fresh, inputs_parser
 from vectors import features_dataset, unit_vectors
 
 from vbcli.config import BartConfig, VideoBertConfig, load_preset
@@ -134,10 +133,7 @@ def line_of(name: str, unit: str, sizes: Sequence[int], costs: Sequence[float]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work_dir", type=Path, nargs="?", default=Path("bench"))
-    parser.add_argument("--clips", type=Path, default=Path("../shared/data/clips"), help="real clips")
-    parser.add_argument("--text", type=Path, default=Path("../shared/data/text"), help="sentences")
+    parser = inputs_parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="these only")
     parser.add_argument("--full", action="store_true", help="up to 10,000 videos and ten million vectors")
     arguments = parser.parse_args()

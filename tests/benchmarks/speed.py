@@ -8,7 +8,6 @@ is 1 where a row fails, gives other results than its peer or misses its goal; `-
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from caption_rows import caption_rows
 from folder_rows import folder_rows
 from harness import Row, is_good, machine, run_rows, write_results
-from materials import Inputs
+from materials import Inputs, inputs_parser
 from media_rows import media_rows
 from train_rows import train_rows
 from transformers.utils.logging import disable_progress_bar
@@ -29,10 +28,7 @@ def all_rows(inputs: Inputs) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work_dir", type=Path, nargs="?", default=Path("bench"))
-    parser.add_argument("--clips", type=Path, default=Path("../shared/data/clips"), help="real clips")
-    parser.add_argument("--text", type=Path, default=Path("../shared/data/text"), help="sentences")
+    parser = inputs_parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--pairs", type=int, default=5, help="runs of each side that are timed")
     parser.add_argument("--json", type=Path, help="the figures; WORK_DIR/results.json if left out")

@@ -267,7 +267,7 @@ def classify(
             checkpoint_dir=str(model_dir),
             split=split,
             threads=threads,
-            device=resolve_device(device.value),
+            device=found,
             classes=_read_classes(classes),
             template=template,
         )

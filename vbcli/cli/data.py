@@ -46,8 +46,8 @@ from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
+    from vbcli.config import Precision as SpecPrecision
     from vbcli.encoderspecs import Pool as SpecPool
-    from vbcli.encoderspecs import Precision as SpecPrecision
     from vbcli.models.devices import Device as SpecDevice
     from vbcli.pipeline import RunOptions
     from vbcli.runner import RunReport

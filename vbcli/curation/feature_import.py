@@ -76,7 +76,7 @@ def import_features(
     tables = [
         pa.Table.from_pylist([{**vars(v), "transcript": [], **text.of(v.video_id)} for v in shard], schema=VIDEOS) for shard in planned
     ]
-    with options.open() as executor:
+    with options.open(stage.modules()) as executor:
         listed = [ShardInput(i, table, table_digest(table), gone) for i, table in enumerate(tables)]
         run_stage(ListVideos(), listed, features_dir / "videos", executor)
         inputs = dataset_inputs(features_dir / "videos", stage, gone)

@@ -213,7 +213,7 @@ def filter_dataset(
     stage = Filter(tuple(where), manifest.kind, str(videos_dir), quality, schema.serialize().to_pybytes())
     note_missing(dataset_dir, options)
     digest = config_hash(known.to_pylist())
-    with options.open() as executor:
+    with options.open(stage.modules()) as executor:
         inputs = [replace(shard, digest=config_hash([shard.digest, digest])) for shard in dataset_inputs(dataset_dir, stage)]
         carried = None if is_videos else videos_dir
         report = run_noted(stage, inputs, out_dir, executor, options, parents=parents_of(dataset_dir), videos_dir=carried)

@@ -61,7 +61,7 @@ def score_quality(
     shards.check_manifest(quality_dir, stage.name, stage.version, stage.identity())
     note_missing(frames_dir, options)
     measures_dir = quality_dir / MEASURES
-    with options.open() as executor:
+    with options.open(Measure().modules()) as executor:
         inputs = dataset_inputs(frames_dir, Measure())
         run_noted(Measure(), inputs, measures_dir, executor, options, parents=parents_of(frames_dir), videos_dir=frames_dir / "videos")
         compared = compare_videos(stage, frames_dir, measures_dir, features_dir, encoder, options.on_note)

@@ -12,8 +12,8 @@ Kind = tuple[int, bool] | None
 """Of a picture: its temporal layer, and whether no other of that layer needs it; None where that is not known."""
 _EXACT = ("mov", "mp4", "matroska", "webm")
 """Containers in which a packet is a frame, whoever takes them apart."""
-_AVCC, _HVCC = 1, 1
-"""The version that the records begin with which say how long the lengths before each unit are."""
+_VERSION = 1
+"""Of the records that say how long the lengths before each unit are: they begin with it."""
 _H264_ASIDE, _H265_ASIDE = (6, 9, 12), (35, 38, 39, 40)
 """Units that say nothing to other frames: access unit delimiters, filler, supplements."""
 _H265_LAST_TRAILING = 15
@@ -30,9 +30,9 @@ def packet_kinds(format_name: str, codec: str, extradata: bytes | None) -> Calla
     """
     if not extradata or not any(name in _EXACT for name in format_name.split(",")):
         return None
-    if codec == "h264" and len(extradata) > 6 and extradata[0] == _AVCC:
+    if codec == "h264" and len(extradata) > 6 and extradata[0] == _VERSION:
         return lambda packet: _h264_kind(packet, (extradata[4] & 3) + 1)
-    if codec == "hevc" and len(extradata) > 22 and extradata[0] == _HVCC:
+    if codec == "hevc" and len(extradata) > 22 and extradata[0] == _VERSION:
         return lambda packet: _h265_kind(packet, (extradata[21] & 3) + 1)
     return None
 

@@ -199,16 +199,19 @@ class Video:
 
         At the first complaint of ffmpeg, and where another frame comes than the one that is next, all are decoded, and it goes on there.
         """
-        n, left_out = 0, self._left_out(sampling)
-        if left_out is not None or (self.threads > 1 and self._is_simple(sampling)):
-            try:
-                for frame in self._hurried(sampling, left_out, geometry, output):
-                    n += 1
-                    yield frame
-            except _ComplaintError:
-                pass
-            else:
-                return
+        n = 0
+        if self._is_simple(sampling):
+            chosen = sampling.choose(self._packets.shown_s, self._packets.is_key)
+            left_out = self._left_out(chosen)
+            if left_out is not None or self.threads > 1:
+                try:
+                    for frame in self._hurried(sampling, chosen, left_out, geometry, output):
+                        n += 1
+                        yield frame
+                except _ComplaintError:
+                    pass
+                else:
+                    return
         yield from itertools.islice(self._passes(sampling, geometry, output), n, None)
 
     def _is_simple(self, sampling: AtRate | EveryFrame | AtTimes) -> bool:
@@ -220,24 +223,28 @@ class Video:
         shown_s = self._packets.shown_s
         return not self.info.is_interlaced and len(np.unique(shown_s)) == len(shown_s)
 
-    def _left_out(self, sampling: AtRate | EveryFrame | AtTimes) -> str | None:
+    def _left_out(self, chosen: np.ndarray) -> str | None:
         """What is told to leave out the packets that nobody needs; None where there are none, or it is not known."""
-        packets = self._packets
-        if not packets.is_disposable.any() or not self._is_simple(sampling) or not can_leave_out(self.executable):
+        if not self._packets.is_disposable.any() or not can_leave_out(self.executable):
             return None
-        is_left_out = packets.is_disposable.copy()
-        is_left_out[sampling.choose(packets.shown_s, packets.is_key)] = False
+        is_left_out = self._packets.is_disposable.copy()
+        is_left_out[chosen] = False
         return without_packets(is_left_out) if is_left_out.any() else None
 
     def _hurried(
-        self, sampling: AtRate | EveryFrame | AtTimes, left_out: str | None, geometry: Geometry, output: dict[str, str | int]
+        self,
+        sampling: AtRate | EveryFrame | AtTimes,
+        chosen: np.ndarray,
+        left_out: str | None,
+        geometry: Geometry,
+        output: dict[str, str | int],
     ) -> Iterator[Frame]:
         """The chosen frames, as long as they come as they should.
 
         Raises:
             _ComplaintError: another frame comes than the one that is next, or ffmpeg says anything at all.
         """
-        wanted_s = self._packets.shown_s[sampling.choose(self._packets.shown_s, self._packets.is_key)].tolist()
+        wanted_s = self._packets.shown_s[chosen].tolist()
         stamps, shift_s = self._shifted()
         options: dict[str, str | int] = {"threads": self.threads}
         if left_out is not None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Precision = Literal["auto", "float32", "bfloat16"]
+from vbcli.config import Precision
 
 
 def resolve_precision(precision: Precision, device: str) -> torch.dtype:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from vbcli.config import config_hash, to_dict
+from vbcli.config import Precision, config_hash, to_dict
 from vbcli.grounding import evidence
 from vbcli.models.checkpoint import Checkpoint
 from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, generate
-from vbcli.models.precision import Precision, resolve_precision
+from vbcli.models.precision import resolve_precision
 from vbcli.schemas import CAPTIONS
 from vbcli.segments import Segmentation, cut_segments
 from vbcli.stages.model import BATCH_SIZE, ModelStage, run_windows, video_windows

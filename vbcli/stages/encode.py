@@ -17,8 +17,8 @@ from PIL import Image
 
 from vbcli.ahead import read_ahead
 from vbcli.clips import Clip, ClipRule, gather_clips
-from vbcli.config import to_dict
-from vbcli.encoderspecs import EncoderSpec, Pool, Precision
+from vbcli.config import Precision, to_dict
+from vbcli.encoderspecs import EncoderSpec, Pool
 from vbcli.errors import ItemFailure, MediaError, UsageError, VbcliError
 from vbcli.media.decode import Decoder, MediaOptions
 from vbcli.media.filters import Geometry

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from vbcli.config import Precision
 from vbcli.errors import UsageError
 from vbcli.training.masking import MASK_RATE
 from vbcli.training.trainer import Schedule, TrainConfig
@@ -15,7 +16,6 @@ ObjectiveChoice = Literal["auto", "labels", "words", "order"]
 VisualInput = Literal["tokens", "features", "both"]
 TextInput = Literal["tokens", "features"]
 Fusion = Literal["joint", "cross"]
-Precision = Literal["auto", "float32", "bfloat16"]
 # A captioner starts from so much of a pre-trained encoder's blocks; docs/defaults.md has what it gains.
 KEPT_OF_PRETRAINING = 0.4
 # Of the running mean of the weights: a captioner's is about the last 500 steps.
