@@ -12,7 +12,7 @@ from vbcli.errors import VbcliError
 from vbcli.vocab import tree as trees
 from vbcli.vocab.build import fit_vocabulary
 from vbcli.vocab.config import VocabConfig
-from vbcli.vocab.tree import assign_descent, fit_tree, nearest
+from vbcli.vocab.tree import assign_descent, fit_tree, follow, nearest
 
 RNG = np.random.default_rng(0)
 
@@ -57,7 +57,7 @@ def test_following_several_nodes_finds_the_nearest_leaf_more_often_than_one_and_
     x = RNG.normal(size=(4000, 6)).astype(np.float32)
     tree = fit_tree(x, VocabConfig(branching=4, levels=4, min_points=5))
     expected = brute_nearest(x[:500], tree.leaf_centroids)
-    found = [np.mean(assign_descent(tree, x[:500], n_kept) == expected) for n_kept in (1, 4, tree.n_tokens)]
+    found = [np.mean(follow(tree, x[:500], n_kept) == expected) for n_kept in (1, 4, tree.n_tokens)]
     assert found[0] < 0.95 < found[1] <= found[2] == 1
 
 
@@ -106,3 +106,19 @@ def test_a_gpu_finds_what_the_processor_finds() -> None:
     assert trees.has_gpu()
     distances = ((vectors[:200, None] - tree.leaf_centroids) ** 2).sum(-1)
     assert (nearest(vectors[:200], tree.leaf_centroids) == distances.argmin(1)).mean() > 0.99
+
+
+def test_descent_ends_at_leaves_of_any_depth():
+    # Clusters of few members are leaves, beside sisters that have children; of nobody asked for, nothing is found.
+    x = np.concatenate([RNG.normal(0, 1, (400, 5)), RNG.normal(40, 1, (4, 5))]).astype(np.float32)
+    tree = fit_tree(x, VocabConfig(branching=3, levels=3, min_points=5))
+    depth = {0: 0}
+    for node in np.nonzero(tree.n_children)[0]:
+        depth |= {int(child): depth[node] + 1 for child in tree.children[tree.first_child[node] :][: tree.n_children[node]]}
+    assert len({depth[node] for node in np.nonzero(tree.tokens >= 0)[0].tolist()}) > 1
+    probes = RNG.normal(20, 20, (300, 5)).astype(np.float32)
+    np.testing.assert_array_equal(assign_descent(tree, probes), follow(tree, probes, 1))
+    assert assign_descent(tree, probes[:0]).shape == (0,)
+    alone = fit_tree(x[:6], VocabConfig(branching=3, levels=3, min_points=5))
+    assert alone.n_tokens == 1
+    assert assign_descent(alone, probes).tolist() == [0] * 300
