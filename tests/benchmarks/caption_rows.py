@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from captioners import captioner, exported
 from folder_rows import different
 from generation import BATCH, load_exported, sequences, theirs
 from harness import N_CORES, OURS, Prepared, Row, Side, at_least, timed
-from materials import AGAIN, Inputs, captioner, chain, exported, read_captions
+from materials import AGAIN, Inputs, chain, read_captions
 
 from vbcli import shards
 from vbcli.errors import ItemFailure

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from captioners import captioner, exported
 from harness import BYTES, OURS, Prepared, Row, Run, Side, at_least, at_most, peer_command, run_process
-from materials import Inputs, captioner, clips, exported, plain_vocabulary
+from materials import Inputs, clips, plain_vocabulary
 from media_rows import command_side
 
 from vbcli import shards

@@ -16,8 +16,6 @@ import imageio_ffmpeg
 import numpy as np
 from harness import run_process, vbcli_command
 
-from vbcli.models.sentences import minilm_dir
-
 FPS, SIDE_PX, QUALITY = 2, 224, 3
 """How frames are taken: the defaults of `vbcli extract`."""
 AGAIN = "again-"
@@ -113,8 +111,7 @@ def frames(inputs: Inputs) -> Path:
 def chain(inputs: Inputs) -> Path:
     """Folder with `features`, `vocab` and `tokens` of the clips and their captions, made with the defaults.
 
-    All clips are trained on, and some of them validate under another name: of a few clips the weights that validate best elsewhere say
-    the same of all, and captions that are all alike would compare nothing.
+    All clips are trained on, and some of them validate under another name.
     """
 
     def make(place: Path) -> None:
@@ -131,52 +128,6 @@ def chain(inputs: Inputs) -> Path:
         run_process(vbcli_command("tokenize", place / "features", place / "tokens", "--vocab", place / "vocab"))
 
     return inputs.made("chain", make)
-
-
-def fresh_bert(inputs: Inputs) -> Path:
-    """A BERT-base of random weights in transformers' format that knows the words of MiniLM."""
-
-    def make(place: Path) -> None:
-        import torch
-        import transformers
-
-        torch.manual_seed(0)
-        transformers.BertModel(transformers.BertConfig()).save_pretrained(place)
-        shutil.copyfile(minilm_dir() / "vocab.txt", place / "vocab.txt")
-
-    return inputs.made("bert-base", make)
-
-
-def captioner(inputs: Inputs, size: str) -> Path:
-    """Checkpoint of a captioner that has learned enough of the clips to say different things of them.
-
-    Args:
-        size: `mini` or `base`: encoder videobert-SIZE, decoder bart-SIZE, and 30,522 words. A quick benchmark has a tiny one for both.
-    """
-
-    def make(place: Path) -> None:
-        if inputs.is_quick:
-            shape = ("--model", "videobert-tiny", "--max-steps", "60", "--batch-size", "8")
-        elif size == "mini":
-            shape = ("--model", "videobert-mini", "--init", "minilm", "--max-steps", "250", "--batch-size", "16")
-        else:
-            shape = ("--model", "videobert-base", "--init", fresh_bert(inputs), "--max-steps", "80", "--batch-size", "8")
-        command = ("train", chain(inputs) / "tokens", place, "--task", "caption", "--patience", "1000", *shape)
-        run_process(vbcli_command(*command))
-
-    return inputs.made("captioner-tiny" if inputs.is_quick else f"captioner-{size}", make)
-
-
-def exported(inputs: Inputs, size: str) -> Path:
-    """A captioner as a folder of transformers."""
-
-    def make(place: Path) -> None:
-        from vbcli.models.checkpoint import load_checkpoint
-        from vbcli.models.exchange import export_transformers
-
-        export_transformers(load_checkpoint(captioner(inputs, size), "caption"), place)
-
-    return inputs.made(f"exported-{size}", make)
 
 
 def plain_vocabulary(inputs: Inputs) -> Path:

@@ -11,9 +11,10 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from captioners import captioner, exported
 from generation import load_exported
 from harness import N_CORES, OURS, Prepared, Row, Side, at_least, timed
-from materials import Inputs, captioner, chain, exported, fresh
+from materials import Inputs, chain, fresh
 from torch import Tensor
 from torch.nn import functional as F
 
