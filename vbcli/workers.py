@@ -26,11 +26,35 @@ _START = "forkserver" if sys.platform == "linux" else "spawn"
 def preload(modules: Iterable[str]) -> None:
     """Has workers forked from a process that has loaded these modules for all of them; where one was forked before, nothing is done."""
     if _START == "forkserver":
-        # Where pandas is installed, pyarrow loads it when it first makes a column of Python's values.
-        get_context(_START).set_forkserver_preload([*modules, "pandas"])
+        get_context(_START).set_forkserver_preload(list(modules))
         # Now: it loads them while we look at what is to be done.
         with _interrupts_blocked():
             forkserver.ensure_running()
+
+
+def spare_pandas() -> None:
+    """Has pyarrow not load pandas in this process.
+
+    Where that is installed, pyarrow loads it when it first makes a column of Python's values, to see whether they are of it: a fifth of a
+    second of each process. Should anything here ask for a data frame nevertheless, pyarrow loads it then.
+    """
+    import pyarrow as pa
+
+    if "pandas" in sys.modules:
+        return
+    sys.meta_path.insert(0, _NoPandas)
+    pa.array([0])
+    sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """A finder that says that pandas is not installed."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        del path, target
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is not to be loaded")
 
 
 def count_cores() -> int:
@@ -134,6 +158,7 @@ def _start_pool_worker(flag: Any, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     _start_worker(flag)
+    spare_pandas()
     # Libraries of neural networks are slow to take leave, and read pages of theirs for it that were never used: hundreds of megabytes.
     Finalize(None, os._exit, args=(0,), exitpriority=-100)
 

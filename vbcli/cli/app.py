@@ -47,6 +47,9 @@ def _add(name: str, command: Callable[..., None]) -> None:
     @wraps(command)
     def run(**arguments: Any) -> None:
         from vbcli.storage import as_path, store_errors
+        from vbcli.workers import spare_pandas
+
+        spare_pandas()
 
         def located(value: Any) -> Any:
             if isinstance(value, list):

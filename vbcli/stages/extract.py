@@ -28,8 +28,8 @@ VIDEO_IDENTITY = ["video_id", "bytes", "mtime_ns"]
 MAX_BYTES = (1 << 31) - (64 << 20)
 """Of the frames of one video: Arrow holds 2 GB in one piece, and a row group holds whole videos."""
 
-N_AT_ONCE = 2
-"""Videos that a worker has in hand: while it takes the frames of one apart, ffmpeg decodes the other."""
+N_AT_ONCE = 4
+"""Videos that a worker has in hand: while it takes the frames of one apart, or writes a shard, ffmpeg decodes the others."""
 
 Mode = Literal["fps", "keyframes", "n-frames", "shots"]
 
