@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vbcli.errors import VbcliError
+from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_json
 
 T = TypeVar("T")
@@ -227,3 +228,57 @@ def config_hash(value: Any) -> str:
     """SHA-256 (hex) of a JSON-ready value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+MAX_BEAMS = 256
+"""More take gigabytes, and change nothing."""
+MAX_LENGTH_PENALTY = 10.0
+"""Powers of the length beyond it leave the range of floating point numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingConfig:
+    """How sentences are generated; lengths count new tokens, so not the start token.
+
+    Attributes:
+        n_beams: beams a video, and hypotheses returned; 1 is greedy. When sampling, sentences drawn independently.
+        max_length: most tokens of a sentence, the end token included; at this length it is cut.
+        min_length: the end token may only come after this many other tokens.
+        length_penalty: a sentence's score is its log-probability / length ** length_penalty, the end token counted.
+        no_repeat_ngram_size: no sequence of this many tokens occurs twice; 0 allows all.
+        temperature: logits are divided by it before sampling, > 0.
+        top_k: sampling among the k likeliest tokens only; 0 means all.
+        top_p: sampling among the likeliest tokens that together reach this probability, in (0, 1].
+        is_sampled: draw tokens instead of searching.
+        seed: of the draws.
+    """
+
+    n_beams: int = 4
+    max_length: int = 32
+    min_length: int = 0
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 3
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    is_sampled: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value, is_valid, wanted in (
+            ("beams", self.n_beams, 1 <= self.n_beams <= MAX_BEAMS, f"between 1 and {MAX_BEAMS}"),
+            ("max-length", self.max_length, self.max_length >= 1, "at least 1"),
+            ("min-length", self.min_length, 0 <= self.min_length <= self.max_length, f"between 0 and --max-length {self.max_length}"),
+            (
+                "length-penalty",
+                self.length_penalty,
+                abs(self.length_penalty) <= MAX_LENGTH_PENALTY,
+                f"at most {MAX_LENGTH_PENALTY} either way",
+            ),
+            ("no-repeat-ngram", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more"),
+            ("temperature", self.temperature, 0 < self.temperature < math.inf, "more than 0, and finite"),
+            ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
+            ("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0 and at most 1"),
+        ):
+            if not is_valid:
+                raise UsageError(f"--{option} is {value}", hint=f"it must be {wanted}")

@@ -129,7 +129,7 @@ def load_encoder(
     if backbone.n_frames == 1:
         module.to(memory_format=torch.channels_last)
     forward = _forward_function(backbone, pool, dtype, torch.device(device))
-    batch_size = 32 if backbone.n_frames == 1 else 4
+    batch_size = 16 if backbone.n_frames == 1 else 4
     side = backbone.preprocessing.geometry.crop_px
     assert side is not None
     blank = torch.zeros(1, backbone.n_frames, side, side, 3, dtype=torch.uint8, device=device)

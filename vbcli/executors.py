@@ -178,19 +178,20 @@ def _worker_died(job: ShardJob) -> VbcliError:
 
 
 @contextmanager
-def open_executor(name: ExecutorName, n_workers: int, modules: Iterable[str] = ()) -> Iterator[Executor]:
+def open_executor(name: ExecutorName, n_workers: int, modules: Iterable[str] = (), threads: int = 1) -> Iterator[Executor]:
     """Opens an executor; worker processes live until the end of the block.
 
     Args:
         name: `serial` or `processes`.
-        n_workers: worker processes; 0 means one a core.
+        n_workers: worker processes; 0 means as many as keep all cores busy.
         modules: what the workers are going to load.
+        threads: that each of them computes in.
     """
-    n_workers = n_workers or count_cores()
-    if name == "serial" or n_workers == 1:
+    if name == "serial" or n_workers == 1 or count_cores() == 1:
         yield SerialExecutor()
         return
-    preload(modules)
-    executor = ProcessExecutor(n_workers)
+    executor = ProcessExecutor(n_workers or max(1, count_cores() // threads))
+    if executor.n_workers > 1:
+        preload(modules)
     with executor.opened:
         yield executor

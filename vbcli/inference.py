@@ -12,31 +12,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vbcli import shards
+from vbcli.checkpointfiles import read_checkpoint_config
 from vbcli.encoderfolders import carried_encoder
 from vbcli.encoderspecs import EncoderSpec
 from vbcli.errors import VbcliError, with_article
 from vbcli.files import check_free, write_json
 from vbcli.listing import list_videos
 from vbcli.media.decode import MediaOptions
-from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
-from vbcli.models.teachers import Teacher
 from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
-from vbcli.retrieval.index import INDEX
-from vbcli.retrieval.text_tower import TextTower
 from vbcli.runner import RunReport, dataset_inputs
 from vbcli.stage import Chain
 from vbcli.stages.embed import Embed
 from vbcli.stages.embed_frames import EmbedFrames
 from vbcli.stages.encode import Encode
-from vbcli.stages.fuse import Fuse
-from vbcli.stages.model import ModelStage, look_at_model
-from vbcli.stages.teach import TeacherCaption
+from vbcli.stages.model import ModelFacts, ModelStage, facts_of, look_at_model
 from vbcli.stages.tokenize import Tokenize, tokenize_inputs
 from vbcli.storage import copy_folder
-from vbcli.vocab.artifact import Vocabulary, load_vocabulary
+
+if TYPE_CHECKING:
+    from vbcli.models.checkpoint import Checkpoint
+    from vbcli.stages.teach import TeacherCaption
 
 
 def fuse_dataset(
@@ -47,6 +45,9 @@ def fuse_dataset(
     Raises:
         VbcliError: no checkpoint that knows video in `checkpoint_dir`, or tokens of another vocabulary.
     """
+    from vbcli.models.checkpoint import load_checkpoint
+    from vbcli.stages.fuse import Fuse
+
     options = options or RunOptions()
     values = read_checkpoint_config(checkpoint_dir)
     if values["visual_vocabulary_sha256"] is None:
@@ -92,17 +93,17 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
         VbcliError: no model for the stage in its `checkpoint_dir`, or tokens of another vocabulary.
     """
     options = options or RunOptions()
-    with options.open((*stage.modules(), Encode.__module__)) as executor:
+    with options.open((*stage.modules(), Encode.__module__), stage.threads) as executor:
         # Whole and fit for what is asked, before a folder is bound to it; in a worker, which needs it anyway.
         model = executor.call(look_at_model, stage)
-        is_tokens = _is_tokens(source, model.vocab_dir, model.visual, stage.name)
+        is_tokens = _is_tokens(source, model, stage.name)
         own_videos = output_dir / "videos"
         stage = replace(stage, videos_dir=str(source / "videos" if is_tokens else own_videos))
         if is_tokens:
             _check_split(source, stage.split)
             inputs = dataset_inputs(source, stage)
             return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
-        chain = Chain((*_to_tokens(model.vocab_dir, model.visual, own_videos, stage.device, stage.threads, options.media), stage))
+        chain = Chain((*_to_tokens(model, own_videos, stage.device, stage.threads, options.media), stage))
         gone = scan_folder(source, output_dir, (), chain, executor, options)
         is_told = model.reads_text or stage.is_cut_by_transcript
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
@@ -116,10 +117,11 @@ def find_tokens(source: Path, checkpoint: Checkpoint, place: Path, *, threads: i
         VbcliError: `source` is neither, its tokens are of another vocabulary, or none of its videos can be read.
     """
     options = options or RunOptions()
-    if _is_tokens(source, checkpoint.vocab_dir, checkpoint.visual, "predict"):
+    model = facts_of(checkpoint)
+    if _is_tokens(source, model, "predict"):
         return source
     own_videos = place / "videos"
-    chain = Chain(_to_tokens(checkpoint.vocab_dir, checkpoint.visual, own_videos, "cpu", threads, options.media))
+    chain = Chain(_to_tokens(model, own_videos, "cpu", threads, options.media))
     with options.open(chain.modules()) as executor:
         gone = scan_folder(source, place, (), chain, executor, options)
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone)
@@ -129,7 +131,7 @@ def find_tokens(source: Path, checkpoint: Checkpoint, place: Path, *, threads: i
     return place
 
 
-def _is_tokens(source: Path, vocab_dir: Path, vocabulary: Vocabulary, command: str) -> bool:
+def _is_tokens(source: Path, model: ModelFacts, command: str) -> bool:
     """Whether a model is asked about tokens, of its own vocabulary, rather than about videos."""
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, a video, or a tokens dataset")
@@ -140,18 +142,16 @@ def _is_tokens(source: Path, vocab_dir: Path, vocabulary: Vocabulary, command: s
             hint="name the videos themselves, or what vbcli tokenize made",
         )
     if kind == "tokens":
-        check_vocabulary(source, vocab_dir.parent, vocabulary.sha256)
+        check_vocabulary(source, model.vocab_dir.parent, model.vocab_sha256)
     return kind == "tokens"
 
 
-def _to_tokens(
-    vocab_dir: Path, vocabulary: Vocabulary, videos_dir: Path, device: str, threads: int, media: MediaOptions
-) -> tuple[Encode, Tokenize]:
+def _to_tokens(model: ModelFacts, videos_dir: Path, device: str, threads: int, media: MediaOptions) -> tuple[Encode, Tokenize]:
     """From videos to a model's tokens, by the encoder and the vocabulary that its folder carries."""
-    encoder, encoder_dir = EncoderSpec.from_dict(vocabulary.encoder), carried_encoder(vocab_dir)
+    encoder, encoder_dir = EncoderSpec.from_dict(model.encoder), carried_encoder(model.vocab_dir)
     return (
         Encode(encoder, "videos", device, threads, media, None if encoder_dir is None else str(encoder_dir)),
-        Tokenize(str(vocab_dir), vocabulary.sha256, vocabulary.codebook_sizes, vocabulary.feature_dim, str(videos_dir)),
+        Tokenize(str(model.vocab_dir), model.vocab_sha256, model.codebook_sizes, model.feature_dim, str(videos_dir)),
     )
 
 
@@ -161,6 +161,8 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
     Raises:
         VbcliError: `source` is neither, the captioner cannot be loaded, or `output_dir` holds something else.
     """
+    from vbcli.models.teachers import Teacher
+
     options = options or RunOptions()
     if not source.exists():
         raise VbcliError(f"{source} does not exist", hint="name a folder of videos, or one video")
@@ -171,7 +173,7 @@ def ask_teacher(source: Path, output_dir: Path, stage: TeacherCaption, options: 
         )
     # Whole and fit for what is asked, before a folder is bound to it.
     Teacher(stage.teacher, stage.device).check(stage.decoding)
-    with options.open(stage.modules()) as executor:
+    with options.open(stage.modules(), stage.threads) as executor:
         gone = scan_folder(source, output_dir, (), stage, executor, options)
         inputs = dataset_inputs(output_dir / "videos", stage, gone)
         return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(output_dir / "videos"))
@@ -190,6 +192,8 @@ def index_videos(source: Path, index_dir: Path, checkpoint_dir: Path, *, threads
     Raises:
         VbcliError: no retriever in `checkpoint_dir`, tokens of another vocabulary, or the folder holds something else.
     """
+    from vbcli.vocab.artifact import load_vocabulary
+
     options = options or RunOptions()
     _check_index(index_dir, source)
     values = read_checkpoint_config(checkpoint_dir, "retrieve")
@@ -219,6 +223,8 @@ def index_frames(
     Raises:
         VbcliError: the encoder reads no text, or the folder holds something else.
     """
+    from vbcli.retrieval.text_tower import TextTower
+
     options = options or RunOptions()
     _check_index(index_dir, source)
     kind = dataset_kind(source)
@@ -250,6 +256,8 @@ def index_frames(
 
 def _finish_index(report: RunReport, source: Path, index_dir: Path, made_by: dict[str, Any], options: RunOptions) -> RunReport:
     """Records which videos the index is of; datasets keep the rows of those whose files are gone, and a search must not find them."""
+    from vbcli.retrieval.index import INDEX
+
     known = [row["video_id"] for row in shards.read_rows(index_dir / "vectors", ["video_id"])]
     removed = set(known) & report.gone if dataset_kind(source) is None else set(known) - videos_of(source)
     write_json(index_dir / "config.json", {"kind": INDEX, "version": 1, **made_by, "removed": sorted(removed)})

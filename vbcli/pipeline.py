@@ -58,7 +58,7 @@ class RunOptions:
 
     Args:
         executor: `serial`, `processes`, or one that is open already.
-        n_workers: worker processes; 0 is one a core.
+        n_workers: worker processes; 0 is as many as keep all cores busy.
         is_retry: also redo the items that failed before.
         part: (i, n) makes part i of n of the shards, from 1; the others are for other machines.
         limit: plan no more than so many videos of a folder; None plans all.
@@ -85,18 +85,19 @@ class RunOptions:
         return [shard for shard in inputs if shard.index % n_parts == number - 1]
 
     @contextmanager
-    def open(self, modules: Sequence[str]) -> Iterator[Executor]:
+    def open(self, modules: Sequence[str], threads: int = 1) -> Iterator[Executor]:
         """The executor, for the block.
 
         Args:
             modules: what its workers are going to load.
+            threads: that a worker computes in.
         """
         # Found, before anything is written.
         self.media.open()
         if isinstance(self.executor, Executor):
             yield self.executor
             return
-        with open_executor(self.executor, self.n_workers, modules) as executor:
+        with open_executor(self.executor, self.n_workers, modules, threads) as executor:
             yield executor
 
 

@@ -113,7 +113,7 @@ def test_descent_ends_at_leaves_of_any_depth():
     x = np.concatenate([RNG.normal(0, 1, (400, 5)), RNG.normal(40, 1, (4, 5))]).astype(np.float32)
     tree = fit_tree(x, VocabConfig(branching=3, levels=3, min_points=5))
     depth = {0: 0}
-    for node in np.nonzero(tree.n_children)[0]:
+    for node in np.nonzero(tree.n_children)[0].tolist():
         depth |= {int(child): depth[node] + 1 for child in tree.children[tree.first_child[node] :][: tree.n_children[node]]}
     assert len({depth[node] for node in np.nonzero(tree.tokens >= 0)[0].tolist()}) > 1
     probes = RNG.normal(20, 20, (300, 5)).astype(np.float32)

@@ -24,15 +24,15 @@ from vbcli.cli.options import (
     MaxFrames,
     MaxPixels,
     MemoryMb,
+    ModelThreads,
     RetryFailed,
     Source,
     Split,
-    Threads,
     TimeoutS,
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, run_options
+from vbcli.cli.runs import finish_run, model_threads, run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
@@ -60,7 +60,7 @@ def answer(
     max_length: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
-    threads: Threads = 1,
+    threads: ModelThreads = 0,
     device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
@@ -78,7 +78,7 @@ def answer(
     model_dir = checkpoint or places.checkpoints_dir / "answer"
     asked, video_ids = _asked(source, question, questions, tuple(choose or ()), model_dir, follow_links)
     from vbcli.cli.apply import ask
-    from vbcli.models.decoding import DecodingConfig
+    from vbcli.config import DecodingConfig
     from vbcli.models.devices import resolve_device
     from vbcli.stages.answer import Answer
 
@@ -86,7 +86,7 @@ def answer(
     stage = Answer(
         checkpoint_dir=str(model_dir),
         split=split,
-        threads=threads,
+        threads=model_threads(threads),
         device=resolve_device(device.value),
         questions=asked,
         video_ids=video_ids,
@@ -137,7 +137,7 @@ def _check_choices(choose: tuple[str, ...], model_dir: Path) -> None:
 
 
 def _vocabulary(model_dir: Path) -> TextVocabulary:
-    from vbcli.models.checkpoint import read_checkpoint_config
+    from vbcli.checkpointfiles import read_checkpoint_config
     from vbcli.textvocab import load_text_vocabulary
 
     read_checkpoint_config(model_dir, "answer")

@@ -23,24 +23,24 @@ from vbcli.cli.options import (
     MaxFrames,
     MaxPixels,
     MemoryMb,
+    ModelThreads,
     Precision,
     RetryFailed,
     Seed,
     Source,
     Split,
-    Threads,
     TimeoutS,
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, render_each, run_options
+from vbcli.cli.runs import finish_run, model_threads, render_each, run_options
 from vbcli.errors import ItemFailure, UsageError, VbcliError
 from vbcli.files import read_lines
 from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
 
 if TYPE_CHECKING:
-    from vbcli.models.decoding import DecodingConfig
+    from vbcli.config import DecodingConfig
     from vbcli.pipeline import RunOptions
     from vbcli.runner import RunReport
     from vbcli.stages.model import ModelStage
@@ -105,7 +105,7 @@ def caption(
     ] = Precision.float32,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
-    threads: Threads = 1,
+    threads: ModelThreads = 0,
     device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
@@ -118,7 +118,7 @@ def caption(
     as_json: AsJson = False,
 ) -> None:
     """Caption a folder of videos, straight from video to sentence, or a tokens dataset."""
-    from vbcli.models.decoding import DecodingConfig
+    from vbcli.config import DecodingConfig
     from vbcli.models.devices import resolve_device
     from vbcli.segments import Segmentation
     from vbcli.stages.caption import Caption
@@ -131,13 +131,15 @@ def caption(
         if segments is not None or split is not None or evidence or precision is not Precision.float32:
             hint = "leave --segments, --split, --evidence and --precision out"
             raise UsageError("a published captioner captions whole videos of a folder, in float32", hint=hint)
-        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, device, ffmpeg, limits, follow_links)
+        stage = _teacher_stage(
+            str(checkpoint).removeprefix(TEACHER), decoding, model_threads(threads), device, ffmpeg, limits, follow_links
+        )
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(
             checkpoint_dir=str(model_dir),
             split=split,
-            threads=threads,
+            threads=model_threads(threads),
             decoding=decoding,
             segments=cut,
             is_grounded=evidence,
@@ -232,7 +234,7 @@ def classify(
     split: Split = None,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
-    threads: Threads = 1,
+    threads: ModelThreads = 0,
     device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
@@ -260,13 +262,13 @@ def classify(
     limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     if classes is None:
         model_dir = checkpoint or places.checkpoints_dir / "classify"
-        stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads, device=found)
+        stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=model_threads(threads), device=found)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = ZeroShot(
             checkpoint_dir=str(model_dir),
             split=split,
-            threads=threads,
+            threads=model_threads(threads),
             device=found,
             classes=_read_classes(classes),
             template=template,

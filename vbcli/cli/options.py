@@ -92,5 +92,8 @@ Language = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")]
 Device = Annotated[DeviceName, typer.Option(help="Where the model runs; auto is a GPU where there is one.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of a worker; a part of what makes results equal to the last bit.")]
+ModelThreads = Annotated[
+    int, typer.Option(min=0, help="Threads of a worker, a part of what makes results equal to the last bit; 0 is two, or one of one core.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -24,15 +24,15 @@ from vbcli.cli.options import (
     MaxFrames,
     MaxPixels,
     MemoryMb,
+    ModelThreads,
     RetryFailed,
     Source,
     Split,
-    Threads,
     TimeoutS,
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, render_each, run_options
+from vbcli.cli.runs import finish_run, model_threads, render_each, run_options
 from vbcli.errors import ItemFailure, UsageError
 from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
@@ -55,7 +55,7 @@ def summarize(
     split: Split = None,
     executor: Executor = ExecutorName.processes,
     workers: Workers = 0,
-    threads: Threads = 1,
+    threads: ModelThreads = 0,
     device: Device = DeviceName.auto,
     retry_failed: RetryFailed = False,
     ffmpeg: Ffmpeg = "bundled",
@@ -69,7 +69,7 @@ def summarize(
 ) -> None:
     """Summarise videos: the segments that cover them best without repeating each other, 15 % if nothing is said, each with a caption."""
     kept = _length(length, n_keyframes)
-    from vbcli.models.decoding import DecodingConfig
+    from vbcli.config import DecodingConfig
     from vbcli.models.devices import resolve_device
     from vbcli.segments import Segmentation
     from vbcli.shards import read_rows
@@ -82,7 +82,7 @@ def summarize(
     stage = Summarize(
         checkpoint_dir=str(model_dir),
         split=split,
-        threads=threads,
+        threads=model_threads(threads),
         device=resolve_device(device.value),
         length=kept,
         segments=cut,

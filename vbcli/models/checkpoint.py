@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vbcli.checkpointfiles import VERSION, read_checkpoint_config
 from vbcli.config import BartConfig, VideoBertConfig, from_dict, to_dict
 from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
-from vbcli.files import read_json, write_atomic, write_json
+from vbcli.files import write_atomic, write_json
 from vbcli.models.bart import Bart, BartDecoder, Captioner
 from vbcli.models.bridge import SentenceBridge
 from vbcli.models.classifier import VideoClassifier
@@ -33,9 +34,6 @@ from vbcli.textvocab import TextVocabulary, load_text_vocabulary
 from vbcli.tokens import N_FRAMING_TOKENS
 from vbcli.vocab.artifact import Vocabulary, load_vocabulary
 
-VERSION = 2
-"""Of what a checkpoint's folder holds."""
-_KEYS = {"task", "n_clips", "window_clips", "visual_vocabulary_sha256", "model_sha256", "trained_on"}
 IMPORTED = "import"
 """The task of a published model that was only read."""
 WINDOWED = ("caption", "classify", "retrieve", "answer")
@@ -185,35 +183,6 @@ def _build_model(values: dict[str, Any], source: str) -> nn.Module:
     return Captioner(encoder, BartDecoder(from_dict(BartConfig, values["decoder"], source)), bridge)
 
 
-def read_checkpoint_config(checkpoint_dir: Path, *tasks: str) -> dict[str, Any]:
-    """Reads a checkpoint's `config.json`.
-
-    Args:
-        tasks: the tasks that will do; none accepts any.
-
-    Raises:
-        VbcliError: there is no checkpoint, or it is of another task.
-    """
-    path = checkpoint_dir / "config.json"
-    if not path.is_file():
-        command = f"vbcli train --task {tasks[0]}" if tasks else "vbcli train"
-        raise VbcliError(f"there is no checkpoint in {checkpoint_dir}", hint=f"train one with: {command}; or name one with --checkpoint")
-    values = read_json(path)
-    if not isinstance(values, dict) or values.get("kind") != "checkpoint":
-        raise VbcliError(f"{checkpoint_dir} is not a checkpoint", hint="name a folder that vbcli train made")
-    if values.get("version") != VERSION:
-        raise VbcliError(f"{checkpoint_dir} was written by another version of vbcli", hint="train it again, or use that version")
-    missing = sorted(_KEYS - set(values)) or ([] if {"encoder", "bart"} & set(values) else ["encoder"])
-    if missing:
-        raise VbcliError(f"{path} has no '{missing[0]}'", hint="it is damaged: copy the checkpoint again, or train it again")
-    if tasks and values["task"] not in tasks:
-        raise VbcliError(
-            f"the checkpoint {checkpoint_dir} was trained for the task '{values['task']}', not '{tasks[0]}'",
-            hint=f"train one with: vbcli train --task {tasks[0]} --init {checkpoint_dir}",
-        )
-    return values
-
-
 def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
     """Loads a checkpoint; the model is in evaluation mode.
 
@@ -222,14 +191,16 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
     """
     values = read_checkpoint_config(checkpoint_dir, *tasks)
     source = str(checkpoint_dir / "config.json")
-    model = _build_model(values, source)
+    # Without memory of its own: the weights are the file's, mapped, so that workers share what they do not change.
+    with torch.device("meta"):
+        model = _build_model(values, source)
     weights = checkpoint_dir / "model.safetensors"
     hint = "copy the checkpoint again, or train it again"
     try:
         if file_sha256(weights) != values["model_sha256"]:
             raise VbcliError(f"{weights} is not the file that {source} describes", hint=hint)
         with local_copy(weights) as local:
-            model.load_state_dict(load_file(local))
+            model.load_state_dict(load_file(local), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch says in its second line which weights do not fit.
         cause = " ".join(line.strip() for line in str(error).splitlines()[:2])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from torch import Tensor
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from vbcli.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 Device = Literal["auto", "cuda", "mps", "cpu"]
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What Linux has where a driver of NVIDIA, of AMD or of Windows below it is loaded."""
 
 
 def resolve_device(device: Device) -> Device:
@@ -18,6 +23,11 @@ def resolve_device(device: Device) -> Device:
     Raises:
         UsageError: the device that is asked for is not there.
     """
+    # Torch takes a second and hundreds of megabytes to say that there is nothing.
+    if device == "cpu" or (device == "auto" and sys.platform == "linux" and not any(Path(name).exists() for name in _GPU_FILES)):
+        return "cpu"
+    import torch
+
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"

@@ -16,11 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from vbcli.config import config_hash
+from vbcli.config import DecodingConfig, config_hash
 from vbcli.digests import file_sha256
 from vbcli.errors import UsageError, VbcliError
 from vbcli.files import read_json
-from vbcli.models.decoding import DecodingConfig
 from vbcli.models.published import VOCABULARY_NAMES, find_published
 
 KINDS = ("git", "blip", "vision-encoder-decoder")

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from vbcli.config import config_hash
+from vbcli.checkpointfiles import read_checkpoint_config
+from vbcli.config import DecodingConfig, config_hash
 from vbcli.grounding import evidence
-from vbcli.models.checkpoint import Checkpoint, read_checkpoint_config
-from vbcli.models.decoding import DecodingConfig, check_decoding, generate
 from vbcli.schemas import ANSWERS
 from vbcli.stages.caption import sentence_log_probs
 from vbcli.stages.model import BATCH_SIZE, ModelStage, VideoWindow, run_windows, video_windows
 from vbcli.storage import as_path
 from vbcli.tokens import beside
-from vbcli.training.answering import MAX_QUESTION_TOKENS, content_words
 from vbcli.training.batches import Question, VideoTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vbcli.models.checkpoint import Checkpoint
 
 UNSURE = 0.3
 """An answer whose tokens are less likely than this, in the geometric mean, is a guess; so is one less likely than this among its set."""
@@ -68,6 +68,8 @@ class Answer(ModelStage):
         return {**kept, "question_words_sha256": config_hash(words)}
 
     def check(self, checkpoint: Checkpoint) -> None:
+        from vbcli.models.decoding import check_decoding
+
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
@@ -99,6 +101,9 @@ def answer_questions(
     must be likely by its tokens, too: of two answers that are both nonsense, one is always likely among them.
     """
     import torch
+
+    from vbcli.models.decoding import generate
+    from vbcli.training.answering import content_words
 
     text, decoder = checkpoint.text, checkpoint.captioner.decoder
     windows = video_windows(video, checkpoint) if questions else []
@@ -140,12 +145,16 @@ def _rank(checkpoint: Checkpoint, memory: Tensor, mask: Tensor, candidates: Sequ
 
 def _unknown_words(checkpoint: Checkpoint, question: str) -> list[str]:
     """Content words of a question that no training question had; none where the checkpoint does not say which there were."""
+    from vbcli.training.answering import content_words
+
     return [] if checkpoint.question_words is None else sorted(content_words(question) - checkpoint.question_words)
 
 
 def _encode_asked(checkpoint: Checkpoint, asked: Sequence[tuple[str, Sequence[VideoWindow]]]) -> tuple[Tensor, Tensor]:
     """What the decoder attends to of questions, each with the windows of its video: memory float (Q, S, D) and its mask bool (Q, S)."""
     import torch
+
+    from vbcli.training.answering import MAX_QUESTION_TOKENS
 
     ids = [(checkpoint.text.encode(question)[:MAX_QUESTION_TOKENS], windows) for question, windows in asked]
     read = [_asked_windows(question, windows, checkpoint) for question, windows in ids]

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from vbcli.config import Precision, config_hash, to_dict
+from vbcli.config import DecodingConfig, Precision, config_hash, to_dict
 from vbcli.grounding import evidence
-from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.decoding import DecodingConfig, Hypothesis, check_decoding, generate
-from vbcli.models.precision import resolve_precision
 from vbcli.schemas import CAPTIONS
 from vbcli.segments import Segmentation, cut_segments
 from vbcli.stages.model import BATCH_SIZE, ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
-from vbcli.training.tasks import IGNORED
-from vbcli.training.writing import decoder_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vbcli.models.checkpoint import Checkpoint
+    from vbcli.models.decoding import Hypothesis
 
 MAX_VIDEOS = 64
 MAX_CLIPS = 8192
@@ -67,15 +65,21 @@ class Caption(ModelStage):
     def _resolved_precision(self) -> str:
         if self.precision != "auto":
             return self.precision
+        from vbcli.models.precision import resolve_precision
+
         return str(resolve_precision(self.precision, self.device)).removeprefix("torch.")
 
     def convert(self, checkpoint: Checkpoint) -> None:
+        from vbcli.models.precision import resolve_precision
+
         dtype = resolve_precision(self.precision, self.device)
         # Not the bridge, if there is one: it costs nothing.
         for part in (checkpoint.captioner.encoder, checkpoint.captioner.decoder):
             part.to(dtype)
 
     def check(self, checkpoint: Checkpoint) -> None:
+        from vbcli.models.decoding import check_decoding
+
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:
@@ -96,6 +100,8 @@ class Caption(ModelStage):
 def caption_videos(checkpoint: Checkpoint, videos: Sequence[VideoTokens], decoding: DecodingConfig) -> list[Hypothesis]:
     """The best hypothesis for each video or part of one."""
     import torch
+
+    from vbcli.models.decoding import Hypothesis, generate
 
     best: list[Hypothesis] = [Hypothesis([], 0.0)] * len(videos)
     for batch in _batches([len(video.visual_tokens) for video in videos]):
@@ -171,6 +177,9 @@ def sentence_log_probs(
         is_shared_counted: whether the tokens count with which all sentences begin; the end always does.
     """
     import torch
+
+    from vbcli.training.tasks import IGNORED
+    from vbcli.training.writing import decoder_rows
 
     decoder = checkpoint.captioner.decoder
     inputs, targets = decoder_rows([checkpoint.text.encode(sentence) for sentence in sentences], decoder.config)  # (C, T)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.classifier import chosen_classes
 from vbcli.schemas import CLASSES
 from vbcli.stages.model import ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
+
+if TYPE_CHECKING:
+    from vbcli.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ def class_row(probabilities: np.ndarray, classes: Sequence[str], is_multi_label:
     Args:
         probabilities: float (C,).
     """
+    from vbcli.models.classifier import chosen_classes
+
     order: list[int] = np.argsort(-probabilities, kind="stable").tolist()
     found = {classes[i]: float(probabilities[i]) for i in order}
     scores = [{"label": name, "probability": probability} for name, probability in found.items()]

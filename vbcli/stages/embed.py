@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from vbcli.models.checkpoint import Checkpoint
 from vbcli.schemas import vectors_schema
 from vbcli.stages.model import ModelStage, run_windows, video_windows
 from vbcli.training.batches import VideoTokens
+
+if TYPE_CHECKING:
+    from vbcli.models.checkpoint import Checkpoint
 
 WHOLE = -1
 """The segment index of a whole video."""

@@ -15,7 +15,6 @@ from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.embed import WHOLE
 from vbcli.stages.tokenize import VideoRows
 from vbcli.storage import as_path
-from vbcli.vocab.build import feature_matrix
 
 PART_S = 8.0
 """About how long the parts of a video are, in seconds."""
@@ -66,6 +65,8 @@ class EmbedFrames(Stage):
 
 def vectors_of(table: pa.Table) -> list[dict[str, Any]]:
     """Rows of a video's features: of the whole, and of each part where there are several; times in seconds."""
+    from vbcli.vocab.build import feature_matrix
+
     found = feature_matrix(table).astype(np.float32)  # (V, P)
     unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
     starts_s, ends_s = (table.column(name).to_numpy() for name in ("start_s", "end_s"))

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from vbcli.checkpointfiles import read_checkpoint_config
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure
 from vbcli.models.bart import pack_model
-from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
+from vbcli.models.checkpoint import Checkpoint, load_checkpoint
 from vbcli.schemas import fused_schema
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.model import batch_videos

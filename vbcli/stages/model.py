@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
+from vbcli.checkpointfiles import read_checkpoint_config
 from vbcli.config import to_dict
 from vbcli.errors import ItemFailure, VbcliError
-from vbcli.models.bart import Captioner, pack_model
-from vbcli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint_config
+from vbcli.memory import release_freed_memory
 from vbcli.stage import Process, Rows, Stage
 from vbcli.stages.tokenize import VideoRows
 from vbcli.storage import as_path
 from vbcli.tokens import OVERLAP_SHARE, PackedSequence, pack
 from vbcli.training.batches import VideoTokens, choose_clips, collate, tokens_from_table, video_timeline
-from vbcli.training.from_text import bridge_video
-from vbcli.vocab.artifact import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vbcli.models.checkpoint import Checkpoint
 
 BATCH_SIZE = 16
 """Of the windows that a model reads at once."""
@@ -33,10 +33,22 @@ WINDOW_OVERLAP_CLIPS = 4
 
 
 class ModelFacts(NamedTuple):
-    """What one who runs a model must know of it: its visual vocabulary and where that lies, and whether it reads transcripts."""
+    """What one who runs a model must know of it.
+
+    Attributes:
+        vocab_dir: of its visual vocabulary.
+        vocab_sha256: of that.
+        encoder: of the features that it is of.
+        codebook_sizes: K_m.
+        feature_dim: P.
+        reads_text: whether it reads transcripts.
+    """
 
     vocab_dir: Path
-    visual: Vocabulary
+    vocab_sha256: str
+    encoder: dict[str, Any]
+    codebook_sizes: tuple[int, ...]
+    feature_dim: int
     reads_text: bool
 
 
@@ -50,11 +62,19 @@ def look_at_model(stage: ModelStage) -> ModelFacts:
     Raises:
         VbcliError: it cannot be loaded, or not answer as it is asked to.
     """
+    from vbcli.models.checkpoint import load_checkpoint
+
     checkpoint = load_checkpoint(as_path(stage.checkpoint_dir), *stage.tasks)
     stage.check(checkpoint)
     _looked_at.clear()
     _looked_at[stage.model_sha256] = checkpoint
-    return ModelFacts(checkpoint.vocab_dir, checkpoint.visual, checkpoint.reads_text)
+    return facts_of(checkpoint)
+
+
+def facts_of(checkpoint: Checkpoint) -> ModelFacts:
+    """What `look_at_model` tells of a checkpoint."""
+    visual = checkpoint.visual
+    return ModelFacts(checkpoint.vocab_dir, visual.sha256, visual.encoder, visual.codebook_sizes, visual.feature_dim, checkpoint.reads_text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +116,9 @@ class ModelStage(Stage):
     def origin(self) -> dict[str, Any]:
         return {"trained_on": read_checkpoint_config(as_path(self.checkpoint_dir))["trained_on"]}
 
+    def modules(self) -> tuple[str, ...]:
+        return (*super().modules(), "vbcli.models.checkpoint", "vbcli.models.decoding", "vbcli.training.from_text")
+
     @property
     def is_cut_by_transcript(self) -> bool:
         """Whether the rows are of the segments that `tokenize` cut, which follow what is said."""
@@ -123,6 +146,9 @@ class ModelStage(Stage):
     def open(self) -> Process:
         import torch
 
+        from vbcli.models.bart import pack_model
+        from vbcli.models.checkpoint import load_checkpoint
+
         torch.set_num_threads(self.threads)
         checkpoint = _looked_at.pop(self.model_sha256, None) or load_checkpoint(as_path(self.checkpoint_dir), *self.tasks)
         self.convert(checkpoint)
@@ -147,7 +173,13 @@ class ModelStage(Stage):
 
         def process(rows: Rows) -> Rows:
             for batch in batch_videos(rows, lambda video: self.split is None or video.split == self.split, n_videos=self.n_videos):
-                yield batch if isinstance(batch, ItemFailure) else table_of(batch)
+                if isinstance(batch, ItemFailure):
+                    yield batch
+                    continue
+                # What encoded the videos needs its memory no longer, and then this model does not.
+                release_freed_memory()
+                yield table_of(batch)
+                release_freed_memory()
 
         return process
 
@@ -199,6 +231,9 @@ def video_windows(video: VideoTokens, checkpoint: Checkpoint) -> list[VideoWindo
     Raises:
         VbcliError: the model was trained without clips.
     """
+    from vbcli.models.bart import Captioner
+    from vbcli.training.from_text import bridge_video
+
     bridge = checkpoint.captioner.bridge if isinstance(checkpoint.model, Captioner) else None
     if bridge is not None:
         video = bridge_video(video, bridge)

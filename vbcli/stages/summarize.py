@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from vbcli.models.checkpoint import Checkpoint
-from vbcli.models.decoding import DecodingConfig, check_decoding
+from vbcli.config import DecodingConfig
 from vbcli.schemas import SUMMARIES
 from vbcli.segments import Segmentation, clip_spans, cut_segments, seconds_of, split_longer
 from vbcli.selection import Chosen, Coverage, choose_some, choose_within
 from vbcli.stages.caption import caption_videos
 from vbcli.stages.model import ModelStage
 from vbcli.training.batches import VideoTokens, cut_video
+
+if TYPE_CHECKING:
+    from vbcli.models.checkpoint import Checkpoint
 
 TWO_SECONDS = Segmentation("fixed", 2.0)
 
@@ -64,6 +66,8 @@ class Summarize(ModelStage):
         return self.length.n_keyframes is None and self.segments.kind == "transcript"
 
     def check(self, checkpoint: Checkpoint) -> None:
+        from vbcli.models.decoding import check_decoding
+
         check_decoding(checkpoint.captioner.decoder.config, self.decoding)
 
     def answer(self, checkpoint: Checkpoint, videos: Sequence[VideoTokens]) -> list[list[dict[str, Any]]]:

@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from vbcli.config import to_dict
+from vbcli.config import DecodingConfig, to_dict
 from vbcli.errors import ItemFailure, MediaError, UsageError
 from vbcli.media.decode import Decoder, MediaOptions
 from vbcli.media.filters import Geometry
 from vbcli.media.sampling import AtRate
-from vbcli.models.decoding import DecodingConfig
 from vbcli.models.teachers import Teacher, TeacherSpec
 from vbcli.schemas import CAPTIONS
 from vbcli.stage import Process, Rows, Stage

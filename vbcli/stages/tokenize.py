@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -20,8 +20,9 @@ from vbcli.storage import as_path
 from vbcli.text import captionfiles
 from vbcli.text.transcripts import TranscriptSegment
 from vbcli.tokens import segment_clips
-from vbcli.vocab.artifact import Vocabulary, load_vocabulary
-from vbcli.vocab.build import feature_matrix
+
+if TYPE_CHECKING:
+    from vbcli.vocab.artifact import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Tokenize(Stage):
         }
 
     def open(self) -> Process:
+        from vbcli.vocab.artifact import load_vocabulary
+
         vocabulary = load_vocabulary(as_path(self.vocab_dir))
         texts = VideoRows(as_path(self.videos_dir))
 
@@ -77,6 +80,8 @@ class Tokenize(Stage):
         return process
 
     def _tokenize_video(self, table: pa.Table, video: dict[str, Any], vocabulary: Vocabulary) -> pa.Table:
+        from vbcli.vocab.build import feature_matrix
+
         features = feature_matrix(table)
         projected = vocabulary.project(features)
         tokens = vocabulary.assign(projected)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from vbcli import shards
 from vbcli.errors import VbcliError
 from vbcli.text import captionfiles
 from vbcli.tokens import PackedSequence, Timeline
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".json")
 """Of files of text that are caption files; others have a text a line."""
@@ -220,6 +222,8 @@ def collate(sequences: Sequence[PackedSequence], feature_dim: int, pad_id: int) 
     Returns:
         Tensors (B, S), features (B, S, P), `residual_ids` (B, S, M - 1).
     """
+    import torch
+
     length = max(len(s.input_ids) for s in sequences)
     shape = (len(sequences), length)
     ids, types = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vbcli import shards
+from vbcli.checkpointfiles import read_checkpoint_config
 from vbcli.config import config_hash, to_dict
 from vbcli.digests import file_sha256
 from vbcli.errors import VbcliError
 from vbcli.files import check_free
-from vbcli.models.checkpoint import WINDOWED, Checkpoint, read_checkpoint_config, save_checkpoint
+from vbcli.models.checkpoint import WINDOWED, Checkpoint, save_checkpoint
 from vbcli.models.classifier import VideoClassifier
 from vbcli.models.retriever import VideoRetriever
 from vbcli.models.sentences import load_sentence_encoder, minilm_dir
