@@ -17,7 +17,7 @@ ROOT = Path(vbcli.__file__).parent
 LAYERS = [
     {"errors", "schemas", "memory", "digests", "workers", "ahead"},
     {"storage"},
-    {"config", "files", "encoderfolders"},
+    {"config", "files", "encoderfolders", "checkpointfiles"},
     {"shards", "media", "text", "tars", "workspace", "splits", "ptb"},
     {"metrics", "pixels", "duplicates", "rendering", "copying", "selection", "timelines", "listing", "walk", "videotext"},
     {"stage", "jobs", "runner", "executors", "vocab", "textvocab", "tokens", "encoderspecs"},
