@@ -116,6 +116,14 @@ def test_help_loads_no_heavy_library(arguments):
     assert run.returncode == 0, run.stderr
 
 
+def test_who_asks_a_model_loads_none_of_its_libraries():
+    # Its workers do; in this process they would be a second and half a gigabyte for nothing.
+    modules = "vbcli.pipeline, vbcli.inference, vbcli.stages.caption, vbcli.stages.classify, vbcli.stages.answer, vbcli.stages.summarize"
+    code = f"import sys, {modules}; heavy = {{'torch', 'faiss', 'timm', 'transformers'}} & set(sys.modules); assert not heavy, heavy"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_help_takes_at_most_three_times_typer_and_rich():
     def seconds(*command: str) -> float:
         times = []

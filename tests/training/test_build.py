@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +72,27 @@ def test_a_captioner_starts_from_a_share_of_the_blocks_and_from_all_text_rows(pr
     for name in ("blocks.1.feed_forward.up.weight", "feature_projection.weight"):
         noise = part.encoder.state_dict()[name] - 0.25 * source.state_dict()[name]
         assert float(noise.std()) == pytest.approx(0.01, rel=0.2)
+
+
+def test_a_checkpoint_is_loaded_with_the_weights_that_were_saved_and_without_a_compiler(
+    visual: Vocabulary, vocab_dir: Path, tmp_path: Path
+):
+    made = build(CAPTION, visual, vocab_dir)
+    save_checkpoint(made, tmp_path / "model")
+    torch.save(made.model.state_dict(), tmp_path / "saved.pt")
+    code = (
+        "import sys; from pathlib import Path; import torch\n"
+        "from vbcli.models.checkpoint import load_checkpoint\n"
+        "place = Path(sys.argv[1])\n"
+        "model = load_checkpoint(place / 'model').model\n"
+        "saved = torch.load(place / 'saved.pt')\n"
+        "assert {name: value.equal(saved[name]) for name, value in model.state_dict().items()} == dict.fromkeys(saved, True)\n"
+        "assert not any(t.is_meta for t in [*model.parameters(), *model.buffers()])\n"
+        "assert all(p.requires_grad for p in model.parameters())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("task", ["caption", "denoise"])

@@ -9,7 +9,7 @@ vocab/              visual vocabulary, with the specification of its encoder
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vbcli.checkpointfiles import VERSION, read_checkpoint_config
 from vbcli.config import BartConfig, VideoBertConfig, from_dict, to_dict
@@ -169,6 +170,18 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
     return {"encoder": to_dict(model.config)}
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Modules that are made within it are not given weights to begin with: on `meta` torch would load its compiler for that."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def _build_model(values: dict[str, Any], source: str) -> nn.Module:
     if "bart" in values:
         return Bart(from_dict(BartConfig, values["bart"], source))
@@ -192,7 +205,7 @@ def load_checkpoint(checkpoint_dir: Path, *tasks: str) -> Checkpoint:
     values = read_checkpoint_config(checkpoint_dir, *tasks)
     source = str(checkpoint_dir / "config.json")
     # Without memory of its own: the weights are the file's, mapped, so that workers share what they do not change.
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model = _build_model(values, source)
     weights = checkpoint_dir / "model.safetensors"
     hint = "copy the checkpoint again, or train it again"
