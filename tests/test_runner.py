@@ -20,7 +20,7 @@ from tests.textstages import SEEN, ReadLines, Shout, Together, data_of, inputs_o
 from vbcli import shards
 from vbcli.config import config_hash
 from vbcli.errors import VbcliError
-from vbcli.executors import open_executor
+from vbcli.executors import ProcessExecutor, SerialExecutor, open_executor
 from vbcli.media.decode import MediaOptions
 from vbcli.pipeline import RunOptions, extract_videos
 from vbcli.runner import ShardInput, carry_videos, count_jobs, dataset_inputs, run_stage
@@ -316,3 +316,16 @@ def test_a_video_that_was_worked_on_when_somebody_else_killed_the_process_is_mad
     assert deaths.read_text() == "xx"
     assert (report.n_done, report.n_failed) == (2, 0)
     assert data_of(tmp_path / "out") == data_of(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("n_cores", "threads", "n_workers"), [(8, 1, 8), (8, 2, 4), (5, 2, 2), (2, 2, 1), (4, 8, 1)])
+def test_workers_keep_all_cores_busy(monkeypatch: pytest.MonkeyPatch, n_cores: int, threads: int, n_workers: int) -> None:
+    monkeypatch.setattr("vbcli.executors.count_cores", lambda: n_cores)
+    monkeypatch.setattr("vbcli.executors.preload", lambda modules: None)
+    with open_executor("processes", 0, threads=threads) as executor:
+        # A single one, too, is a process of its own: what kills it does not end the run.
+        assert isinstance(executor, ProcessExecutor)
+        assert executor.n_workers == n_workers
+        assert executor.call(os.getpid) != os.getpid()
+    with open_executor("processes", 1, threads=threads) as executor:
+        assert isinstance(executor, SerialExecutor)

@@ -44,3 +44,13 @@ def test_a_limit_from_outside_that_is_lower_holds_for_a_call_apart() -> None:
     code = "from vbcli.workers import run_apart; print(run_apart(operator.eq, 1, 1, timeout_s=100, memory_mb=4096))"
     run = subprocess.run([sys.executable, "-c", f"{limited} {code}"], capture_output=True, text=True)
     assert (run.stdout, run.stderr) == ("True\n", "")
+
+
+def test_pyarrow_loads_no_pandas_until_a_data_frame_is_asked_for() -> None:
+    code = (
+        "import sys; from vbcli.workers import spare_pandas; spare_pandas(); import pyarrow as pa\n"
+        "table = pa.table({'a': pa.array(['x', 'y'])}); assert 'pandas' not in sys.modules\n"
+        "import pandas; assert table.to_pandas().equals(pandas.DataFrame({'a': ['x', 'y']}, dtype=table.to_pandas()['a'].dtype))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
