@@ -17,7 +17,9 @@ from vectors import features_dataset, mixture, real_vectors, unit_vectors, width
 
 from vbcli.retrieval.index import VectorIndex
 from vbcli.vocab.config import VocabConfig
+from vbcli.vocab.growth import fit_tree_of_file
 from vbcli.vocab.tree import Tree, assign_descent, assign_tokens, fit_tree
+from vbcli.vocab.vectors import VectorFile
 
 FLAT = "flat k-means"
 N_TIMED_ITERATIONS = 3
@@ -74,11 +76,13 @@ def _vocabulary(inputs: Inputs, name: str, make: Callable[[], np.ndarray], n_ref
     def converged(place: Path) -> None:
         place.write_text(json.dumps(quantisation_error(vectors, flat_kmeans(vectors, k, config.n_iterations))))
 
+    file = VectorFile.create(len(vectors), vectors.shape[1], np.float32, None)
+    file.write(0, vectors)
     flat_error = json.loads(inputs.made(f"flat-error-{name}.json", converged).read_text())
     errors: list[float] = []
 
     def ours() -> Run:
-        run = timed(partial(fit_tree, vectors, config))()
+        run = timed(partial(fit_tree_of_file, file, config))()
         # The same every time, and takes longer than the tree.
         if not errors:
             errors.append(quantisation_error(vectors, run.result.leaf_centroids))

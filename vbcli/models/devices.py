@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
-_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What Linux has where a driver of NVIDIA, of AMD or of Windows below it is loaded."""
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
+"""What Linux has where a driver of NVIDIA (of cards, of Jetson), of AMD or of Windows below it is loaded."""
 
 
 def resolve_device(device: Device) -> Device:
