@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import faiss
 import numpy as np
@@ -12,7 +13,7 @@ from vbcli.errors import VbcliError
 from vbcli.vocab import tree as trees
 from vbcli.vocab.build import fit_vocabulary
 from vbcli.vocab.config import VocabConfig
-from vbcli.vocab.tree import assign_descent, fit_tree, follow, nearest
+from vbcli.vocab.tree import Tree, assign_descent, fit_tree, follow, nearest
 
 RNG = np.random.default_rng(0)
 
@@ -23,6 +24,10 @@ CENTRES = RNG.normal(0, 10, (9, 6)).astype(np.float32)
 def blobs(n=900):
     which = RNG.integers(0, 9, n)
     return (CENTRES[which] + RNG.normal(0, 0.2, (n, 6))).astype(np.float32), which
+
+
+def children_of(tree: Tree, node: int) -> np.ndarray:
+    return tree.children[tree.first_child[node] :][: tree.n_children[node]]
 
 
 def brute_nearest(vectors, centroids):
@@ -114,7 +119,7 @@ def test_descent_ends_at_leaves_of_any_depth():
     tree = fit_tree(x, VocabConfig(branching=3, levels=3, min_points=5))
     depth = {0: 0}
     for node in np.nonzero(tree.n_children)[0].tolist():
-        depth |= {int(child): depth[node] + 1 for child in tree.children[tree.first_child[node] :][: tree.n_children[node]]}
+        depth |= {int(child): depth[node] + 1 for child in children_of(tree, node)}
     assert len({depth[node] for node in np.nonzero(tree.tokens >= 0)[0].tolist()}) > 1
     probes = RNG.normal(20, 20, (300, 5)).astype(np.float32)
     np.testing.assert_array_equal(assign_descent(tree, probes), follow(tree, probes, 1))
@@ -122,3 +127,22 @@ def test_descent_ends_at_leaves_of_any_depth():
     alone = fit_tree(x[:6], VocabConfig(branching=3, levels=3, min_points=5))
     assert alone.n_tokens == 1
     assert assign_descent(alone, probes).tolist() == [0] * 300
+
+
+def test_the_members_of_an_inner_node_are_the_vectors_that_are_nearest_to_it_of_its_level():
+    x = RNG.normal(size=(4000, 5)).astype(np.float32)
+    config = VocabConfig(branching=4, levels=3, min_points=5)
+    top = fit_tree(x, replace(config, levels=2))
+    members = brute_nearest(x, top.leaf_centroids)
+    tree = fit_tree(x, config)
+    inner = [node for node in np.nonzero(tree.n_children)[0].tolist() if (tree.tokens[children_of(tree, node)] >= 0).all()]
+    np.testing.assert_allclose(tree.centroids[inner], top.leaf_centroids, rtol=1e-6)
+    for number, node in enumerate(inner):
+        # The members of its leaves are all of its own: their mean is that of the k-means of these alone.
+        kmeans = faiss.Kmeans(5, 4, niter=20, seed=1, min_points_per_centroid=1, max_points_per_centroid=len(x))
+        kmeans.train(np.ascontiguousarray(x[members == number]))
+        assert kmeans.centroids is not None
+        np.testing.assert_allclose(tree.centroids[children_of(tree, node)], kmeans.centroids, rtol=1e-5)
+    # Whoever descends stays below the nearest node of each level, and nothing is settled.
+    descending = fit_tree(x, replace(config, assignment="descent"))
+    assert set(assign_descent(descending, x)) == set(range(descending.n_tokens))
