@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,13 @@ from vectors import features_dataset, mixture, real_vectors, unit_vectors, width
 from vbcli.retrieval.index import VectorIndex
 from vbcli.vocab.config import VocabConfig
 from vbcli.vocab.growth import fit_tree_of_file
-from vbcli.vocab.tree import Tree, assign_descent, assign_tokens, fit_tree
+from vbcli.vocab.tree import assign_tokens, fit_tree
 from vbcli.vocab.vectors import VectorFile
 
 FLAT = "flat k-means"
 N_TIMED_ITERATIONS = 3
 MAX_DESCENT_ERROR = 1.35
 """Of the error of exact assignment: less than descent has been seen to lose."""
-MIN_USED = 0.95
-"""Share of the leaves that descent comes to: what lies at the edge of a node may be nearer to leaves below another."""
 MAX_BYTES = 4e9
 N_NEAREST, MIN_RECALL = 10, 0.99
 
@@ -55,11 +54,12 @@ def tree_config(inputs: Inputs, n_refinements: int) -> VocabConfig:
     return VocabConfig(inputs.size(12, 4), 4, n_components=0, min_points=1, n_codebooks=1, **refined)
 
 
-def quantisation_error(vectors: np.ndarray, centroids: np.ndarray) -> float:
-    """Mean squared distance to the nearest centroid."""
+def quantisation_error(vectors: np.ndarray, centroids: np.ndarray) -> tuple[float, int]:
+    """Mean squared distance to the nearest centroid, and how many centroids are the nearest to some vector."""
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids))
-    return float(index.search(vectors, 1)[0].mean(dtype=np.float64))
+    distances, found = index.search(vectors, 1)
+    return float(distances.mean(dtype=np.float64)), len(np.unique(found))
 
 
 def flat_kmeans(vectors: np.ndarray, k: int, n_iterations: int) -> np.ndarray:
@@ -76,28 +76,27 @@ def _vocabulary(inputs: Inputs, name: str, make: Callable[[], np.ndarray], n_ref
     k = config.branching**config.levels
 
     def converged(place: Path) -> None:
-        place.write_text(json.dumps(quantisation_error(vectors, flat_kmeans(vectors, k, config.n_iterations))))
+        place.write_text(json.dumps(quantisation_error(vectors, flat_kmeans(vectors, k, config.n_iterations))[0]))
 
     file = VectorFile.create(len(vectors), vectors.shape[1], np.float32, None)
     file.write(0, vectors)
     flat_error = json.loads(inputs.made(f"flat-error-{name}.json", converged).read_text())
-    errors: list[float] = []
+    judged: list[tuple[float, int]] = []
 
     def ours() -> Run:
         run = timed(partial(fit_tree_of_file, file, config))()
         # The same every time, and takes longer than the tree.
-        if not errors:
-            errors.append(quantisation_error(vectors, run.result.leaf_centroids))
-        return Run({**run.quantities, ERROR: errors[0]}, run.result)
+        if not judged:
+            judged.append(quantisation_error(vectors, run.result.leaf_centroids))
+        return Run({**run.quantities, ERROR: judged[0][0]}, run.result)
 
     def flat() -> Run:
         seconds = timed(partial(flat_kmeans, vectors, k, N_TIMED_ITERATIONS))().quantities[SECONDS]
         return Run({SECONDS: seconds * config.n_iterations / N_TIMED_ITERATIONS, ERROR: flat_error})
 
     def check(results: dict[str, Any]) -> str:
-        tree: Tree = results[OURS]
-        used = len(np.unique(assign_descent(tree, vectors)))
-        return "" if MIN_USED * tree.n_tokens <= used <= k or n_refinements else f"{used} of {tree.n_tokens} leaves of {k} are used"
+        n_tokens = results[OURS].n_tokens
+        return "" if judged[0][1] == n_tokens <= k else f"{judged[0][1]} of {n_tokens} leaves of {k} are used"
 
     return Prepared({OURS: ours, FLAT: flat}, check, len(vectors), "vectors")
 
@@ -128,13 +127,14 @@ def _from_disk(inputs: Inputs) -> Prepared:
 def _assign(inputs: Inputs, make: Callable[[], np.ndarray], *, is_descent: bool) -> Prepared:
     faiss.omp_set_num_threads(N_CORES)
     vectors = make()
-    tree = fit_tree(vectors, tree_config(inputs, 0))
+    assignment = "descent" if is_descent else "exact"
+    tree = fit_tree(vectors, replace(tree_config(inputs, 0), assignment=assignment))
     leaves = tree.leaf_centroids
     asked = vectors[:50_000]
     index = faiss.IndexFlatL2(leaves.shape[1])
     index.add(leaves)
     sides: dict[str, Side] = {
-        OURS: timed(partial(assign_tokens, tree, asked, "descent" if is_descent else "exact")),
+        OURS: timed(partial(assign_tokens, tree, asked, assignment)),
         "IndexFlatL2": timed(lambda: index.search(asked, 1)[1][:, 0]),
     }
 
