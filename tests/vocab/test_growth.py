@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import faiss
 import numpy as np
 import pytest
@@ -114,3 +116,15 @@ def test_leaves_that_lose_all_they_hold_are_dropped():
     refined = refine_tree(tree, held(np.array([[1.0], [8.0], [10.0]], np.float32)), 2)
     np.testing.assert_array_equal(refined.leaf_centroids, [[1.0], [9.0]])
     assert refined.n_children.tolist() == [2, 0, 0]
+
+
+def test_a_node_of_wide_members_has_more_leaves_in_a_refined_tree():
+    rng = np.random.default_rng(0)
+    narrow, wide = rng.normal(0, 1, (2000, 3)), rng.normal(100, 3, (2000, 3))
+    x = np.concatenate([narrow, wide]).astype(np.float32)
+    config = VocabConfig(branching=2, levels=2, n_components=0, min_points=1, n_codebooks=1)
+    # Two nodes share four leaves: nine tenths of the squared distance lie within the second, which has nine tenths of them, but each has one.
+    for n_refinements, expected in ((0, [2, 2]), (1, [1, 3])):
+        tree = fit_tree_of_file(held(x), replace(config, n_refinements=n_refinements))
+        near_wide = tree.leaf_centroids.mean(1) > 50
+        assert [int((~near_wide).sum()), int(near_wide.sum())] == expected

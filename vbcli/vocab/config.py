@@ -26,7 +26,8 @@ class VocabConfig:
         n_iterations: of each k-means.
         assignment: `exact` is the nearest of all leaves, `descent` follows the tree.
         seed: of the k-means and of the projection.
-        n_refinements: iterations of k-means over all leaves of a tree at once, from the leaves of the tree; for `exact` assignment.
+        n_refinements: iterations of k-means over all leaves of a tree at once, from the leaves of the tree; for `exact` assignment. Such a
+            tree has as many leaves as another, but not as many below each node.
     """
 
     branching: int = 12
