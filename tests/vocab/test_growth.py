@@ -123,7 +123,7 @@ def test_a_node_of_wide_members_has_more_leaves_in_a_refined_tree():
     narrow, wide = rng.normal(0, 1, (2000, 3)), rng.normal(100, 3, (2000, 3))
     x = np.concatenate([narrow, wide]).astype(np.float32)
     config = VocabConfig(branching=2, levels=2, n_components=0, min_points=1, n_codebooks=1)
-    # Two nodes share four leaves: nine tenths of the squared distance lie within the second, which has nine tenths of them, but each has one.
+    # Two nodes share four leaves: nine tenths of the squared distance lie within the second, but each has one leaf at least.
     for n_refinements, expected in ((0, [2, 2]), (1, [1, 3])):
         tree = fit_tree_of_file(held(x), replace(config, n_refinements=n_refinements))
         near_wide = tree.leaf_centroids.mean(1) > 50
