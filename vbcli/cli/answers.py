@@ -32,7 +32,7 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, model_threads, run_options
+from vbcli.cli.runs import finish_run, run_options
 from vbcli.errors import UsageError, VbcliError
 from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
@@ -86,7 +86,7 @@ def answer(
     stage = Answer(
         checkpoint_dir=str(model_dir),
         split=split,
-        threads=model_threads(threads),
+        threads=threads,
         device=resolve_device(device.value),
         questions=asked,
         video_ids=video_ids,

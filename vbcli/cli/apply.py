@@ -33,7 +33,7 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, model_threads, render_each, run_options
+from vbcli.cli.runs import finish_run, render_each, run_options
 from vbcli.errors import ItemFailure, UsageError, VbcliError
 from vbcli.files import read_lines
 from vbcli.media.limits import Limits
@@ -131,15 +131,13 @@ def caption(
         if segments is not None or split is not None or evidence or precision is not Precision.float32:
             hint = "leave --segments, --split, --evidence and --precision out"
             raise UsageError("a published captioner captions whole videos of a folder, in float32", hint=hint)
-        stage = _teacher_stage(
-            str(checkpoint).removeprefix(TEACHER), decoding, model_threads(threads), device, ffmpeg, limits, follow_links
-        )
+        stage = _teacher_stage(str(checkpoint).removeprefix(TEACHER), decoding, threads, device, ffmpeg, limits, follow_links)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = Caption(
             checkpoint_dir=str(model_dir),
             split=split,
-            threads=model_threads(threads),
+            threads=threads,
             decoding=decoding,
             segments=cut,
             is_grounded=evidence,
@@ -262,13 +260,13 @@ def classify(
     limits = Limits(timeout_s, memory_mb, max_pixels, max_frames)
     if classes is None:
         model_dir = checkpoint or places.checkpoints_dir / "classify"
-        stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=model_threads(threads), device=found)
+        stage = Classify(checkpoint_dir=str(model_dir), split=split, threads=threads, device=found)
     else:
         model_dir = checkpoint or places.checkpoints_dir / "caption"
         stage = ZeroShot(
             checkpoint_dir=str(model_dir),
             split=split,
-            threads=model_threads(threads),
+            threads=threads,
             device=found,
             classes=_read_classes(classes),
             template=template,

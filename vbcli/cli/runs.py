@@ -51,14 +51,6 @@ def run_options(
         yield RunOptions(executor.value, workers, is_retry, media, on_note=on_note, on_progress=on_progress)
 
 
-def model_threads(threads: int) -> int:
-    """What `--threads` means to those who run a trained model: workers of two threads are as fast as twice as many of one, and take half
-    the memory."""
-    from vbcli.workers import count_cores
-
-    return threads or min(2, count_cores())
-
-
 def render_each(jobs: Iterable[tuple[str, Callable[[], object]]]) -> list[ItemFailure]:
     """Writes the video or the pictures of each (video_id, job); the failures, each of which is told."""
     failures = []

@@ -32,7 +32,7 @@ from vbcli.cli.options import (
     Workers,
     Workspace,
 )
-from vbcli.cli.runs import finish_run, model_threads, render_each, run_options
+from vbcli.cli.runs import finish_run, render_each, run_options
 from vbcli.errors import ItemFailure, UsageError
 from vbcli.media.limits import Limits
 from vbcli.workspace import Workspace as Places
@@ -82,7 +82,7 @@ def summarize(
     stage = Summarize(
         checkpoint_dir=str(model_dir),
         split=split,
-        threads=model_threads(threads),
+        threads=threads,
         device=resolve_device(device.value),
         length=kept,
         segments=cut,
