@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vbcli.errors import UsageError
+
+T = TypeVar("T")
 
 _RANGES = {"timeout_s": (0.1, 1_000_000), "memory_mb": (256, 1 << 20), "max_pixels": (1, (1 << 31) - 1), "max_frames": (1, (1 << 31) - 1)}
 """With less memory neither ffmpeg nor the process that reads headers starts; with more than the largest numbers they cannot be told."""
@@ -58,3 +61,13 @@ class Budget:
             yield
         finally:
             self._waited_s, self._since = self._waited_s + time.monotonic() - started, None
+
+    def timed(self, items: Iterable[T]) -> Iterator[T]:
+        """The items; the time until each comes is the video's."""
+        iterator = iter(items)
+        while True:
+            with self.waiting():
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item

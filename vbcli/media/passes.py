@@ -50,7 +50,7 @@ def frames_of(run: Run, path: str, max_pixels: int) -> Iterator[Frame]:
             width, height = video.codec_context.width, video.codec_context.height
             if width * height > max_pixels:
                 raise MediaError(f"{path} gives frames of {width}x{height} pixels, more than the limit of {max_pixels}")
-            for packet in run.timed(container.demux(video)):
+            for packet in run.budget.timed(container.demux(video)):
                 if packet.pts is None or packet.time_base is None or packet.size == 0:
                     continue
                 n += 1
@@ -62,11 +62,13 @@ def frames_of(run: Run, path: str, max_pixels: int) -> Iterator[Frame]:
             raise MediaError(f"{path} cannot be decoded: {error}") from error
 
 
-def without_packets(is_left_out: np.ndarray) -> str | None:
+def without_packets(is_left_out: np.ndarray, begins_s: float | None = None) -> str | None:
     """What the bitstream filter `noise` is told to drop packets before they are decoded; None where that is too much to say.
 
     Args:
         is_left_out: bool (P,), of the packets in their order.
+        begins_s: the time of the first, where not all of a video is read: of what comes after the P packets none is decoded. Where another
+            packet comes first, all are.
     """
     padded = np.append(is_left_out, np.zeros(-len(is_left_out) % _BITS, np.bool_)).reshape(-1, _BITS)
     numbers = (padded @ (1 << np.arange(_BITS, dtype=np.int64))).tolist()
@@ -77,7 +79,8 @@ def without_packets(is_left_out: np.ndarray) -> str | None:
         middle = (first + last) // 2
         return f"if(lt(n,{middle * _BITS}),{tree(first, middle)},{tree(middle, last)})"
 
-    text = f"noise=drop='if(lt(n,{len(is_left_out)}),{tree(0, len(numbers))},0)'"
+    is_ours = "1" if begins_s is None else f"lt(abs(startpts*tb-({begins_s!r})),{TRUE_S!r})"
+    text = f"noise=drop='if(lt(n,{len(is_left_out)}),{tree(0, len(numbers))},{int(begins_s is not None)})*{is_ours}'"
     return text if len(text) <= _MAX_EXPRESSION else None
 
 

@@ -57,6 +57,23 @@ class Packets:
         last = int(np.lexsort((self.lasts_s, self.shown_s))[-1])
         return float(self.shown_s[last]) + (float(self.lasts_s[last]) or usual_step(self.shown_s))
 
+    @property
+    def entries(self) -> np.ndarray:
+        """Numbers of the packets with which a decoder can begin, and before which one can end, without any other: int (E,)."""
+        latest_before = np.maximum.accumulate(np.append(-np.inf, self.shown_s[:-1]))
+        earliest_after = np.minimum.accumulate(self.shown_s[::-1])[::-1]
+        return np.flatnonzero(self.is_key & (latest_before < self.shown_s) & (self.shown_s <= earliest_after))
+
+    def disposable_but(self, chosen: np.ndarray) -> np.ndarray:
+        """Which frames neither another frame needs nor anybody asks for: bool (P,); none where the former is not known.
+
+        Args:
+            chosen: numbers of packets, whose frames are asked for.
+        """
+        is_left_out = self.is_disposable.copy() if len(self.is_disposable) else np.zeros(len(self.shown_s), np.bool_)
+        is_left_out[chosen] = False
+        return is_left_out
+
 
 def usual_step(times_s: np.ndarray) -> float:
     """Seconds from one frame to the next, mostly."""
@@ -130,10 +147,7 @@ def entry_times(path: str, limits: Limits = DEFAULT_LIMITS) -> list[float]:
         MediaError: it cannot be read, no frame has a time, or a limit is broken.
     """
     packets = _timed_packets(path, limits)
-    shown_s = packets.shown_s
-    latest_before = np.maximum.accumulate(np.append(-np.inf, shown_s[:-1]))
-    earliest_after = np.minimum.accumulate(shown_s[::-1])[::-1]
-    return shown_s[packets.is_key & (latest_before < shown_s) & (shown_s <= earliest_after)].tolist()
+    return packets.shown_s[packets.entries].tolist()
 
 
 def _timed_packets(path: str, limits: Limits) -> Packets:

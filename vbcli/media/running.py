@@ -10,17 +10,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO
 
 from vbcli.errors import MediaError
 from vbcli.media.limits import Budget, Limits
 from vbcli.media.program import first_line
 from vbcli.memory import memory_limits
-
-T = TypeVar("T")
 
 _PRINTED = re.compile(rb"\[Eval @ [^\]]*\] (-?[\d.]+|-?nan)\r?\n")
 """What the function `print` of an expression writes among the messages."""
@@ -44,16 +42,6 @@ class Run:
     def printed(self) -> list[float]:
         """What its expressions have printed."""
         return [float(number) for number in _PRINTED.findall(self.said)]
-
-    def timed(self, items: Iterable[T]) -> Iterator[T]:
-        """The items; the time until each comes counts."""
-        iterator = iter(items)
-        while True:
-            with self.budget.waiting():
-                item = next(iterator, None)
-            if item is None:
-                return
-            yield item
 
 
 @contextmanager

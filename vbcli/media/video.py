@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import ffmpeg
 import numpy as np
 
+from vbcli.ahead import mapped_ahead
 from vbcli.errors import MediaError
 from vbcli.media.containers import VideoInfo, media_url
 from vbcli.media.filters import Geometry, fitted_frames, is_hdr, whole_frames
@@ -24,6 +25,7 @@ from vbcli.media.probe import Packets, probe_video, read_contents, usual_step
 from vbcli.media.program import can_leave_out, filter_names, time_base_option
 from vbcli.media.running import running
 from vbcli.media.sampling import PARTS_AT_ONCE, AtRate, AtTimes, EveryFrame, KeyFrames, Sampling, Uniform, at_positions
+from vbcli.media.stretches import CODECS, Stretch, cut_stretches, seek_options
 
 _RUNS_BACK = "gte(prev_selected_pts,pts)"
 _ALARM = "0*if(lt(pts,prev_pts),print(1,16))"
@@ -128,7 +130,7 @@ class Video:
         data, most = bytearray(), self.limits.memory_mb << 20
         too_much = MediaError(f"{self.path} has more sound than fits into the limit of {self.limits.memory_mb} MB")
         with running(command, self.path, self.limits, self.budget) as run:
-            for part in run.timed(iter(lambda: run.stdout.read(1 << 20), b"")):
+            for part in run.budget.timed(iter(lambda: run.stdout.read(1 << 20), b"")):
                 data += part
                 if len(data) > most:
                     raise too_much
@@ -195,23 +197,21 @@ class Video:
             yield from self._in_haste(sampling, geometry, output)
 
     def _in_haste(self, sampling: AtRate | EveryFrame | AtTimes, geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
-        """Frames that ffmpeg chooses, without decoding those that nobody needs, and in several threads where it may.
+        """Frames that ffmpeg chooses, without decoding those that nobody needs, and on several cores where it may.
 
         At the first complaint of ffmpeg, and where another frame comes than the one that is next, all are decoded, and it goes on there.
         """
         n = 0
-        if self._is_simple(sampling):
-            chosen = sampling.choose(self._packets.shown_s, self._packets.is_key)
-            left_out = self._left_out(chosen)
-            if left_out is not None or self.threads > 1:
-                try:
-                    for frame in self._hurried(sampling, chosen, left_out, geometry, output):
-                        n += 1
-                        yield frame
-                except _ComplaintError:
-                    pass
-                else:
-                    return
+        hurried = self._hurried(sampling, geometry, output) if self._is_simple(sampling) else None
+        if hurried is not None:
+            try:
+                for frame in hurried:
+                    n += 1
+                    yield frame
+            except _ComplaintError:
+                pass
+            else:
+                return
         yield from itertools.islice(self._passes(sampling, geometry, output), n, None)
 
     def _is_simple(self, sampling: AtRate | EveryFrame | AtTimes) -> bool:
@@ -223,36 +223,55 @@ class Video:
         shown_s = self._packets.shown_s
         return not self.info.is_interlaced and len(np.unique(shown_s)) == len(shown_s)
 
-    def _left_out(self, chosen: np.ndarray) -> str | None:
-        """What is told to leave out the packets that nobody needs; None where there are none, or it is not known."""
-        if not self._packets.is_disposable.any() or not can_leave_out(self.executable):
+    def _hurried(self, sampling: AtRate | EveryFrame | AtTimes, geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame] | None:
+        """The chosen frames, as long as they come as they should (`_as_expected`); None where there is nothing to hurry by."""
+        packets, start_s = self._packets, self.info.start_s
+        chosen = sampling.choose(packets.shown_s, packets.is_key)
+        can_drop = can_leave_out(self.executable)
+        if self.threads > 1 and can_drop and self.info.is_seekable and self.info.codec in CODECS:
+            stretches = cut_stretches(packets, chosen, self.threads)
+            if stretches:
+                return self._in_stretches(stretches, geometry, output)
+        dropped = self._dropped(packets.disposable_but(chosen)) if can_drop and packets.disposable_but(chosen).any() else {}
+        if not dropped and self.threads == 1:
             return None
-        is_left_out = self._packets.is_disposable.copy()
-        is_left_out[chosen] = False
-        return without_packets(is_left_out) if is_left_out.any() else None
+        command = self._command(sampling.expression(start_s), self._shifted()[0], geometry, output, {"threads": self.threads, **dropped})
+        return self._as_expected(command, packets.shown_s[chosen].tolist(), self.budget)
 
-    def _hurried(
-        self,
-        sampling: AtRate | EveryFrame | AtTimes,
-        chosen: np.ndarray,
-        left_out: str | None,
-        geometry: Geometry,
-        output: dict[str, str | int],
-    ) -> Iterator[Frame]:
-        """The chosen frames, as long as they come as they should.
+    def _in_stretches(self, stretches: Sequence[Stretch], geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
+        found = mapped_ahead(lambda stretch: self._of_stretch(stretch, geometry, output), stretches, self.threads)
+        sizes = set[tuple[int, int]]()
+        for frame in itertools.chain.from_iterable(self.budget.timed(found)):
+            sizes.add((frame.width_px, frame.height_px))
+            # One process gives all frames the size of its first.
+            if len(sizes) > 1:
+                raise _ComplaintError
+            yield frame
+
+    def _of_stretch(self, stretch: Stretch, geometry: Geometry, output: dict[str, str | int]) -> list[Frame]:
+        packets, start_s = self._packets, self.info.start_s
+        wanted_s = packets.shown_s[stretch.chosen].tolist()
+        begins_s = float(packets.shown_s[stretch.first]) + start_s
+        dropped = self._dropped(packets.disposable_but(stretch.chosen)[stretch.first : stretch.last], begins_s)
+        select = AtTimes(tuple(wanted_s)).expression(start_s)
+        command = self._command(select, self._shifted()[0], geometry, output, {**seek_options(packets, stretch), **dropped})
+        # Others wait at the same time.
+        return list(self._as_expected(command, wanted_s, Budget(self.budget.left_s)))
+
+    def _dropped(self, is_left_out: np.ndarray, begins_s: float | None = None) -> dict[str, str]:
+        text = without_packets(is_left_out, begins_s)
+        return {} if text is None else {f"bsf:{self.info.stream_index}": text}
+
+    def _as_expected(self, command: list[bytes | str], wanted_s: list[float], budget: Budget) -> Iterator[Frame]:
+        """The frames with these times, in order.
 
         Raises:
             _ComplaintError: another frame comes than the one that is next, or ffmpeg says anything at all.
         """
-        wanted_s = self._packets.shown_s[chosen].tolist()
-        stamps, shift_s = self._shifted()
-        options: dict[str, str | int] = {"threads": self.threads}
-        if left_out is not None:
-            options[f"bsf:{self.info.stream_index}"] = left_out
-        command = self._command(sampling.expression(self.info.start_s), stamps, geometry, output, options)
+        _, shift_s = self._shifted()
         n = 0
         try:
-            with running(command, self.path, self.limits, self.budget) as run:
+            with running(command, self.path, self.limits, budget) as run:
                 for frame in frames_of(run, self.path, self.limits.max_pixels):
                     pts_s = frame.pts_s - shift_s - self.info.start_s
                     # It complains before it hands out a frame that is wrong.
@@ -321,7 +340,7 @@ class Video:
         opened: list[str | bytes] = [part for name, value in self._input_options().items() for part in (f"-{name}", str(value))]
         command = [self.executable, "-nostdin", *said, *opened, "-i", media_url(self.path), *chosen]
         with running(command, self.path, self.limits, self.budget) as run:
-            for _ in run.timed(iter(lambda: run.stdout.read(1 << 16), b"")):
+            for _ in run.budget.timed(iter(lambda: run.stdout.read(1 << 16), b"")):
                 pass
         printed = np.array(run.printed)
         times = np.floor(printed / 2) / 1e9 - self.info.start_s
@@ -387,7 +406,7 @@ class Video:
         stamps: Sequence[tuple[str, dict[str, str]]],
         geometry: Geometry,
         output: dict[str, str | int],
-        options: dict[str, str | int],
+        options: Mapping[str, str | int | float | None],
     ) -> list[bytes | str]:
         # ffmpeg-python wants text: the name takes its place afterwards, so that any bytes in it reach ffmpeg unchanged.
         marker = "input-name"

@@ -1,0 +1,174 @@
+"""What several processes decode, each from a frame at which a decoder can begin, is what one decodes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import MakeVideo, run_ffmpeg
+from vbcli.media import stretches
+from vbcli.media.decode import Decoder
+from vbcli.media.filters import Geometry
+from vbcli.media.probe import Packets
+from vbcli.media.program import find_ffmpeg
+from vbcli.media.sampling import AtRate, AtTimes, EveryFrame, Sampling
+from vbcli.media.stretches import Stretch, cut_stretches
+from vbcli.media.video import Video
+
+FFMPEG = find_ffmpeg()
+H264 = ["-c:v", "libx264", "-g", "24", "-x264-params", "scenecut=0"]
+CASES = [
+    ("b-frames.mp4", [*H264, "-bf", "3"]),
+    ("b-frames.mkv", [*H264, "-bf", "3"]),
+    ("none.mp4", [*H264, "-bf", "0", "-movflags", "faststart"]),
+    ("later.mp4", [*H264, "-output_ts_offset", "7.3"]),
+    ("later.mkv", [*H264, "-output_ts_offset", "7.3"]),
+    ("fragments.mp4", [*H264, "-movflags", "frag_keyframe+empty_moov"]),
+    ("b.mp4", ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=24:min-keyint=24:open-gop=0:scenecut=0"]),
+    ("c.webm", ["-c:v", "libvpx-vp9", "-g", "24", "-cpu-used", "8"]),
+    ("d.webm", ["-c:v", "libvpx", "-g", "24", "-cpu-used", "8"]),
+    ("e.mkv", ["-c:v", "libsvtav1", "-g", "24", "-preset", "12"]),
+]
+
+
+class Spy:
+    """What became of the stretches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cut: list[Stretch] = []
+        self.n_whole = 0
+        monkeypatch.setattr(stretches, "PACKETS_EACH", 40)
+        decode, whole = Video._of_stretch, Video._passes
+
+        def of_stretch(video: Video, stretch: Stretch, *arguments: object) -> object:
+            self.cut.append(stretch)
+            return decode(video, stretch, *arguments)  # type: ignore[arg-type]
+
+        def passes(video: Video, *arguments: object, **named: object) -> object:
+            self.n_whole += 1
+            return whole(video, *arguments, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Video, "_of_stretch", of_stretch)
+        monkeypatch.setattr(Video, "_passes", passes)
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    return Spy(monkeypatch)
+
+
+def frames(path: Path, sampling: Sampling, threads: int) -> list[tuple[float, bytes]]:
+    return list(Decoder(FFMPEG, threads=threads).jpegs(str(path), sampling, Geometry(48)))
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_frames_are_the_same_in_stretches(tmp_path: Path, make_video: MakeVideo, spy: Spy, name: str, arguments: list[str]) -> None:
+    path = make_video(tmp_path / name, duration_s=8, fps=24, arguments=arguments)
+    some = tuple(pts_s for pts_s, _ in frames(path, EveryFrame(), 1)[5::31])
+    for sampling in (AtRate(2), AtRate(7), EveryFrame(), AtTimes(some)):
+        alone = frames(path, sampling, 1)
+        spy.cut, spy.n_whole = [], 0
+        assert frames(path, sampling, 2) == alone
+        assert len(spy.cut) == 6 if isinstance(sampling, EveryFrame) else len(spy.cut) >= 2
+        assert not spy.n_whole
+        assert sum(len(stretch.chosen) for stretch in spy.cut) == len(alone)
+
+
+def test_stretches_of_which_nothing_is_asked_are_not_decoded(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
+    path = make_video(tmp_path / "a.mp4", duration_s=8, fps=24, arguments=H264)
+    assert frames(path, AtRate(0.2), 2) == frames(path, AtRate(0.2), 1)
+    assert [stretch.chosen.tolist() for stretch in spy.cut] == [[0], [120]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c:v", "libx264", "-g", "24", "-flags", "-cgop"],
+        ["-c:v", "libx264", "-x264-params", "intra-refresh=1:keyint=24"],
+        ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=24:open-gop=1"],
+        ["-c:v", "mpeg4", "-g", "24"],
+        ["-c:v", "libx264", "-g", "9999"],
+    ],
+)
+def test_where_a_decoder_cannot_begin_nothing_is_cut(tmp_path: Path, make_video: MakeVideo, spy: Spy, arguments: list[str]) -> None:
+    path = make_video(tmp_path / "a.mp4", duration_s=8, fps=24, arguments=arguments)
+    assert frames(path, AtRate(4), 2) == frames(path, AtRate(4), 1)
+    assert not spy.cut
+
+
+def test_a_stream_without_an_index_is_not_cut(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
+    path = make_video(tmp_path / "a.ts", duration_s=8, fps=24, arguments=H264)
+    assert frames(path, AtRate(4), 2) == frames(path, AtRate(4), 1)
+    assert not spy.cut
+
+
+@pytest.mark.parametrize("begins", [0.0, 1.0, 7.5])
+def test_where_ffmpeg_begins_elsewhere_frames_are_the_same(
+    tmp_path: Path, make_video: MakeVideo, spy: Spy, monkeypatch: pytest.MonkeyPatch, begins: float
+) -> None:
+    """Too early: nothing is dropped by wrong numbers. Too late: frames are missing, and all is decoded."""
+    path = make_video(tmp_path / "a.mp4", duration_s=8, fps=24, arguments=[*H264, "-bf", "3"])
+    alone = frames(path, AtRate(4), 1)
+    monkeypatch.setattr("vbcli.media.video.seek_options", lambda *_: {"noaccurate_seek": None, "ss": begins})
+    spy.n_whole = 0
+    assert frames(path, AtRate(4), 2) == alone
+    assert spy.cut
+    assert bool(spy.n_whole) == (begins > 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damage_is_met_as_without_stretches(tmp_path: Path, make_video: MakeVideo, spy: Spy, seed: int) -> None:
+    arguments = [*H264, "-bf", "2", "-movflags", "faststart"]
+    path = make_video(tmp_path / "a.mp4", size=(160, 120), duration_s=8, fps=24, arguments=arguments)
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for place in rng.integers(len(data) // 3, len(data), 12).tolist():
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    assert frames(path, AtRate(4), 2) == frames(path, AtRate(4), 1)
+
+
+def test_two_pictures_of_other_sizes_in_one_video(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
+    """Each process gives frames the size of its first: what follows a change has another in a stretch of its own."""
+    sizes = [(64, 48), (96, 48)]
+    parts = [make_video(tmp_path / f"{i}.mp4", size=size, duration_s=4, fps=24, arguments=H264) for i, size in enumerate(sizes)]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"file '{part}'\n" for part in parts))
+    path = tmp_path / "a.mp4"
+    run_ffmpeg(FFMPEG, "-f", "concat", "-safe", "0", "-i", str(listed), "-c", "copy", str(path))
+    found = frames(path, AtRate(4), 2)
+    assert spy.cut
+    assert spy.n_whole == 1
+    assert found == frames(path, AtRate(4), 1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 2)), min_size=1, max_size=40), st.integers(1, 5), st.data())
+def test_stretches_are_parts_that_begin_with_entries(groups: list[tuple[int, int]], n_at_once: int, data: st.DataObject) -> None:
+    """Of groups of pictures, some of which begin with frames that are shown before their key frame."""
+    shown: list[float] = []
+    is_key: list[bool] = []
+    for length, n_leading in groups:
+        n_leading = min(n_leading, length - 1)
+        order = [n_leading, *range(n_leading), *range(n_leading + 1, length)]
+        shown += [(len(is_key) + place) / 10 for place in order]
+        is_key += [True] + [False] * (length - 1)
+    n = len(shown)
+    packets = Packets(np.array(shown), np.zeros(n), np.array(is_key), np.zeros(n, np.bool_), True)
+    chosen = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1))), key=lambda i: shown[i]), np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stretches, "PACKETS_EACH", 30)
+        found = cut_stretches(packets, chosen, n_at_once)
+    if not found:
+        return
+    assert np.concatenate([stretch.chosen for stretch in found]).tolist() == chosen.tolist()
+    assert len(found) >= 2
+    for stretch in found:
+        assert stretch.first <= stretch.chosen.min() <= stretch.chosen.max() < stretch.last
+    for before, after in itertools.pairwise(found):
+        assert before.last <= after.first
+        assert is_key[after.first]
+        assert max(shown[: after.first]) < min(shown[after.first :]) == shown[after.first]
