@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakeVideo
 from vbcli.encoders import load_encoder
 from vbcli.errors import VbcliError
 from vbcli.media.decode import MediaOptions
 from vbcli.media.limits import Limits
+from vbcli.media.video import Video
 from vbcli.pipeline import RunOptions, encode_dataset, extract_videos
 from vbcli.runner import read_videos
 from vbcli.shards import read_shard
@@ -69,3 +71,24 @@ def test_a_retry_probes_what_could_not_be_probed_before(video_folder: Path, tmp_
     assert read_shard(videos).column("codec").to_pylist() == ["h264"] * 4
     run(tmp_path / "once", Limits())
     assert videos.read_bytes() == (tmp_path / "once" / "videos" / "shard-00000.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("n_videos", [1, 3])
+def test_few_videos_are_decoded_on_all_cores_to_the_same_bytes(
+    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_videos: int
+) -> None:
+    for i in range(n_videos):
+        make_video(tmp_path / f"videos/{i}.mp4", duration_s=6, fps=24, hue=50 * i, arguments=["-g", "24"])
+    spec, cut = load_encoder("timm:test_convnext/random", pool="grid2", precision="float32").spec, list[str]()
+    decode = Video._of_stretch
+    monkeypatch.setattr(Video, "_of_stretch", lambda video, *arguments: (cut.append(video.path), decode(video, *arguments))[1])
+    made = []
+    for n_cores in (1, 4):
+        monkeypatch.setattr("vbcli.pipeline.count_cores", lambda n_cores=n_cores: n_cores)
+        place = tmp_path / f"{n_cores}"
+        extract_videos(tmp_path / "videos", place / "frames", Extract(fps=4, size_px=32), options=RunOptions("serial"))
+        encode_dataset(tmp_path / "videos", place / "features", spec, options=RunOptions("serial"))
+        made.append([(place / kind / "shard-00000.parquet").read_bytes() for kind in ("frames", "features")])
+        # Of three videos on four cores each has one.
+        assert len(set(cut)) == (n_cores == 4 and n_videos == 1)
+    assert made[0] == made[1]

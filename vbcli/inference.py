@@ -22,7 +22,7 @@ from vbcli.errors import VbcliError, with_article
 from vbcli.files import check_free, write_json
 from vbcli.listing import list_videos
 from vbcli.media.decode import MediaOptions
-from vbcli.pipeline import RunOptions, dataset_kind, note_missing, parents_of, run_noted, scan_folder
+from vbcli.pipeline import RunOptions, dataset_kind, note_missing, on_all_cores, parents_of, run_noted, scan_folder
 from vbcli.runner import RunReport, dataset_inputs
 from vbcli.stage import Chain
 from vbcli.stages.embed import Embed
@@ -105,6 +105,8 @@ def ask_model(source: Path, output_dir: Path, stage: ModelStage, options: RunOpt
             return run_noted(stage, inputs, output_dir, executor, options, parents=parents_of(source), videos_dir=source / "videos")
         chain = Chain((*_to_tokens(model, own_videos, stage.device, stage.threads, options.media), stage))
         gone = scan_folder(source, output_dir, (), chain, executor, options)
+        media = on_all_cores(options.media, own_videos)
+        chain = Chain((*_to_tokens(model, own_videos, stage.device, stage.threads, media), stage))
         is_told = model.reads_text or stage.is_cut_by_transcript
         inputs = tokenize_inputs(own_videos, chain, own_videos, gone) if is_told else dataset_inputs(own_videos, chain, gone)
         return run_noted(chain, inputs, output_dir, executor, options, parents=parents_of(own_videos))

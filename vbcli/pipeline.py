@@ -120,19 +120,20 @@ def extract_videos(
             return dry_run(stage, dry_inputs(videos_dir, frames_dir, caption_files, stage, options), frames_dir, options)
         gone = scan_folder(videos_dir, frames_dir, caption_files, stage, executor, options)
         inputs = dataset_inputs(frames_dir / "videos", stage, gone)
-        stage = replace(stage, media=replace(stage.media, threads=_decoder_threads(shards.list_shards(frames_dir / "videos"))))
+        stage = replace(stage, media=on_all_cores(stage.media, frames_dir / "videos"))
         report = run_noted(stage, inputs, frames_dir, executor, options, parents=parents_of(frames_dir / "videos"))
     if report.n_done and stage.mode == "fps":
         _note_truncated(frames_dir, "pts_s", 1 / stage.fps, options)
     return report
 
 
-def _decoder_threads(videos_shards: Sequence[Path]) -> int:
-    """Few videos leave cores idle that their decoders can use."""
-    n_cores = count_cores()
-    if 2 * len(videos_shards) > n_cores:
-        return 1
-    return max(1, n_cores // max(1, sum(shards.read_footer(path)["n_rows"] for path in videos_shards)))
+def on_all_cores(media: MediaOptions, videos_dir: Path) -> MediaOptions:
+    """How the videos of a `videos` dataset are decoded: few of them leave cores idle that their decoders can use."""
+    n_cores, paths = count_cores(), shards.list_shards(videos_dir)
+    if 2 * len(paths) > n_cores:
+        return media
+    n_videos = sum(shards.read_footer(path)["n_rows"] for path in paths)
+    return replace(media, threads=max(1, n_cores // max(1, n_videos)))
 
 
 def _note_truncated(dataset_dir: Path, time_column: str, step_s: float, options: RunOptions) -> None:
@@ -284,6 +285,7 @@ def encode_dataset(
             return dry_run(stage, dry_inputs(source_dir, features_dir, caption_files, stage, options), features_dir, options)
         if kind is None:
             gone = scan_folder(source_dir, features_dir, caption_files, stage, executor, options)
+            stage = replace(stage, media=on_all_cores(stage.media, features_dir / "videos"))
             inputs = dataset_inputs(features_dir / "videos", stage, gone)
             report = run_noted(stage, inputs, features_dir, executor, options, parents=parents_of(features_dir / "videos"))
             if report.n_done:

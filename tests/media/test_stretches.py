@@ -77,6 +77,8 @@ def test_frames_are_the_same_in_stretches(tmp_path: Path, make_video: MakeVideo,
         assert len(spy.cut) == 6 if isinstance(sampling, EveryFrame) else len(spy.cut) >= 2
         assert not spy.n_whole
         assert sum(len(stretch.chosen) for stretch in spy.cut) == len(alone)
+    pixels = [list(Decoder(FFMPEG, threads=n).video(str(path)).images(AtRate(4), Geometry(48))) for n in (1, 2)]
+    assert all(a == b and (x == y).all() for (a, x), (b, y) in zip(*pixels, strict=True))
 
 
 def test_stretches_of_which_nothing_is_asked_are_not_decoded(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
