@@ -62,7 +62,7 @@ class Trusting(Decoder):
         video = super().video(path)
         video.info = VideoInfo(0, 1.0, 64, 48, 10.0, "h264", False, 0.0, True)
         times = np.arange(10) / 10
-        video._packets = Packets(times, times, times == 0, times < 0, True)
+        video._packets = Packets(times, times, times == 0, times < 0, times < 0, True)
         return video
 
 

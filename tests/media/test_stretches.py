@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import MakeVideo, run_ffmpeg
+from vbcli.errors import MediaError
 from vbcli.media import stretches
 from vbcli.media.decode import Decoder
 from vbcli.media.filters import Geometry
+from vbcli.media.limits import Budget, Limits
 from vbcli.media.probe import Packets
 from vbcli.media.program import find_ffmpeg
 from vbcli.media.sampling import AtRate, AtTimes, EveryFrame, Sampling
@@ -31,7 +37,7 @@ CASES = [
     ("fragments.mp4", [*H264, "-movflags", "frag_keyframe+empty_moov"]),
     ("b.mp4", ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=24:min-keyint=24:open-gop=0:scenecut=0"]),
     ("c.webm", ["-c:v", "libvpx-vp9", "-g", "24", "-cpu-used", "8"]),
-    ("d.webm", ["-c:v", "libvpx", "-g", "24", "-cpu-used", "8"]),
+    ("sound.mp4", [*H264, "-bf", "2", "-metadata", "title=a"]),
     ("e.mkv", ["-c:v", "libsvtav1", "-g", "24", "-preset", "12"]),
 ]
 
@@ -68,7 +74,7 @@ def frames(path: Path, sampling: Sampling, threads: int) -> list[tuple[float, by
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
 def test_frames_are_the_same_in_stretches(tmp_path: Path, make_video: MakeVideo, spy: Spy, name: str, arguments: list[str]) -> None:
-    path = make_video(tmp_path / name, duration_s=8, fps=24, arguments=arguments)
+    path = make_video(tmp_path / name, duration_s=8, fps=24, audio=name == "sound.mp4", arguments=arguments)
     some = tuple(pts_s for pts_s, _ in frames(path, EveryFrame(), 1)[5::31])
     for sampling in (AtRate(2), AtRate(7), EveryFrame(), AtTimes(some)):
         alone = frames(path, sampling, 1)
@@ -92,6 +98,10 @@ def test_stretches_of_which_nothing_is_asked_are_not_decoded(tmp_path: Path, mak
     [
         ["-c:v", "libx264", "-g", "24", "-flags", "-cgop"],
         ["-c:v", "libx264", "-x264-params", "intra-refresh=1:keyint=24"],
+        # Its containers call the first frame of each refresh a key frame.
+        ["-c:v", "libx264", "-x264-params", "intra-refresh=1:keyint=24:bframes=0"],
+        ["-c:v", "libx264", "-g", "24", "-qp", "0", "-profile:v", "high444"],
+        ["-c:v", "libvpx", "-g", "24", "-cpu-used", "8", "-f", "matroska"],
         ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=24:open-gop=1"],
         ["-c:v", "mpeg4", "-g", "24"],
         ["-c:v", "libx264", "-g", "9999"],
@@ -123,15 +133,20 @@ def test_where_ffmpeg_begins_elsewhere_frames_are_the_same(
     assert bool(spy.n_whole) == (begins > 0)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_damage_is_met_as_without_stretches(tmp_path: Path, make_video: MakeVideo, spy: Spy, seed: int) -> None:
+def test_damage_is_met_as_without_stretches(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
+    """Whether or not the packets can still be told apart, as they must be where a video is cut."""
     arguments = [*H264, "-bf", "2", "-movflags", "faststart"]
     path = make_video(tmp_path / "a.mp4", size=(160, 120), duration_s=8, fps=24, arguments=arguments)
-    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    for place in rng.integers(len(data) // 3, len(data), 12).tolist():
-        data[place] ^= 0xFF
-    path.write_bytes(data)
-    assert frames(path, AtRate(4), 2) == frames(path, AtRate(4), 1)
+    whole, n_cut = path.read_bytes(), []
+    for seed in range(4):
+        data, rng = bytearray(whole), np.random.default_rng(seed)
+        for place in rng.integers(len(data) // 3, len(data), 12).tolist():
+            data[place] ^= 0xFF
+        path.write_bytes(data)
+        spy.cut = []
+        assert frames(path, AtRate(4), 2) == frames(path, AtRate(4), 1)
+        n_cut.append(len(spy.cut))
+    assert any(n_cut)
 
 
 def test_two_pictures_of_other_sizes_in_one_video(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
@@ -148,21 +163,23 @@ def test_two_pictures_of_other_sizes_in_one_video(tmp_path: Path, make_video: Ma
     assert found == frames(path, AtRate(4), 1)
 
 
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 2)), min_size=1, max_size=40), st.integers(1, 5), st.data())
-def test_stretches_are_parts_that_begin_with_entries(groups: list[tuple[int, int]], n_at_once: int, data: st.DataObject) -> None:
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 2), st.booleans()), min_size=1, max_size=40), st.integers(1, 5), st.data())
+def test_stretches_are_parts_that_begin_with_entries(groups: list[tuple[int, int, bool]], n_at_once: int, data: st.DataObject) -> None:
     """Of groups of pictures, some of which begin with frames that are shown before their key frame."""
     shown: list[float] = []
     is_key: list[bool] = []
-    for length, n_leading in groups:
+    is_idr: list[bool] = []
+    for length, n_leading, is_true in groups:
         n_leading = min(n_leading, length - 1)
         order = [n_leading, *range(n_leading), *range(n_leading + 1, length)]
         shown += [(len(is_key) + place) / 10 for place in order]
         is_key += [True] + [False] * (length - 1)
+        is_idr += [is_true] + [False] * (length - 1)
     n = len(shown)
-    packets = Packets(np.array(shown), np.zeros(n), np.array(is_key), np.zeros(n, np.bool_), True)
+    packets = Packets(np.array(shown), np.zeros(n), np.array(is_key), np.zeros(n, np.bool_), np.array(is_idr), True)
     chosen = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1))), key=lambda i: shown[i]), np.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stretches, "PACKETS_EACH", 30)
+        patch.setattr(stretches, "PACKETS_EACH", 5)
         found = cut_stretches(packets, chosen, n_at_once)
     if not found:
         return
@@ -172,5 +189,57 @@ def test_stretches_are_parts_that_begin_with_entries(groups: list[tuple[int, int
         assert stretch.first <= stretch.chosen.min() <= stretch.chosen.max() < stretch.last
     for before, after in itertools.pairwise(found):
         assert before.last <= after.first
-        assert is_key[after.first]
+        assert is_idr[after.first]
+        # ffmpeg, told to seek to 0.2 s behind it or earlier by up to 3/23 s, finds this one.
+        assert not any(key and 0 < pts_s - shown[after.first] < 0.4 for key, pts_s in zip(is_key, shown, strict=True))
         assert max(shown[: after.first]) < min(shown[after.first :]) == shown[after.first]
+
+
+def test_a_process_reads_its_stretch_alone(tmp_path: Path, make_video: MakeVideo, spy: Spy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ffmpeg would complain of what is missing of the file behind it."""
+    path = make_video(tmp_path / "a.mp4", duration_s=30, fps=24, arguments=[*H264, "-movflags", "faststart"])
+    alone, cut_off = frames(path, AtRate(2), 1), tmp_path / "cut-off.mp4"
+    cut_off.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    video = Decoder(FFMPEG, threads=2).video(str(path))
+    first = cut_stretches(video._packets, AtRate(2).choose(video._packets.shown_s, video._packets.is_key), 2)[0]
+    monkeypatch.setattr(video, "path", str(cut_off))
+    output: dict[str, str | int] = {"vcodec": "mjpeg", "q:v": 3, "pix_fmt": "yuvj420p", "threads": 1}
+    found = video._of_stretch(first, Geometry(48), output, Budget(60))
+    assert [(frame.pts_s, frame.data) for frame in found] == alone[: len(first.chosen)]
+
+
+@pytest.mark.parametrize("limits", [Limits(max_frames=20), Limits(timeout_s=0.1)])
+def test_limits_hold(tmp_path: Path, make_video: MakeVideo, spy: Spy, limits: Limits) -> None:
+    path = make_video(tmp_path / "a.mp4", size=(640, 480), duration_s=20, fps=24, arguments=H264)
+    taken = list[tuple[float, bytes]]()
+    with pytest.raises(MediaError, match=r"more frames than the limit of 20|within 0.1 seconds"):
+        taken.extend(Decoder(FFMPEG, limits, threads=2).jpegs(str(path), EveryFrame(), Geometry(480)))
+    assert len(taken) <= 20
+
+
+def test_frames_that_take_too_much_memory_are_decoded_by_one_process(
+    tmp_path: Path, make_video: MakeVideo, spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_video(tmp_path / "a.mp4", duration_s=8, fps=24, arguments=H264)
+    alone = frames(path, EveryFrame(), 1)
+    decoder = Decoder(FFMPEG, threads=2)
+    video = decoder.video(str(path))
+    _ = video._packets
+    spy.n_whole = 0
+    monkeypatch.setattr(video, "limits", SimpleNamespace(**{**vars(Limits()), "memory_mb": 0}))
+    monkeypatch.setattr("vbcli.media.running._limit_memory", lambda *_: None)
+    assert list(video.jpegs(EveryFrame(), Geometry(48))) == alone
+    assert spy.n_whole == 1
+
+
+def test_who_leaves_early_leaves_no_process(tmp_path: Path, make_video: MakeVideo) -> None:
+    """The second of two stretches is 39 times as long as the first."""
+    arguments = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "9999", "-force_key_frames", "1"]
+    path = make_video(tmp_path / "a.mp4", size=(1280, 720), duration_s=40, fps=24, arguments=arguments)
+    taken = Decoder(FFMPEG, threads=2).jpegs(str(path), AtRate(12), Geometry(720))
+    assert isinstance(taken, Generator)
+    next(taken)
+    before = time.monotonic()
+    taken.close()
+    assert time.monotonic() - before < 2.5
+    assert not [child for child in psutil.Process().children() if child.name().startswith("ffmpeg")]

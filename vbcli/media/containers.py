@@ -22,12 +22,14 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from vbcli.errors import MediaError
-from vbcli.media.disposable import Kind, disposable, packet_kinds
+from vbcli.media.disposable import Kind, beginnings, disposable, packet_kinds
 from vbcli.media.formats import FORMATS, PROTOCOLS, SEEKABLE
 from vbcli.storage import fetch, is_remote, split_member
 
 MAX_PACKETS = 4_000_000
 """Of one video: two days of it."""
+_TRUE_KEYS = ("vp9", "av1")
+"""Codecs whose key frames forget all that was before them."""
 _INTERLACED_ORDERS = (2, 3, 4, 5)
 """FFmpeg's AVFieldOrder: one is progressive, 0 unknown."""
 _INTERLACED_CODECS = ("dvvideo",)
@@ -102,7 +104,8 @@ class PacketList:
 
     `shown` and `lasts` are 64-bit integers in base64: presentation times and durations (0 where not known), in ticks of `tick`, numerator
     and denominator, in seconds. `is_key` has a byte for each, and `is_disposable`, whether no other frame needs it; that is empty where it
-    is not known. Times that the container lacks are worked out from its others, or the packet is left out. `has_own_times` says that it
+    is not known. `is_beginning` says whether a decoder can begin with it, as if there were nothing before; it is empty, too, where that is
+    not known. Times that the container lacks are worked out from its others, or the packet is left out. `has_own_times` says that it
     lacks none, and that no packet is decoded before the one in front of it.
     """
 
@@ -110,6 +113,7 @@ class PacketList:
     lasts: str
     is_key: str
     is_disposable: str
+    is_beginning: str
     tick: tuple[int, int]
     start_s: float
     has_own_times: bool
@@ -182,12 +186,15 @@ def read_contents(path: str) -> tuple[VideoInfo, PacketList]:
             filled, _ = _packets(container, _best_stream(container, path), path, None)
     timed = [packet for packet in filled if packet.shown is not None]
     # By their numbers packets are left out: all must be there that ffmpeg counts.
-    is_disposable = disposable(packet.kind for packet in own) if has_all and not n_passed else b""
+    kinds = [packet.kind for packet in own] if has_all and not n_passed else []
+    # Decoders of these say so where they cannot.
+    is_beginning = bytes(packet.is_key for packet in own) if kinds and info.codec in _TRUE_KEYS else beginnings(kinds)
     return info, PacketList(
         shown=_packed(packet.shown or 0 for packet in timed),
         lasts=_packed(packet.lasts for packet in timed),
         is_key=base64.b64encode(bytes(packet.is_key for packet in timed)).decode(),
-        is_disposable=base64.b64encode(is_disposable).decode(),
+        is_disposable=base64.b64encode(disposable(kinds)).decode(),
+        is_beginning=base64.b64encode(is_beginning).decode(),
         tick=(tick.numerator, tick.denominator),
         start_s=info.start_s,
         has_own_times=has_times and has_all and _is_ordered(p.decoded for p in own),

@@ -23,8 +23,9 @@ class MediaOptions:
     Args:
         ffmpeg: `bundled`, `system` or a path.
         follows_links: out of the folder of videos, too.
-        threads: of a decoder that works on whole videos; where anything is wrong with one, it is decoded anew with one thread, as what
-            comes of damage depends on their number.
+        threads: cores for one video: so many processes, each under the limit of memory, decode stretches of it, or, where it cannot be cut,
+            one in as many threads. Where anything is wrong with it, it is decoded anew with one thread, as what comes of damage depends on
+            their number.
     """
 
     ffmpeg: str = "bundled"

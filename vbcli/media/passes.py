@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import av
@@ -10,7 +10,8 @@ import av.error
 import numpy as np
 
 from vbcli.errors import MediaError
-from vbcli.media.running import Run
+from vbcli.media.limits import Budget, Limits
+from vbcli.media.running import Run, running
 
 TRUE_S = 1e-3
 """Two programs agree on a time when they differ by less."""
@@ -31,6 +32,10 @@ class Frame(NamedTuple):
 
 class UntrueTimesError(Exception):
     """ffmpeg's frames have other times than the packets, or run backwards."""
+
+
+class ComplaintError(Exception):
+    """Frames do not come as they should where some are left out, or several decoders are at work."""
 
 
 def frames_of(run: Run, path: str, max_pixels: int) -> Iterator[Frame]:
@@ -62,13 +67,39 @@ def frames_of(run: Run, path: str, max_pixels: int) -> Iterator[Frame]:
             raise MediaError(f"{path} cannot be decoded: {error}") from error
 
 
+def expected_frames(
+    command: list[bytes | str], wanted_s: list[float], time_of: Callable[[Frame], float], path: str, limits: Limits, budget: Budget
+) -> Iterator[Frame]:
+    """The frames of a run of ffmpeg that is to give those with these times, in order.
+
+    Args:
+        time_of: our time of a frame, which has ffmpeg's.
+
+    Raises:
+        ComplaintError: another frame comes than the one that is next, or ffmpeg says anything at all.
+    """
+    n = 0
+    try:
+        with running(command, path, limits, budget) as run:
+            for frame in frames_of(run, path, limits.max_pixels):
+                pts_s = time_of(frame)
+                # It complains before it hands out a frame that is wrong.
+                if n == len(wanted_s) or abs(pts_s - wanted_s[n]) >= TRUE_S or run.has_complained:
+                    raise ComplaintError
+                n += 1
+                yield frame._replace(pts_s=pts_s)
+    except MediaError as error:
+        raise ComplaintError from error
+    if run.said or n < len(wanted_s):
+        raise ComplaintError
+
+
 def without_packets(is_left_out: np.ndarray, begins_s: float | None = None) -> str | None:
     """What the bitstream filter `noise` is told to drop packets before they are decoded; None where that is too much to say.
 
     Args:
         is_left_out: bool (P,), of the packets in their order.
-        begins_s: the time of the first, where not all of a video is read: of what comes after the P packets none is decoded. Where another
-            packet comes first, all are.
+        begins_s: the time of the first, where not all of a video is read. Where another packet comes first, none is dropped.
     """
     padded = np.append(is_left_out, np.zeros(-len(is_left_out) % _BITS, np.bool_)).reshape(-1, _BITS)
     numbers = (padded @ (1 << np.arange(_BITS, dtype=np.int64))).tolist()
@@ -80,7 +111,7 @@ def without_packets(is_left_out: np.ndarray, begins_s: float | None = None) -> s
         return f"if(lt(n,{middle * _BITS}),{tree(first, middle)},{tree(middle, last)})"
 
     is_ours = "1" if begins_s is None else f"lt(abs(startpts*tb-({begins_s!r})),{TRUE_S!r})"
-    text = f"noise=drop='if(lt(n,{len(is_left_out)}),{tree(0, len(numbers))},{int(begins_s is not None)})*{is_ours}'"
+    text = f"noise=drop='if(lt(n,{len(is_left_out)}),{tree(0, len(numbers))},0)*{is_ours}'"
     return text if len(text) <= _MAX_EXPRESSION else None
 
 

@@ -41,14 +41,16 @@ class Packets:
     """The frames of a video as they are stored, in the order in which they are decoded.
 
     `shown_s` float64 (P,) is when each is shown, from the container's start, `lasts_s` for how long (0 where that is not known), `is_key`
-    whether a decoder can begin with it, `is_disposable` whether no other frame needs it (none where that is not known). `is_plain`: the
-    container tells each time, and they run forwards.
+    whether its container says that a decoder can begin with it, `is_disposable` whether no other frame needs it, and `is_beginning` whether
+    a decoder that begins with it gives what one gives that began before (none where that is not known). `is_plain`: the container tells
+    each time, and they run forwards.
     """
 
     shown_s: np.ndarray
     lasts_s: np.ndarray
     is_key: np.ndarray
     is_disposable: np.ndarray
+    is_beginning: np.ndarray
     is_plain: bool
 
     @property
@@ -57,12 +59,16 @@ class Packets:
         last = int(np.lexsort((self.lasts_s, self.shown_s))[-1])
         return float(self.shown_s[last]) + (float(self.lasts_s[last]) or usual_step(self.shown_s))
 
-    @property
-    def entries(self) -> np.ndarray:
-        """Numbers of the packets with which a decoder can begin, and before which one can end, without any other: int (E,)."""
+    def borders(self, is_beginning: np.ndarray) -> np.ndarray:
+        """Of packets with which a decoder can begin the numbers of those at which one can end, too: int (B,). All that is decoded before
+        them is shown before them.
+
+        Args:
+            is_beginning: bool (P,).
+        """
         latest_before = np.maximum.accumulate(np.append(-np.inf, self.shown_s[:-1]))
         earliest_after = np.minimum.accumulate(self.shown_s[::-1])[::-1]
-        return np.flatnonzero(self.is_key & (latest_before < self.shown_s) & (self.shown_s <= earliest_after))
+        return np.flatnonzero(is_beginning & (latest_before < self.shown_s) & (self.shown_s <= earliest_after))
 
     def disposable_but(self, chosen: np.ndarray) -> np.ndarray:
         """Which frames neither another frame needs nor anybody asks for: bool (P,); none where the former is not known.
@@ -124,6 +130,7 @@ def _unpacked(packets: PacketList) -> Packets:
         lasts * tick_s,
         np.frombuffer(base64.b64decode(packets.is_key), np.bool_),
         np.frombuffer(base64.b64decode(packets.is_disposable), np.bool_),
+        np.frombuffer(base64.b64decode(packets.is_beginning), np.bool_),
         packets.has_own_times and len(shown) > 0 and int(late.max()) <= REORDERED,
     )
 
@@ -147,7 +154,7 @@ def entry_times(path: str, limits: Limits = DEFAULT_LIMITS) -> list[float]:
         MediaError: it cannot be read, no frame has a time, or a limit is broken.
     """
     packets = _timed_packets(path, limits)
-    return packets.shown_s[packets.entries].tolist()
+    return packets.shown_s[packets.borders(packets.is_key)].tolist()
 
 
 def _timed_packets(path: str, limits: Limits) -> Packets:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vbcli.media.passes import nearest
 from vbcli.media.probe import Packets
 from vbcli.media.sampling import PARTS_AT_ONCE
 
-CODECS = ("h264", "hevc", "vp8", "vp9", "av1")
-"""Of which nothing before such a frame matters to what follows it; that one begins anew each of these standards says."""
 PACKETS_EACH = 800
 """About so many a stretch: half a minute, whose frames are held in memory until those before them are taken."""
 _BEYOND_S = 0.2
@@ -38,31 +37,33 @@ def cut_stretches(packets: Packets, chosen: np.ndarray, n_at_once: int) -> list[
     Args:
         chosen: numbers of packets, in the order in which their frames are shown.
     """
-    n = len(packets.shown_s)
-    wanted = n_at_once * -(-n // (n_at_once * PACKETS_EACH))
-    entries = _entries(packets)
-    if not len(entries):
+    n, shown_s, borders = len(packets.shown_s), packets.shown_s, _borders(packets)
+    if not len(borders):
         return []
-    ideal = np.arange(1, wanted) * n / wanted
-    borders = [0, *np.unique(entries[np.abs(entries[:, None] - ideal).argmin(0)]).tolist(), n]
-    stretches = [Stretch(a, b, chosen[(chosen >= a) & (chosen < b)]) for a, b in itertools.pairwise(borders)]
-    asked = [stretch for stretch in stretches if len(stretch.chosen)]
+    wanted = n_at_once * -(-n // (n_at_once * PACKETS_EACH))
+    firsts = np.unique(np.append(0, borders[nearest(np.arange(1, wanted) * n / wanted, borders)]))
+    # What is decoded before a border is shown before it.
+    parts = np.split(chosen, np.searchsorted(shown_s[chosen], shown_s[firsts[1:]]))
+    cut = zip(itertools.pairwise([*firsts.tolist(), n]), parts, strict=True)
+    stretches = [Stretch(first, last, part) for (first, last), part in cut if len(part)]
     # What is chosen of each is told in one expression.
-    return asked if len(asked) > 1 and max(len(stretch.chosen) for stretch in asked) <= PARTS_AT_ONCE else []
+    return stretches if len(stretches) > 1 and max(len(stretch.chosen) for stretch in stretches) <= PARTS_AT_ONCE else []
 
 
 def seek_options(packets: Packets, stretch: Stretch) -> dict[str, float | None]:
-    """What ffmpeg is told so that it reads a stretch, and little more."""
-    begins_s = float(packets.shown_s[stretch.first]) + _BEYOND_S
-    ends_s = float(packets.shown_s[stretch.first : stretch.last].max()) + 2 * _BEYOND_S
-    if not stretch.first:
-        return {"t": ends_s}
-    return {"noaccurate_seek": None, "ss": begins_s, "t": ends_s - begins_s}
+    """What ffmpeg is told so that it reads a stretch, and little more: that it is over it knows by the frames that come next."""
+    shown_s = packets.shown_s[stretch.first : stretch.last]
+    first_s = float(shown_s.min())
+    lasts_s = float(shown_s.max()) - first_s + _BEYOND_S
+    return {"t": lasts_s, **({"noaccurate_seek": None, "ss": first_s + _BEYOND_S} if stretch.first else {})}
 
 
-def _entries(packets: Packets) -> np.ndarray:
-    """Numbers of the packets with which a stretch may begin: not the first, and none that another follows before seeking is past it."""
-    keys_s = np.sort(packets.shown_s[packets.is_key])
-    shown_s = packets.shown_s[packets.entries]
+def _borders(packets: Packets) -> np.ndarray:
+    """Numbers of the packets with which a stretch may begin: not the first, and none that another key frame follows so soon that seeking
+    would find that one."""
+    if not len(packets.is_beginning):
+        return np.empty(0, np.int64)
+    keys_s, found = np.sort(packets.shown_s[packets.is_key]), packets.borders(packets.is_beginning)
+    shown_s = packets.shown_s[found]
     following_s = np.append(keys_s, np.inf)[np.searchsorted(keys_s, shown_s, side="right")]
-    return packets.entries[(following_s > shown_s + 2 * _BEYOND_S) & (packets.entries > 0)]
+    return found[(following_s > shown_s + 2 * _BEYOND_S) & (found > 0)]

@@ -1,4 +1,4 @@
-"""Frames of a video, chosen and resized within one ffmpeg process.
+"""Frames of a video, chosen and resized within ffmpeg: by one process, or a few beside each other that give what one would.
 
 Frames leave ffmpeg through a NUT stream on its standard output, which carries each frame's presentation time in the
 video's own time base; PyAV takes the stream apart. `pts_s` is relative to the container's start.
@@ -20,12 +20,12 @@ from vbcli.media.containers import VideoInfo, media_url
 from vbcli.media.filters import Geometry, fitted_frames, is_hdr, whole_frames
 from vbcli.media.formats import FORMATS, PROTOCOLS
 from vbcli.media.limits import Budget, Limits
-from vbcli.media.passes import TRUE_S, Frame, UntrueTimesError, are_near, frames_of, nearest, without_packets
+from vbcli.media.passes import ComplaintError, Frame, UntrueTimesError, are_near, expected_frames, frames_of, nearest, without_packets
 from vbcli.media.probe import Packets, probe_video, read_contents, usual_step
 from vbcli.media.program import can_leave_out, filter_names, time_base_option
 from vbcli.media.running import running
 from vbcli.media.sampling import PARTS_AT_ONCE, AtRate, AtTimes, EveryFrame, KeyFrames, Sampling, Uniform, at_positions
-from vbcli.media.stretches import CODECS, Stretch, cut_stretches, seek_options
+from vbcli.media.stretches import Stretch, cut_stretches, seek_options
 
 _RUNS_BACK = "gte(prev_selected_pts,pts)"
 _ALARM = "0*if(lt(pts,prev_pts),print(1,16))"
@@ -35,10 +35,6 @@ _SAY_TIME = "0*print(2*round(t*1000000000)+key,16)"
 
 _GAP = b"Failed to compensate for timestamp delta"
 """What ffmpeg says of a silence that it has no memory for; it leaves it out, and all that follows would come too early."""
-
-
-class _ComplaintError(Exception):
-    """Frames do not come as they should where some are left out."""
 
 
 class Video:
@@ -76,7 +72,7 @@ class Video:
         return float(shown.max()) + usual_step(shown)
 
     def jpegs(self, sampling: Sampling, geometry: Geometry, quality: int = 3) -> Iterator[tuple[float, bytes]]:
-        """Samples the video and encodes the frames as JPEG, all inside one ffmpeg process with one decoder thread.
+        """Samples the video and encodes the frames as JPEG, all inside ffmpeg.
 
         Args:
             quality: ffmpeg's `-q:v`, 2 (best) to 31.
@@ -208,7 +204,7 @@ class Video:
                 for frame in hurried:
                     n += 1
                     yield frame
-            except _ComplaintError:
+            except ComplaintError:
                 pass
             else:
                 return
@@ -228,61 +224,73 @@ class Video:
         packets, start_s = self._packets, self.info.start_s
         chosen = sampling.choose(packets.shown_s, packets.is_key)
         can_drop = can_leave_out(self.executable)
-        if self.threads > 1 and can_drop and self.info.is_seekable and self.info.codec in CODECS:
+        # How bright a film's brightest part is may be told once, at its start.
+        if self.threads > 1 and can_drop and self.info.is_seekable and not is_hdr(self.info):
             stretches = cut_stretches(packets, chosen, self.threads)
             if stretches:
                 return self._in_stretches(stretches, geometry, output)
-        dropped = self._dropped(packets.disposable_but(chosen)) if can_drop and packets.disposable_but(chosen).any() else {}
+        dropped = self._dropped(packets.disposable_but(chosen)) if can_drop else {}
         if not dropped and self.threads == 1:
             return None
         command = self._command(sampling.expression(start_s), self._shifted()[0], geometry, output, {"threads": self.threads, **dropped})
         return self._as_expected(command, packets.shown_s[chosen].tolist(), self.budget)
 
     def _in_stretches(self, stretches: Sequence[Stretch], geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
-        found = mapped_ahead(lambda stretch: self._of_stretch(stretch, geometry, output), stretches, self.threads)
-        sizes = set[tuple[int, int]]()
-        for frame in itertools.chain.from_iterable(self.budget.timed(found)):
-            sizes.add((frame.width_px, frame.height_px))
-            # One process gives all frames the size of its first.
-            if len(sizes) > 1:
-                raise _ComplaintError
-            yield frame
+        """The frames of all stretches, in order.
 
-    def _of_stretch(self, stretch: Stretch, geometry: Geometry, output: dict[str, str | int]) -> list[Frame]:
+        Raises:
+            ComplaintError: those of one do not come as they should, or take too much memory.
+        """
+        # Of each process its own: they wait at the same time.
+        budgets = list[Budget]()
+
+        def decode(stretch: Stretch) -> list[Frame]:
+            budget = Budget(self.budget.left_s)
+            budgets.append(budget)
+            try:
+                return self._of_stretch(stretch, geometry, output, budget)
+            except ComplaintError:
+                end_all()
+                raise
+
+        def end_all() -> None:
+            for budget in budgets:
+                budget.limit_s = 0.0
+
+        found, sizes = mapped_ahead(decode, stretches, self.threads), set[tuple[int, int]]()
+        try:
+            for frame in itertools.chain.from_iterable(self.budget.timed(found)):
+                sizes.add((frame.width_px, frame.height_px))
+                # One process gives all frames the size of its first.
+                if len(sizes) > 1:
+                    raise ComplaintError
+                yield frame
+        finally:
+            # Nobody waits for more.
+            end_all()
+
+    def _of_stretch(self, stretch: Stretch, geometry: Geometry, output: dict[str, str | int], budget: Budget) -> list[Frame]:
         packets, start_s = self._packets, self.info.start_s
         wanted_s = packets.shown_s[stretch.chosen].tolist()
         begins_s = float(packets.shown_s[stretch.first]) + start_s
         dropped = self._dropped(packets.disposable_but(stretch.chosen)[stretch.first : stretch.last], begins_s)
         select = AtTimes(tuple(wanted_s)).expression(start_s)
         command = self._command(select, self._shifted()[0], geometry, output, {**seek_options(packets, stretch), **dropped})
-        # Others wait at the same time.
-        return list(self._as_expected(command, wanted_s, Budget(self.budget.left_s)))
+        frames, n_bytes, most = list[Frame](), 0, (self.limits.memory_mb << 20) // self.threads
+        for frame in self._as_expected(command, wanted_s, budget):
+            frames.append(frame)
+            n_bytes += len(frame.data)
+            if n_bytes > most:
+                raise ComplaintError
+        return frames
 
     def _dropped(self, is_left_out: np.ndarray, begins_s: float | None = None) -> dict[str, str]:
-        text = without_packets(is_left_out, begins_s)
+        text = without_packets(is_left_out, begins_s) if is_left_out.any() else None
         return {} if text is None else {f"bsf:{self.info.stream_index}": text}
 
     def _as_expected(self, command: list[bytes | str], wanted_s: list[float], budget: Budget) -> Iterator[Frame]:
-        """The frames with these times, in order.
-
-        Raises:
-            _ComplaintError: another frame comes than the one that is next, or ffmpeg says anything at all.
-        """
-        _, shift_s = self._shifted()
-        n = 0
-        try:
-            with running(command, self.path, self.limits, budget) as run:
-                for frame in frames_of(run, self.path, self.limits.max_pixels):
-                    pts_s = frame.pts_s - shift_s - self.info.start_s
-                    # It complains before it hands out a frame that is wrong.
-                    if n == len(wanted_s) or abs(pts_s - wanted_s[n]) >= TRUE_S or run.has_complained:
-                        raise _ComplaintError
-                    n += 1
-                    yield frame._replace(pts_s=pts_s)
-        except MediaError as error:
-            raise _ComplaintError from error
-        if run.said or n < len(wanted_s):
-            raise _ComplaintError
+        shift_s, start_s = self._shifted()[1], self.info.start_s
+        return expected_frames(command, wanted_s, lambda frame: frame.pts_s - shift_s - start_s, self.path, self.limits, budget)
 
     def _shifted(self) -> tuple[list[tuple[str, dict[str, str]]], float]:
         """The filter that makes times fit into NUT, which has none below zero, and how much later they are then."""
