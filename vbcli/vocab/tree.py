@@ -89,7 +89,8 @@ def fit_tree(vectors: np.ndarray, config: VocabConfig) -> Tree:
     """Clusters vectors into a tree: k-means at the root, then in each cluster, down to `levels`.
 
     For `exact` assignment clusters of the inner levels are settled among all of their level, whatever node they are below. A cluster that
-    no vector is nearest to is dropped, so every token is used by the data it was fitted on.
+    no vector of its node is nearest to is dropped. So by descent every token is used by the data it was fitted on; of the nearest of all
+    leaves one in thousands may have none, where leaves below other nodes are nearer to all that it was made of.
 
     Args:
         vectors: float32 (N, P).
