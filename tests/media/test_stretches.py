@@ -25,6 +25,7 @@ from vbcli.media.program import find_ffmpeg
 from vbcli.media.sampling import AtRate, AtTimes, EveryFrame, Sampling
 from vbcli.media.stretches import Stretch, cut_stretches
 from vbcli.media.video import Video
+from vbcli.storage import member_path
 
 FFMPEG = find_ffmpeg()
 H264 = ["-c:v", "libx264", "-g", "24", "-x264-params", "scenecut=0"]
@@ -91,6 +92,26 @@ def test_stretches_of_which_nothing_is_asked_are_not_decoded(tmp_path: Path, mak
     path = make_video(tmp_path / "a.mp4", duration_s=8, fps=24, arguments=H264)
     assert frames(path, AtRate(0.2), 2) == frames(path, AtRate(0.2), 1)
     assert [stretch.chosen.tolist() for stretch in spy.cut] == [[0], [120]]
+
+
+def test_a_part_of_another_file_is_cut_as_a_file(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
+    path = make_video(tmp_path / "a.mp4", duration_s=8, fps=24, arguments=H264)
+    data = path.read_bytes()
+    (tmp_path / "x.tar").write_bytes(bytes(512) + data + bytes(1024))
+    inside = member_path(str(tmp_path / "x.tar"), 512, len(data))
+    assert list(Decoder(FFMPEG, threads=2).jpegs(inside, AtRate(4), Geometry(48))) == frames(path, AtRate(4), 1)
+    assert len(spy.cut) == 6
+
+
+def test_where_ffmpeg_seeks_by_another_stream_frames_are_the_same(tmp_path: Path, make_video: MakeVideo, spy: Spy) -> None:
+    """The one that is shown has more to say than the first, which has key frames elsewhere."""
+    small = make_video(tmp_path / "small.mp4", size=(32, 24), duration_s=8, fps=24, arguments=["-c:v", "libx264", "-g", "100"])
+    large = make_video(tmp_path / "large.mp4", size=(96, 64), duration_s=8, fps=24, hue=90, arguments=H264)
+    path = tmp_path / "two.mkv"
+    run_ffmpeg(FFMPEG, "-i", str(small), "-i", str(large), "-map", "0", "-map", "1", "-c", "copy", str(path))
+    alone = frames(path, AtRate(4), 1)
+    assert frames(path, AtRate(4), 2) == alone
+    assert len(alone) == 32
 
 
 @pytest.mark.parametrize(
@@ -214,7 +235,7 @@ def test_limits_hold(tmp_path: Path, make_video: MakeVideo, spy: Spy, limits: Li
     taken = list[tuple[float, bytes]]()
     with pytest.raises(MediaError, match=r"more frames than the limit of 20|within 0.1 seconds"):
         taken.extend(Decoder(FFMPEG, limits, threads=2).jpegs(str(path), EveryFrame(), Geometry(480)))
-    assert len(taken) <= 20
+    assert len(taken) <= min(limits.max_frames, 479)
 
 
 def test_frames_that_take_too_much_memory_are_decoded_by_one_process(
