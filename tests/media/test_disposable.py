@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import MakeVideo, run_ffmpeg
 from vbcli.media.containers import read_contents
 from vbcli.media.decode import Decoder
+from vbcli.media.disposable import PacketKind, beginnings
 from vbcli.media.filters import Geometry
 from vbcli.media.passes import without_packets
 from vbcli.media.probe import read_contents as read_packets
@@ -59,6 +60,30 @@ def test_every_other_frame_is_needed(tmp_path: Path, make_video: MakeVideo) -> N
     for n in np.flatnonzero(~is_disposable)[:-1].tolist():
         rest = pixels(path, np.arange(len(is_disposable)) == n)
         assert len(rest) != len(whole) - 1 or any(whole[pts] != image for pts, image in rest.items()), n
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_a_decoder_can_begin_where_a_packet_says_so(tmp_path: Path, make_video: MakeVideo, name: str, arguments: list[str]) -> None:
+    path = make_video(tmp_path / name, duration_s=4, fps=24, arguments=arguments)
+    packets, whole = read_packets(str(path))[1], pixels(path)
+    begins = np.flatnonzero(packets.is_beginning)
+    # An open group of pictures begins with one that those before it are shown after.
+    assert len(begins) >= (1 if name == "open.mp4" else 4)
+    for n in begins.tolist():
+        rest = pixels(path, np.arange(len(packets.shown_s)) < n)
+        assert sorted(rest) == sorted(whole)[-len(rest) :]
+        assert all(whole[pts] == image for pts, image in rest.items())
+
+
+def test_parameter_sets_on_the_way_replace_those_of_the_header() -> None:
+    def kind(*, is_anew: bool = True, has_sets: bool = False, has_all_sets: bool = False) -> PacketKind:
+        return PacketKind(0, False, is_anew, has_sets, has_all_sets)
+
+    some, every = kind(has_sets=True), kind(has_sets=True, has_all_sets=True)
+    assert list(beginnings([kind(), kind(is_anew=False), kind()])) == [1, 0, 1]
+    assert list(beginnings([kind(), every, kind(), every, some])) == [1, 1, 0, 1, 0]
+    assert list(beginnings([kind(), kind(is_anew=False, has_sets=True), kind()])) == [1, 0, 0]
+    assert beginnings([kind(), None, kind()]) == b""
 
 
 @pytest.mark.parametrize("arguments", [["-c:v", "libx264", "-bf", "0"], ["-c:v", "mpeg4", "-bf", "2"]])

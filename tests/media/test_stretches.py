@@ -37,6 +37,8 @@ CASES = [
     ("later.mkv", [*H264, "-output_ts_offset", "7.3"]),
     ("fragments.mp4", [*H264, "-movflags", "frag_keyframe+empty_moov"]),
     ("b.mp4", ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=24:min-keyint=24:open-gop=0:scenecut=0"]),
+    # Parameter sets in each packet that begins anew, too, and in the header.
+    ("sets.mp4", ["-c:v", "libx264", "-g", "24", "-x264-params", "scenecut=0:repeat-headers=1"]),
     ("c.webm", ["-c:v", "libvpx-vp9", "-g", "24", "-cpu-used", "8"]),
     ("sound.mp4", [*H264, "-bf", "2", "-metadata", "title=a"]),
     ("e.mkv", ["-c:v", "libsvtav1", "-g", "24", "-preset", "12"]),
