@@ -224,10 +224,12 @@ def test_a_process_reads_its_stretch_alone(tmp_path: Path, make_video: MakeVideo
     alone, cut_off = frames(path, AtRate(2), 1), tmp_path / "cut-off.mp4"
     cut_off.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     video = Decoder(FFMPEG, threads=2).video(str(path))
-    first = cut_stretches(video._packets, AtRate(2).choose(video._packets.shown_s, video._packets.is_key), 2)[0]
+    chosen = AtRate(2).choose(video._packets.shown_s, video._packets.is_key)
+    first = cut_stretches(video._packets, chosen, 2)[0]
+    is_left_out = video._packets.disposable_but(chosen)[: first.last]
     monkeypatch.setattr(video, "path", str(cut_off))
     output: dict[str, str | int] = {"vcodec": "mjpeg", "q:v": 3, "pix_fmt": "yuvj420p", "threads": 1}
-    found = video._of_stretch(first, Geometry(48), output, Budget(60))
+    found = video._of_stretch(first, is_left_out, Geometry(48), output, Budget(60))
     assert [(frame.pts_s, frame.data) for frame in found] == alone[: len(first.chosen)]
 
 

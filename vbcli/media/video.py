@@ -223,20 +223,25 @@ class Video:
         """The chosen frames, as long as they come as they should (`_as_expected`); None where there is nothing to hurry by."""
         packets, start_s = self._packets, self.info.start_s
         chosen = sampling.choose(packets.shown_s, packets.is_key)
-        can_drop = can_leave_out(self.executable)
+        is_left_out, can_drop = packets.disposable_but(chosen), can_leave_out(self.executable)
         # How bright a film's brightest part is may be told once, at its start.
         if self.threads > 1 and can_drop and self.info.is_seekable and not is_hdr(self.info):
             stretches = cut_stretches(packets, chosen, self.threads)
             if stretches:
-                return self._in_stretches(stretches, geometry, output)
-        dropped = self._dropped(packets.disposable_but(chosen)) if can_drop else {}
+                return self._in_stretches(stretches, is_left_out, geometry, output)
+        dropped = self._dropped(is_left_out) if can_drop else {}
         if not dropped and self.threads == 1:
             return None
-        command = self._command(sampling.expression(start_s), self._shifted()[0], geometry, output, {"threads": self.threads, **dropped})
+        command = self._command(sampling.expression(start_s), self._shifted[0], geometry, output, {"threads": self.threads, **dropped})
         return self._as_expected(command, packets.shown_s[chosen].tolist(), self.budget)
 
-    def _in_stretches(self, stretches: Sequence[Stretch], geometry: Geometry, output: dict[str, str | int]) -> Iterator[Frame]:
+    def _in_stretches(
+        self, stretches: Sequence[Stretch], is_left_out: np.ndarray, geometry: Geometry, output: dict[str, str | int]
+    ) -> Iterator[Frame]:
         """The frames of all stretches, in order.
+
+        Args:
+            is_left_out: bool (P,), of the packets, those that nobody needs.
 
         Raises:
             ComplaintError: those of one do not come as they should, or take too much memory.
@@ -248,7 +253,7 @@ class Video:
             budget = Budget(self.budget.left_s)
             budgets.append(budget)
             try:
-                return self._of_stretch(stretch, geometry, output, budget)
+                return self._of_stretch(stretch, is_left_out[stretch.first : stretch.last], geometry, output, budget)
             except ComplaintError:
                 end_all()
                 raise
@@ -269,13 +274,15 @@ class Video:
             # Nobody waits for more.
             end_all()
 
-    def _of_stretch(self, stretch: Stretch, geometry: Geometry, output: dict[str, str | int], budget: Budget) -> list[Frame]:
+    def _of_stretch(
+        self, stretch: Stretch, is_left_out: np.ndarray, geometry: Geometry, output: dict[str, str | int], budget: Budget
+    ) -> list[Frame]:
         packets, start_s = self._packets, self.info.start_s
         wanted_s = packets.shown_s[stretch.chosen].tolist()
         begins_s = float(packets.shown_s[stretch.first]) + start_s
-        dropped = self._dropped(packets.disposable_but(stretch.chosen)[stretch.first : stretch.last], begins_s)
+        dropped = self._dropped(is_left_out, begins_s)
         select = AtTimes(tuple(wanted_s)).expression(start_s)
-        command = self._command(select, self._shifted()[0], geometry, output, {**seek_options(packets, stretch), **dropped})
+        command = self._command(select, self._shifted[0], geometry, output, {**seek_options(packets, stretch), **dropped})
         frames, n_bytes, most = list[Frame](), 0, (self.limits.memory_mb << 20) // self.threads
         for frame in self._as_expected(command, wanted_s, budget):
             frames.append(frame)
@@ -289,9 +296,10 @@ class Video:
         return {} if text is None else {f"bsf:{self.info.stream_index}": text}
 
     def _as_expected(self, command: list[bytes | str], wanted_s: list[float], budget: Budget) -> Iterator[Frame]:
-        shift_s, start_s = self._shifted()[1], self.info.start_s
+        shift_s, start_s = self._shifted[1], self.info.start_s
         return expected_frames(command, wanted_s, lambda frame: frame.pts_s - shift_s - start_s, self.path, self.limits, budget)
 
+    @cached_property
     def _shifted(self) -> tuple[list[tuple[str, dict[str, str]]], float]:
         """The filter that makes times fit into NUT, which has none below zero, and how much later they are then."""
         shift_s = max(0.0, -(float(self._packets.shown_s.min()) + self.info.start_s))
@@ -322,7 +330,7 @@ class Video:
         expressions = sampling.expressions(start_s) if isinstance(sampling, AtRate | AtTimes) else [sampling.expression(start_s)]
         options: dict[str, str | int] = {"skip_frame": "nokey"} if isinstance(sampling, KeyFrames) else {}
         known = np.sort(self._packets.shown_s)
-        stamps, shift_s = self._shifted()
+        stamps, shift_s = self._shifted
         last: tuple[float, ...] = (-math.inf,)
         for expression in expressions:
             select = f"{expression}*not({_RUNS_BACK})+{_SAY_TIME if is_whole else _ALARM}"
